@@ -1,0 +1,122 @@
+/* core.h: queue, batch, route, admit: which request runs when, on which gpu-let, in which batch. Pure: (state,
+ * event, now) -> (state, actions). No clock, no socket, no allocation after let_core_new; the server and the
+ * simulator drive the same objects.
+ *
+ * Rules (design.md section 4.6):
+ *  - A batch holds requests of one model. Within a model the highest priority level goes first, within a level the
+ *    earliest deadline.
+ *  - Deferred batching: a batch closes when it is full for some idle gpu-let of its model, when the oldest
+ *    request's slack has shrunk to the predicted execution time (plus a safety margin that follows the observed
+ *    prediction error), or when the oldest has waited the model's max_queue_delay. `eager` closes whenever a
+ *    gpu-let of the model is idle.
+ *  - Among models ready on one gpu-let, the earliest deadline goes first. Among idle gpu-lets of one model, the
+ *    one with the largest lag behind its planned rate that still makes the deadline.
+ *  - A request that can no longer make its deadline anywhere is refused at once (LET_ERR_DEADLINE), on arrival
+ *    or from the queue, never executed late; a full queue refuses with LET_ERR_OVERLOADED; a model that has no
+ *    gpu-let with LET_ERR_UNAVAILABLE.
+ *  - A batch whose gpu-let failed gives its requests back: each is queued again unless it cannot make its deadline
+ *    or has failed twice.
+ *  - Every request leaves the core exactly once: in a finished batch, refused, or cancelled. */
+#ifndef LET_CORE_CORE_H
+#define LET_CORE_CORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "model/model.h"
+#include "model/request.h"
+
+typedef struct let_core let_core;
+
+typedef struct let_core_limits {
+  uint32_t models;      /* at most */
+  uint32_t gpulets;     /* at most, old and new generation together */
+  uint32_t requests;    /* in the core at once */
+  uint32_t queue;       /* waiting per model, unless the model says less */
+  bool eager;           /* close a batch whenever a gpu-let is idle */
+  let_dur margin;       /* least safety margin subtracted from the slack; 200 us is a good start */
+} let_core_limits;
+
+/* A model on a gpu-let: a row of the routing table. */
+typedef struct let_core_route {
+  uint32_t model, gpulet;
+  uint32_t batch;                /* rows to aim for: "full" */
+  uint32_t n_sizes;              /* prepared sizes, ascending; the last may exceed |batch| */
+  uint32_t size[LET_SIZES_MAX];
+  let_dur predict[LET_SIZES_MAX]; /* of one batch of that size, neighbours included */
+  double rate;                   /* planned requests/s; 0: share by speed */
+} let_core_route;
+
+/* An open gpu-let, numbered by the server; numbers are reused only after let_core_gpulet_remove. */
+typedef struct let_core_gpulet {
+  uint32_t number;
+  uint32_t depth; /* batches it may hold at once: 1, or 2 where copies overlap compute */
+} let_core_gpulet;
+
+typedef enum let_action_kind { LET_ACTION_SUBMIT, LET_ACTION_REFUSE } let_action_kind;
+
+/* What the caller must do now. SUBMIT: put the batch on its gpu-let's ring, and later report it with exactly one
+ * of let_core_batch_done / let_core_batch_failed. REFUSE: answer request[0] with |why|. */
+typedef struct let_action {
+  let_action_kind kind;
+  let_err why;
+  uint64_t batch;
+  uint32_t gpulet, model;
+  uint32_t size, rows, n; /* prepared size to run, rows in it, requests */
+  let_request *request[LET_BATCH_MAX];
+} let_action;
+
+LET_CHECKED let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core **ret, let_error *e);
+void let_core_free(let_core *c); /* requests inside stay the caller's; NULL is fine */
+
+/* Declares model |index| (slo, queue limits, priorities, max_queue_delay are read from it; borrowed). */
+LET_CHECKED let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_error *e);
+
+/* A plan change in one step, at a batch boundary: the new routing table replaces the old; batches already on a
+ * ring finish where they are; gpu-lets no longer named drain (let_core_gpulet_idle tells when). Requests that wait
+ * keep waiting and go by the new routes. All or nothing. */
+LET_CHECKED let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets,
+                                        const let_core_route *routes, uint32_t n_routes, let_time now, let_error *e);
+bool let_core_gpulet_idle(const let_core *c, uint32_t gpulet); /* nothing on its ring */
+void let_core_gpulet_remove(let_core *c, uint32_t gpulet);     /* must be idle and routed to by nothing */
+
+/* A gpu-let is lost, or is back. Down: no more batches go there; those on its ring are still to be reported by
+ * let_core_batch_failed. */
+void let_core_gpulet_down(let_core *c, uint32_t gpulet);
+void let_core_gpulet_up(let_core *c, uint32_t gpulet);
+
+/* A request arrives: r->model, rows, priority, arrival and deadline are set. OK: the core has it. Otherwise it was
+ * refused and the caller still has it; r->why says it in a sentence. */
+LET_CHECKED let_err let_core_arrive(let_core *c, let_request *r, let_time now);
+
+/* Nobody waits for |r| any more. True: it was still queued and is out of the core now, the caller has it. False:
+ * it is in a running batch and comes back with it. */
+bool let_core_cancel(let_core *c, let_request *r);
+
+/* Decides one more thing; false when there is nothing to do until let_core_wake(). Call until false after every
+ * event. */
+bool let_core_step(let_core *c, let_time now, let_action *ret);
+let_time let_core_wake(const let_core *c); /* LET_NEVER: only an event can make a difference */
+
+/* Batch outcomes. Done: its requests are out of the core; the caller answers them. |took| is the measured
+ * execution time and corrects the prediction of (gpu-let, model, size). Failed: requests that may still run
+ * elsewhere are queued again, the others come out of let_core_step as REFUSE with |why|. Both return false for an
+ * unknown batch number (a worker's stale or forged message): the caller ignores it. |ret| gets the batch's
+ * requests (done) and has room for LET_BATCH_MAX. */
+bool let_core_batch_done(let_core *c, uint64_t batch, let_dur took, let_time now, let_request **ret, uint32_t *ret_n);
+bool let_core_batch_failed(let_core *c, uint64_t batch, let_err why, let_time now);
+/* The oldest batch on |gpulet|'s ring, 0 when none: for failing them all when a worker dies. */
+uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet);
+
+/* Introspection. */
+uint32_t let_core_queued(const let_core *c, uint32_t model);
+uint32_t let_core_running(const let_core *c, uint32_t model);
+let_dur let_core_predict(const let_core *c, uint32_t gpulet, uint32_t model, uint32_t size); /* corrected; 0 unknown */
+bool let_core_validate(const let_core *c, let_error *e); /* every invariant; O(everything), for tests */
+void let_core_dump(const let_core *c, let_buf *out);     /* JSON */
+
+#endif

@@ -1,0 +1,90 @@
+/* engine.h: what turns a model file into something a device can run. null/ is built in; torch/ is a plugin
+ * (libgpulet_torch.so), dlopened by workers only: nothing else in gpulet sees libtorch.
+ *
+ * The split between engine and device: the engine knows models (load, prepare one batch size on one gpu-let,
+ * with buffers at fixed addresses); the device knows how to move bytes and to run what was prepared, in order,
+ * on a gpu-let. On a GPU an exec carries a captured CUDA graph and the device launches it from C; the engine is
+ * not on the hot path. */
+#ifndef LET_ENGINE_ENGINE_H
+#define LET_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/time.h"
+#include "model/model.h"
+
+enum { LET_ENGINE_ABI = 1 };
+
+/* Where an engine is to run: filled by the device. */
+typedef struct let_engine_target {
+  int cuda;          /* CUDA ordinal, or -1: host memory */
+  void *context;     /* CUDA: the gpu-let's CUcontext (green context converted), else NULL */
+  void *stream;      /* CUDA: the gpu-let's CUstream; NULL on CPU */
+  int threads;       /* CPU: intra-op threads of this gpu-let */
+  uint32_t gpulet;   /* number of the gpu-let within the worker: graphs of one gpu-let may share memory, others not */
+  void *workspace;   /* CUDA: device memory for library workspaces, owned by the gpu-let; NULL: none */
+  uint64_t workspace_bytes;
+} let_engine_target;
+
+/* A tensor of a prepared batch at a fixed address, in device memory on a GPU. */
+typedef struct let_exec_tensor {
+  void *data;
+  uint64_t row_bytes; /* inputs and outputs with a batch dimension: bytes of one row; otherwise of the whole tensor */
+  uint8_t dtype, rank;
+  int64_t shape[LET_RANK_MAX]; /* batch dimension included, == the prepared size */
+} let_exec_tensor;
+
+/* One model prepared for one batch size on one gpu-let. The engine owns it; in[] and out[] are in the order of
+ * the model's configuration. An exec is used by one thread at a time. */
+typedef struct let_exec let_exec;
+struct let_exec {
+  uint32_t size;      /* rows it runs, padding included */
+  uint8_t n_in, n_out;
+  let_exec_tensor in[LET_TENSORS_MAX];
+  let_exec_tensor out[LET_TENSORS_MAX]; /* with |dynamic| valid only after run() and only for that batch */
+  bool dynamic;       /* shapes vary from request to request: use run_dynamic */
+  void *graph;        /* CUgraphExec, or NULL: call run() */
+  /* Enqueues (GPU) or executes (CPU) the batch found in in[].data. NULL |stream| on CPU. */
+  let_err (*run)(let_exec *x, void *stream, let_error *e);
+  /* For models whose dims vary (-1), and for inputs of whatever shape: inputs given as tensors of |rows| rows
+   * at |in| (host pointers on CPU, device pointers on GPU; shapes include the batch dimension); sets out[]. */
+  let_err (*run_dynamic)(let_exec *x, const let_exec_tensor *in, void *stream, let_error *e);
+  uint64_t memory_bytes; /* device memory this exec holds beyond the weights */
+  void *impl;
+};
+
+typedef struct let_engine_model let_engine_model; /* loaded weights, shared by all gpu-lets of the worker */
+
+/* An engine. All calls come from the worker's control thread except exec->run. Models are borrowed and must
+ * outlive what is made from them. */
+typedef struct let_engine {
+  int abi; /* LET_ENGINE_ABI */
+  const char *name;
+  const char *version; /* of the library behind it: "libtorch 2.11.0" */
+  /* Loads |m| for |cuda| (ordinal or -1). Errors name the file and what is wrong with it. */
+  let_err (*load)(const let_model *m, int cuda, let_engine_model **ret, let_error *e);
+  void (*unload)(let_engine_model *em);
+  uint64_t (*weights_bytes)(const let_engine_model *em);
+  /* Prepares one (size, gpu-let): buffers, warm-up, and on a GPU graph capture. |instance| 0 or 1: two execs of
+   * the same cell with separate buffers, so that copies overlap the other's compute. A model that cannot be
+   * captured comes back with graph == NULL, runs eagerly, and |ret_note| says why (static or model-owned text). */
+  let_err (*prepare)(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret,
+                     const char **ret_note, let_error *e);
+  void (*discard)(let_exec *x);
+  /* Called once on a gpu-let's own thread before it runs anything: thread-local settings (threads, streams). */
+  let_err (*enter)(const let_engine_target *t, let_error *e);
+} let_engine;
+
+/* Every plugin exports this symbol. NULL when |abi| is not its own. */
+#define LET_ENGINE_ENTRY "gpulet_engine"
+typedef const let_engine *(*let_engine_entry)(int abi);
+
+const let_engine *let_engine_null(void); /* built in */
+
+/* Finds the engine for a model's backend: "null" (built in), "pytorch" (libgpulet_torch.so in |plugin_dir|, or
+ * beside the program, or in its ../lib). Errors: NOT_FOUND with every path that was tried. */
+LET_CHECKED let_err let_engine_open(const char *backend, const char *plugin_dir, const let_engine **ret, let_error *e);
+
+#endif

@@ -1,0 +1,85 @@
+#include "model/plan.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+static let_err gpulet_valid(const let_plan_gpu *g, const let_plan_gpulet *l, uint32_t i, let_error *e) {
+  if (l->granules < 1 || l->granules > g->granules)
+    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: granules is %u, must be 1 to %u", g->id, i, l->granules, g->granules);
+  if (l->first != UINT32_MAX && (l->first > g->granules || l->first + l->granules > g->granules))
+    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: granules %u to %u are beyond the device's %u", g->id, i, l->first,
+                    l->first + l->granules - 1, g->granules);
+  if (l->n_entries == 0) return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: models is empty", g->id, i);
+  for (uint32_t k = 0; k < l->n_entries; k++) {
+    const let_plan_entry *m = &l->entry[k];
+    if (!m->name[0]) return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model %u: name is empty", g->id, i, k);
+    if (m->batch < 1 || m->batch > LET_BATCH_MAX)
+      return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': batch is %u, must be 1 to %d", g->id, i, m->name, m->batch, LET_BATCH_MAX);
+    if (!(m->rate >= 0) || m->latency < 0 || m->slo < 0)
+      return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': rate, latency_ms and slo_ms must not be negative", g->id, i, m->name);
+    for (uint32_t j = 0; j < k; j++)
+      if (strcmp(l->entry[j].name, m->name) == 0)
+        return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: model '%s' is listed twice", g->id, i, m->name);
+  }
+  return LET_OK;
+}
+
+static let_err gpu_valid(const let_plan_gpu *g, let_error *e) {
+  uint64_t sum = 0;
+  for (uint32_t i = 0; i < g->n_gpulets; i++) {
+    const let_plan_gpulet *l = &g->gpulet[i];
+    let_err r = gpulet_valid(g, l, i, e);
+    if (r) return r;
+    if (l->shared) continue;
+    sum += l->granules;
+    for (uint32_t j = 0; j < i; j++) {
+      const let_plan_gpulet *o = &g->gpulet[j];
+      if (o->shared || l->first == UINT32_MAX || o->first == UINT32_MAX) continue;
+      if (l->first < o->first + o->granules && o->first < l->first + l->granules)
+        return let_fail(e, LET_ERR_INVALID, "gpu %u: gpu-lets %u and %u overlap", g->id, j, i);
+    }
+  }
+  if (sum > g->granules)
+    return let_fail(e, LET_ERR_INVALID, "gpu %u: its gpu-lets take %llu granules, the device has %u", g->id, (unsigned long long)sum, g->granules);
+  return LET_OK;
+}
+
+let_err let_plan_validate(const let_plan *p, let_error *e) {
+  for (uint32_t i = 0; i < p->n_gpus; i++) {
+    for (uint32_t j = 0; j < i; j++)
+      if (p->gpu[j].id == p->gpu[i].id) return let_fail(e, LET_ERR_INVALID, "gpu %u is listed twice", p->gpu[i].id);
+    let_err r = gpu_valid(&p->gpu[i], e);
+    if (r) return r;
+  }
+  return LET_OK;
+}
+
+/* First free contiguous run, gpu-lets in the plan's order: deterministic, and tight when nothing was placed. */
+static let_err place_gpu(let_plan_gpu *g, let_error *e) {
+  for (uint32_t i = 0; i < g->n_gpulets; i++) {
+    let_plan_gpulet *l = &g->gpulet[i];
+    if (l->first != UINT32_MAX) continue;
+    if (l->shared) {
+      l->first = 0;
+      continue;
+    }
+    uint32_t at = 0;
+    for (uint32_t j = 0; j < g->n_gpulets; j++) { /* restart behind each one in the way */
+      const let_plan_gpulet *o = &g->gpulet[j];
+      if (o == l || o->shared || o->first == UINT32_MAX) continue;
+      if (at < o->first + o->granules && o->first < at + l->granules) at = o->first + o->granules, j = UINT32_MAX;
+    }
+    if (at + l->granules > g->granules)
+      return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: no %u free granules side by side", g->id, i, l->granules);
+    l->first = at;
+  }
+  return LET_OK;
+}
+
+let_err let_plan_place(let_plan *p, let_error *e) {
+  for (uint32_t i = 0; i < p->n_gpus; i++) {
+    let_err r = place_gpu(&p->gpu[i], e);
+    if (r) return r;
+  }
+  return LET_OK;
+}

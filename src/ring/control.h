@@ -1,0 +1,45 @@
+/* control.h: the control conversation between the server and one worker: JSON documents with file descriptors
+ * over a SOCK_SEQPACKET pair. Slow path only: start, prepare, retire, stop, health. One document per packet,
+ * field "op" from the server, "event" from the worker. Both sides check every field; an unknown op is answered
+ * with an error event, so versions can meet.
+ *
+ * server -> worker
+ *   init     {device, arena_bytes, records, profile, plugin_dir, spin_us} + [arena fd]
+ *            device: "cpu:0-1" (cores), "cuda:0", "sim:h200#0"; profile: directory for sim's latencies, or ""
+ *   prepare  {generation, lanes:[{gpulet, first, granules, shared, models:[{name, config: <path of config.pbtxt or "">,
+ *             dir, version, sizes:[1,2,4]}]}]} + [lanes fd, done eventfd, submit eventfd of each lane...]
+ *            The worker loads what it does not have, prepares every (model, size), measures it, and serves the
+ *            lanes at once after `prepared`.
+ *   retire   {generation}            finish what is on its rings, free what only it used
+ *   stop     {}                      finish everything, exit 0
+ * worker -> server
+ *   ready    {pid, device, type, sms, granules, granule_sms, memory_bytes}
+ *   progress {generation, text, done, total}
+ *   prepared {generation, lanes:[{gpulet, models:[{name, memory_bytes, output_row_bytes, eager,
+ *             sizes:[{size, p50_us, p99_us}]}]}]}
+ *   failed   {generation, gpulet, model, code, text}   nothing of that generation is kept
+ *   retired  {generation}
+ *   health   {busy_ns per lane, memory_bytes, gpu: {utilization, power_w, memory_used, memory_total, uuid}}
+ *   error    {text}
+ * The death of either side is the socket's end of file. */
+#ifndef LET_RING_CONTROL_H
+#define LET_RING_CONTROL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "base/err.h"
+
+enum { LET_CONTROL_FDS_MAX = 250, LET_CONTROL_BYTES_MAX = 1 << 20 };
+
+LET_CHECKED let_err let_control_pair(int ret_fds[2], let_error *e); /* close-on-exec, non-blocking */
+
+/* Sends |doc| (borrowed) with |n_fds| descriptors. Errors: AGAIN when the socket is full, IO when the peer is
+ * gone. Documents larger than a packet are carried in a memfd; the receiver does not notice. */
+LET_CHECKED let_err let_control_send(int fd, json_t *doc, const int *fds, int n_fds, let_error *e);
+
+/* Receives one document. Errors: AGAIN when there is none, IO on end of file, INVALID for a malformed packet.
+ * On OK the caller owns *ret_doc (json_decref) and the descriptors (close). */
+LET_CHECKED let_err let_control_recv(int fd, json_t **ret_doc, int ret_fds[LET_CONTROL_FDS_MAX], int *ret_n_fds, let_error *e);
+
+#endif
