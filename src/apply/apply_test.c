@@ -1,0 +1,247 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "apply/apply.h"
+#include "base/rng.h"
+
+enum { CAP = 16 };
+
+/* A world of workers that obey, die and refuse, driven by a seed. It keeps the books that a server keeps. */
+typedef struct world {
+  let_apply *a;
+  let_rng rng;
+  let_time now;
+  bool running[CAP], ready[CAP], asked_stop[CAP];
+  bool prepared[CAP], asked[CAP], routed[CAP], up[CAP];
+  uint64_t serving, applied, failed; /* generations */
+  int switches, frees;
+} world;
+
+static void pump(world *w, bool refuse_switch) {
+  let_apply_action x;
+  int guard = 0;
+  while (let_apply_step(w->a, w->now, &x)) {
+    assert_true(guard++ < 1000);
+    switch (x.kind) {
+      case LET_APPLY_START:
+        assert_false(w->running[x.worker]);
+        w->running[x.worker] = true, w->ready[x.worker] = w->asked_stop[x.worker] = false;
+        break;
+      case LET_APPLY_STOP:
+        assert_true(w->running[x.worker]);
+        w->asked_stop[x.worker] = true;
+        break;
+      case LET_APPLY_PREPARE:
+        assert_true(w->ready[x.worker]);
+        assert_false(w->asked[x.group] && w->prepared[x.group]);
+        w->asked[x.group] = true, w->prepared[x.group] = false;
+        break;
+      case LET_APPLY_SWITCH:
+        w->switches++;
+        if (refuse_switch) {
+          let_apply_switch_failed(w->a, "refused");
+          break;
+        }
+        let_apply_switched(w->a);
+        for (uint32_t i = 0; i < CAP; i++) w->routed[i] = let_apply_group_wanted(w->a, i);
+        w->serving = x.generation;
+        break;
+      case LET_APPLY_UP: assert_true(w->routed[x.group] && w->prepared[x.group]); break;
+      case LET_APPLY_RETIRE: assert_true(w->asked[x.group] && !w->routed[x.group]); break;
+      case LET_APPLY_FREE:
+        assert_false(w->routed[x.group]);
+        w->asked[x.group] = w->prepared[x.group] = false;
+        w->frees++;
+        break;
+      case LET_APPLY_APPLIED:
+        assert_int_equal(w->serving, x.generation);
+        w->applied = x.generation;
+        break;
+      case LET_APPLY_FAILED:
+        assert_int_not_equal(w->serving, x.generation);
+        assert_true(x.text[0]);
+        w->failed = x.generation;
+        break;
+    }
+  }
+}
+
+static void lose(world *w, uint32_t i) {
+  for (uint32_t g = 0; g < CAP; g++)
+    if (let_apply_group_in_use(w->a, g) && let_apply_group_worker(w->a, g) == i) w->asked[g] = w->prepared[g] = false;
+  w->running[i] = w->ready[i] = w->asked_stop[i] = false;
+  let_apply_worker_lost(w->a, i, "killed", w->now);
+}
+
+/* Everything that is asked happens. */
+static void settle(world *w) {
+  for (int round = 0; round < 200; round++) {
+    pump(w, false);
+    for (uint32_t i = 0; i < CAP; i++) {
+      if (w->running[i] && w->asked_stop[i]) lose(w, i);
+      else if (w->running[i] && !w->ready[i]) w->ready[i] = true, let_apply_worker_ready(w->a, i, w->now);
+    }
+    for (uint32_t i = 0; i < CAP; i++) {
+      if (w->asked[i] && !w->prepared[i]) w->prepared[i] = true, let_apply_group_prepared(w->a, i, w->now);
+      if (let_apply_group_draining(w->a, i)) let_apply_group_drained(w->a, i);
+      let_apply_group_retired(w->a, i);
+    }
+    w->now += 100 * LET_MS;
+  }
+}
+
+static void begin(world *w, uint64_t generation, const let_apply_want *want, uint32_t n) {
+  let_error e = {0};
+  uint32_t group[CAP];
+  bool fresh[CAP];
+  assert_int_equal(let_apply_begin(w->a, generation, want, n, group, fresh, &e), LET_OK);
+}
+
+static void setup(world *w, uint64_t seed) {
+  let_error e = {0};
+  memset(w, 0, sizeof *w);
+  let_rng_seed(&w->rng, seed);
+  assert_int_equal(let_apply_new(CAP, &let_mem_libc, &w->a, &e), LET_OK);
+}
+
+static void test_kept_groups_are_not_touched(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  begin(&w, 1, (let_apply_want[]){{11, 1}, {12, 1}, {13, 0}}, 3);
+  settle(&w);
+  assert_int_equal(w.applied, 1);
+  int frees = w.frees;
+  begin(&w, 2, (let_apply_want[]){{11, 1}, {14, 0}, {13, 0}}, 3);
+  settle(&w);
+  assert_int_equal(w.applied, 2);
+  assert_int_equal(w.frees - frees, 1); /* group 12 only */
+  let_apply_free(w.a);
+}
+
+static void test_failed_prepare_leaves_old_serving(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  begin(&w, 1, (let_apply_want[]){{11, 1}}, 1);
+  settle(&w);
+  let_error e = {0};
+  uint32_t group[2];
+  bool fresh[2];
+  assert_int_equal(let_apply_begin(w.a, 2, (let_apply_want[]){{21, 1}, {22, 2}}, 2, group, fresh, &e), LET_OK);
+  assert_int_equal(let_apply_begin(w.a, 3, NULL, 0, group, fresh, &e), LET_ERR_AGAIN);
+  pump(&w, false);
+  let_apply_group_failed(w.a, group[0], "model 'x' does not load", w.now);
+  w.asked[group[0]] = false;
+  settle(&w);
+  assert_int_equal(w.failed, 2);
+  assert_int_equal(w.serving, 1);
+  assert_false(let_apply_busy(w.a));
+  begin(&w, 3, (let_apply_want[]){{31, 1}}, 1);
+  settle(&w);
+  assert_int_equal(w.applied, 3);
+  let_apply_free(w.a);
+}
+
+static void test_refused_switch_rolls_back(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  begin(&w, 1, (let_apply_want[]){{11, 1}}, 1);
+  settle(&w);
+  begin(&w, 2, (let_apply_want[]){{21, 1}}, 1);
+  pump(&w, false);
+  for (uint32_t i = 0; i < CAP; i++)
+    if (w.asked[i] && !w.prepared[i]) w.prepared[i] = true, let_apply_group_prepared(w.a, i, w.now);
+  pump(&w, true);
+  settle(&w);
+  assert_int_equal(w.failed, 2);
+  assert_int_equal(w.serving, 1);
+  let_apply_free(w.a);
+}
+
+static void test_worker_that_never_lives_fails_the_change(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  begin(&w, 1, (let_apply_want[]){{11, 1}}, 1);
+  for (int i = 0; i < 10 && !w.failed; i++) {
+    pump(&w, false);
+    for (uint32_t k = 0; k < CAP; k++)
+      if (w.running[k]) lose(&w, k);
+    w.now += 10 * LET_S;
+  }
+  assert_int_equal(w.failed, 1);
+  let_apply_free(w.a);
+}
+
+/* Random life: plans, deaths, refusals at any moment. In the end the world calms down and the last plan asked for
+ * must serve (or have failed, with its predecessor serving), and shutdown must leave nothing. */
+static void test_random_lives(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= 400; seed++) {
+    world w;
+    setup(&w, seed);
+    uint64_t generation = 0;
+    for (int step = 0; step < 300; step++) {
+      w.now += (let_dur)let_rng_below(&w.rng, 300) * LET_MS;
+      pump(&w, let_rng_below(&w.rng, 20) == 0);
+      uint32_t i = (uint32_t)let_rng_below(&w.rng, CAP);
+      switch (let_rng_below(&w.rng, 8)) {
+        case 0:
+          if (!let_apply_busy(w.a)) {
+            let_apply_want want[5];
+            uint32_t n = 1 + (uint32_t)let_rng_below(&w.rng, 5), group[5];
+            bool fresh[5];
+            let_error e = {0};
+            for (uint32_t k = 0; k < n; k++) want[k] = (let_apply_want){100 + let_rng_below(&w.rng, 6), let_rng_below(&w.rng, 3)};
+            let_err r = let_apply_begin(w.a, generation + 1, want, n, group, fresh, &e);
+            if (r == LET_OK) generation++;
+            else assert_int_equal(r, LET_ERR_NOMEM);
+          }
+          break;
+        case 1:
+          if (w.running[i] && let_rng_below(&w.rng, 3) == 0) lose(&w, i);
+          break;
+        case 2:
+          if (w.asked[i] && !w.prepared[i] && let_rng_below(&w.rng, 4) == 0) w.asked[i] = false, let_apply_group_failed(w.a, i, "no memory", w.now);
+          break;
+        case 3:
+        case 4:
+          if (w.running[i] && w.asked_stop[i]) lose(&w, i);
+          else if (w.running[i] && !w.ready[i]) w.ready[i] = true, let_apply_worker_ready(w.a, i, w.now);
+          break;
+        case 5:
+          if (w.asked[i] && !w.prepared[i]) w.prepared[i] = true, let_apply_group_prepared(w.a, i, w.now);
+          break;
+        case 6:
+          if (let_apply_group_draining(w.a, i)) let_apply_group_drained(w.a, i);
+          break;
+        default: let_apply_group_retired(w.a, i);
+      }
+    }
+    settle(&w);
+    if (let_apply_busy(w.a)) fail_msg("seed %llu: the change never ends", (unsigned long long)seed);
+    for (uint32_t i = 0; i < CAP; i++)
+      if (w.routed[i] && !let_apply_group_serving(w.a, i)) fail_msg("seed %llu: group %u is routed to and %s", (unsigned long long)seed, i, let_apply_group_state(w.a, i));
+    let_apply_stop_all(w.a);
+    memset(w.routed, 0, sizeof w.routed);
+    settle(&w);
+    assert_true(let_apply_idle(w.a));
+    let_apply_free(w.a);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_kept_groups_are_not_touched), cmocka_unit_test(test_failed_prepare_leaves_old_serving),
+      cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
+      cmocka_unit_test(test_random_lives)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
