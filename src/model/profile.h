@@ -47,6 +47,14 @@ typedef enum let_interference_kind {
   LET_INTERFERENCE_PRESSURE
 } let_interference_kind;
 
+/* What coef[] means, by kind. The defaults stand in for a model without a pressure row of its own. */
+enum {
+  LET_COEF_L2_SELF = 0, LET_COEF_L2_OTHER, LET_COEF_DRAM_SELF, LET_COEF_DRAM_OTHER, LET_COEF_CONSTANT, /* LINEAR */
+  LET_COEF_SHARE_SELF = 0, LET_COEF_SHARE_OTHER, LET_COEF_SATURATION, /* PRESSURE: exponents and curvature */
+  LET_COEF_DEFAULT_L2 = 8, LET_COEF_DEFAULT_DRAM, LET_COEF_DEFAULT_PRESSURE, LET_COEF_DEFAULT_SENSITIVITY,
+  LET_COEF_COUNT = 16
+};
+
 typedef struct let_profile_model {
   char name[LET_NAME_MAX];
   uint32_t n_cells;
@@ -65,7 +73,7 @@ typedef struct let_profile {
   uint32_t n_models;
   let_profile_model *model;   /* sorted by name */
   let_interference_kind interference;
-  double coef[16];            /* of the interference model; meaning by kind */
+  double coef[LET_COEF_COUNT]; /* of the interference model; meaning by kind */
   double interference_error_p95; /* held-out relative error, for reports */
 } let_profile;
 
@@ -91,5 +99,9 @@ double let_profile_slowdown(const let_profile *p, const let_tenant *self, const 
 
 /* Bytes the model occupies at this batch (weights and activations); interpolated, the next larger batch's when in doubt. */
 uint64_t let_profile_memory(const let_profile *p, uint32_t model, uint32_t batch);
+
+/* Raises cells until no latency is less for a larger batch or fewer granules (the least such surface above the
+ * measured one): interpolation is monotone only after this. Loading a profile does it; call it on hand-made ones. */
+void let_profile_envelope(let_profile_model *m);
 
 #endif
