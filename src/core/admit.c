@@ -1,0 +1,176 @@
+/* admit.c: who may enter. A request is refused on arrival when, by prediction, it would be refused from the queue
+ * later: under overload that keeps the queue as long as the deadlines allow and every batch full of requests that
+ * still make it, instead of all of them being a little late. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "core/core_int.h"
+
+let_err let__refuse(let_request *r, let_err why, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(r->why, sizeof r->why, fmt, ap);
+  va_end(ap);
+  return r->status = why;
+}
+
+bool let__any_up(const let_core *c, uint32_t model) {
+  uint32_t n;
+  const let__route *r = let__routes_of(c, model, &n);
+  for (uint32_t i = 0; i < n; i++)
+    if (let__route_up(c, &r[i])) return true;
+  return false;
+}
+
+/* True: no gpu-let of its model can finish |r| in time even if it went next. Otherwise *ret_until is the last moment
+ * at which that can be said by the gpu-lets as they are now. */
+bool let__hopeless(const let_core *c, const let_request *r, let_time now, let_time *ret_until) {
+  uint32_t n;
+  const let__route *route = let__routes_of(c, r->model, &n);
+  let_time until = INT64_MIN;
+  for (uint32_t i = 0; i < n; i++) {
+    if (!let__route_up(c, &route[i])) continue;
+    uint32_t k = let__size_for(&route[i], r->rows);
+    if (k == LET__NONE || route[i].size[k] > route[i].size[route[i].most]) continue;
+    if (let__free_at(c, &c->gpulet[route[i].gpulet], now) > r->deadline - route[i].predict[k]) continue;
+    if (r->deadline - route[i].predict[k] > until) until = r->deadline - route[i].predict[k];
+  }
+  if (ret_until) *ret_until = until;
+  return until < now;
+}
+
+static uint32_t rows_within(const let__route *r, let_dur t) {
+  uint32_t rows = 0;
+  for (uint32_t k = 0; k <= r->most && r->predict[k] <= t; k++) rows = r->size[k];
+  return rows;
+}
+
+/* The share of its time that gpu-let of |r| owes to |r|'s model: what arrives, but no more than was planned, so that
+ * one model's overload is not its neighbours'. */
+static double owed(let_core *c, const let__route *r, uint32_t n_on, let_time now, double *ret_part) {
+  let__model *m = &c->model[r->model];
+  uint32_t n;
+  const let__route *all = let__routes_of(c, r->model, &n);
+  double sum = 0;
+  for (uint32_t i = 0; i < n; i++)
+    if (let__route_up(c, &all[i])) sum += let__route_weight(c, &all[i]);
+  *ret_part = sum > 0 ? let__route_weight(c, r) / sum : 1;
+  double per_row = (double)r->predict[r->full] / 1e9 / r->batch;
+  double used = let_rate_get(&m->rate, now) * *ret_part * per_row;
+  double planned = r->rate > 0 ? r->rate * per_row : 1.0 / n_on;
+  return used < planned ? used : planned;
+}
+
+typedef struct neighbours {
+  double share;  /* of the gpu-let's time */
+  let_dur queued; /* time for what they have queued with an earlier deadline */
+} neighbours;
+
+static neighbours look_around(let_core *c, const let__route *r, let_time deadline, let_time now) {
+  uint32_t n;
+  const uint32_t *on = let__routes_on(c, r->gpulet, &n);
+  neighbours ret = {0};
+  for (uint32_t i = 0; i < n; i++) {
+    const let__route *o = &c->table->route[on[i]];
+    if (o == r) continue;
+    double part;
+    ret.share += owed(c, o, n, now, &part);
+    const let__model *m = &c->model[o->model];
+    double rows = (double)let__queue_rows_before(c, m, let__key_at(m->levels, deadline)) * part;
+    uint64_t batches = ((uint64_t)(rows + 0.999) + o->batch - 1) / o->batch;
+    ret.queued += (let_dur)batches * o->predict[o->full];
+  }
+  return ret;
+}
+
+/* Rows of its model that |r| can finish by |by|. */
+static uint64_t capacity(const let_core *c, const let__route *r, neighbours beside, let_time by, let_time now) {
+  let_dur t = by - let__margin(c, r) - let__free_at(c, &c->gpulet[r->gpulet], now);
+  let_dur after = t - beside.queued;
+  if (after <= 0) return 0;
+  /* One batch needs its turn and no more; the second one has to leave the neighbours their share. */
+  uint64_t one = rows_within(r, after);
+  let_dur fair = (let_dur)((double)t * (beside.share < 1 ? 1 - beside.share : 0));
+  if (fair > after) fair = after;
+  let_dur each = r->predict[r->most] > 0 ? r->predict[r->most] : 1;
+  uint64_t many = (uint64_t)(fair / each) * r->size[r->most] + rows_within(r, fair % each);
+  return one > many ? one : many;
+}
+
+enum { EXAMINED = 8 }; /* gpu-lets of a model looked at for its neighbours' sake: beyond that the first ones stand for all */
+
+typedef struct view {
+  let__route *route;
+  uint32_t n;
+  neighbours beside[EXAMINED];
+} view;
+
+static uint64_t capacity_of_all(const let_core *c, const view *v, let_time by, uint64_t enough, let_time now) {
+  uint64_t sum = 0;
+  for (uint32_t i = 0; i < v->n && sum < enough; i++)
+    if (let__route_up(c, &v->route[i])) sum += capacity(c, &v->route[i], v->beside[i % EXAMINED], by, now);
+  return sum;
+}
+
+/* The least time from now at which |rows| could be done: for the sentence. */
+static let_dur earliest(const let_core *c, const view *v, uint64_t rows, let_time now) {
+  let_dur low = 0, high = LET_MS;
+  while (high < 3600 * LET_S && capacity_of_all(c, v, now + high, rows, now) < rows) low = high, high *= 2;
+  for (int i = 0; i < 10; i++) {
+    let_dur mid = low + (high - low) / 2;
+    if (capacity_of_all(c, v, now + mid, rows, now) < rows) low = mid;
+    else high = mid;
+  }
+  return high;
+}
+
+/* What was learnt upward is let go where it alone keeps an idle gpu-let from ever being measured again. */
+static void relax_idle(let_core *c, const let_request *r, let_time now) {
+  uint32_t n;
+  let__route *route = let__routes_of(c, r->model, &n);
+  for (uint32_t i = 0; i < n; i++) {
+    uint32_t k = let__size_for(&route[i], r->rows);
+    if (k == LET__NONE || !let__route_up(c, &route[i]) || c->gpulet[route[i].gpulet].n > 0) continue;
+    if (now + route[i].plan[k] + c->limits.margin <= r->deadline) let__route_relax(&route[i]);
+  }
+}
+
+static uint32_t most_rows(const let_core *c, uint32_t model) {
+  uint32_t n, most = 0;
+  const let__route *route = let__routes_of(c, model, &n);
+  for (uint32_t i = 0; i < n; i++)
+    if (route[i].size[route[i].most] > most) most = route[i].size[route[i].most];
+  return most;
+}
+
+let_err let__admit(let_core *c, let_request *r, let_time now) {
+  if (r->model >= c->limits.models || !c->model[r->model].m)
+    return let__refuse(r, LET_ERR_NOT_FOUND, "model number %u is not served", r->model);
+  let__model *m = &c->model[r->model];
+  const char *name = m->m->name;
+  let_rate_add(&m->rate, now, r->rows);
+  view v = {0};
+  v.route = let__routes_of(c, r->model, &v.n);
+  if (v.n == 0) return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': no gpu-let runs it in the current plan", name);
+  if (!let__any_up(c, r->model))
+    return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': %u of its %u gpu-lets are down and being restarted; try again", name, v.n, v.n);
+  uint32_t most = most_rows(c, r->model);
+  if (r->rows < 1 || r->rows > most)
+    return let__refuse(r, LET_ERR_INVALID, "model '%.80s': %u rows, but its batches hold at most %u: split the request", name, r->rows, most);
+  if (m->queued >= m->limit)
+    return let__refuse(r, LET_ERR_OVERLOADED, "model '%.80s': its queue of %u requests is full", name, m->limit);
+
+  if (r->deadline == LET_NEVER) return LET_OK;
+  let_dur given = r->deadline - r->arrival;
+  if (r->deadline <= now)
+    return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': its deadline, %.3f ms after arrival, had passed", name, (double)given / 1e6);
+  for (uint32_t i = 0; i < v.n && i < EXAMINED; i++)
+    if (let__route_up(c, &v.route[i])) v.beside[i] = look_around(c, &v.route[i], r->deadline, now);
+  uint64_t rows = let__queue_rows_before(c, m, let__key_of(m, r, UINT64_MAX)) + r->rows;
+  if (capacity_of_all(c, &v, r->deadline, rows, now) >= rows && !let__hopeless(c, r, now, NULL)) return LET_OK;
+  if (m->queued == 0) relax_idle(c, r, now);
+  let_dur soonest = earliest(c, &v, rows, now) + (now - r->arrival);
+  return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': the earliest finish is %.1f ms after arrival, the deadline is %.1f ms", name,
+                     (double)soonest / 1e6, (double)given / 1e6);
+}

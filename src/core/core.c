@@ -1,0 +1,242 @@
+/* core.c: events in, actions out; creation, validation, dump. */
+#include "core/core.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "core/core_int.h"
+
+/* ---- life ------------------------------------------------------------------------------------------------ */
+
+static void *array(let_core *c, uint32_t n, size_t size, bool zero) {
+  return zero ? let_mem_zalloc(c->mem, n * size) : let_mem_alloc(c->mem, n * size);
+}
+
+let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core **ret, let_error *e) {
+  if (limits->models < 1 || limits->gpulets < 1 || limits->requests < 1 || limits->queue < 1)
+    return let_fail(e, LET_ERR_INVALID, "core: the limits on models, gpu-lets, requests and queue must be at least 1");
+  if (limits->models > 1u << 20 || limits->gpulets > (1u << 20) / LET__DEPTH_MAX || limits->requests > 1u << 30)
+    return let_fail(e, LET_ERR_INVALID, "core: limits above %u models, %u gpu-lets or %u requests", 1u << 20, (1u << 20) / LET__DEPTH_MAX, 1u << 30);
+  if (limits->margin < 0) return let_fail(e, LET_ERR_INVALID, "core: the safety margin is negative");
+  let_core *c = let_mem_zalloc(mem, sizeof *c);
+  if (!c) return let_fail(e, LET_ERR_NOMEM, "core: out of memory");
+  c->limits = *limits, c->mem = mem;
+  c->n_batches = limits->gpulets * LET__DEPTH_MAX;
+  c->free_entry = LET__NONE, c->free_batch = 0;
+  c->model = array(c, limits->models, sizeof *c->model, true);
+  c->gpulet = array(c, limits->gpulets, sizeof *c->gpulet, true);
+  c->entry = array(c, limits->requests, sizeof *c->entry, false);
+  c->batch = array(c, c->n_batches, sizeof *c->batch, true);
+  if (!let_heap_init(&c->wake, mem, limits->models) || !c->model || !c->gpulet || !c->entry || !c->batch) {
+    let_core_free(c);
+    return let_fail(e, LET_ERR_NOMEM, "core: out of memory for %u models, %u gpu-lets, %u requests", limits->models, limits->gpulets,
+                    limits->requests);
+  }
+  for (uint32_t i = 0; i < c->n_batches; i++) c->batch[i].next_free = i + 1 < c->n_batches ? i + 1 : LET__NONE;
+  for (uint32_t i = 0; i < limits->models; i++) {
+    c->model[i].root = LET__NONE;
+    let_heap_node_init(&c->model[i].wake);
+    bool room = let_heap_push(&c->wake, &c->model[i].wake, LET_NEVER);
+    LET_ASSERT(room);
+  }
+  *ret = c;
+  return LET_OK;
+}
+
+void let_core_free(let_core *c) {
+  if (!c) return;
+  let__table_free(c, c->table);
+  if (c->wake.node) let_heap_fini(&c->wake);
+  let_mem_free(c->mem, c->model, c->limits.models * sizeof *c->model);
+  let_mem_free(c->mem, c->gpulet, c->limits.gpulets * sizeof *c->gpulet);
+  let_mem_free(c->mem, c->entry, c->limits.requests * sizeof *c->entry);
+  let_mem_free(c->mem, c->batch, c->n_batches * sizeof *c->batch);
+  let_mem_free(c->mem, c, sizeof *c);
+}
+
+let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_error *e) {
+  if (index >= c->limits.models) return let_fail(e, LET_ERR_INVALID, "core: model number %u is not below the limit of %u", index, c->limits.models);
+  let__model *x = &c->model[index];
+  if (!x->m) let_rate_init(&x->rate, LET_S, c->now);
+  x->m = m;
+  x->limit = m->max_queue ? m->max_queue : c->limits.queue;
+  x->levels = m->priority_levels ? m->priority_levels : 1;
+  let__touch(c, index);
+  return LET_OK;
+}
+
+/* ---- gpu-lets -------------------------------------------------------------------------------------------- */
+
+let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets, const let_core_route *routes,
+                            uint32_t n_routes, let_time now, let_error *e) {
+  c->now = now;
+  let__table *t;
+  let_err err = let__table_new(c, gpulets, n_gpulets, routes, n_routes, &t, e);
+  if (err) return err;
+  let__table_free(c, c->table);
+  c->table = t;
+  for (uint32_t i = 0; i < c->limits.gpulets; i++) c->gpulet[i].routed = false;
+  for (uint32_t i = 0; i < n_gpulets; i++) {
+    let__gpulet *g = &c->gpulet[gpulets[i].number];
+    if (!g->open) *g = (let__gpulet){.open = true};
+    g->routed = true, g->depth = gpulets[i].depth;
+  }
+  for (uint32_t i = 0; i < c->limits.models; i++)
+    if (c->model[i].queued) let__touch(c, i);
+  return LET_OK;
+}
+
+bool let_core_gpulet_idle(const let_core *c, uint32_t gpulet) { return gpulet >= c->limits.gpulets || c->gpulet[gpulet].n == 0; }
+
+void let_core_gpulet_remove(let_core *c, uint32_t gpulet) {
+  LET_ASSERT(gpulet < c->limits.gpulets && c->gpulet[gpulet].n == 0);
+  uint32_t n;
+  (void)let__routes_on(c, gpulet, &n);
+  LET_ASSERT(n == 0);
+  c->gpulet[gpulet] = (let__gpulet){0};
+}
+
+void let_core_gpulet_down(let_core *c, uint32_t gpulet) {
+  if (gpulet >= c->limits.gpulets || !c->gpulet[gpulet].open) return;
+  c->gpulet[gpulet].down = true;
+  let__touch_gpulet(c, gpulet);
+}
+
+void let_core_gpulet_up(let_core *c, uint32_t gpulet) {
+  if (gpulet >= c->limits.gpulets || !c->gpulet[gpulet].open) return;
+  c->gpulet[gpulet].down = false;
+  let__touch_gpulet(c, gpulet);
+}
+
+/* ---- requests -------------------------------------------------------------------------------------------- */
+
+let_err let_core_arrive(let_core *c, let_request *r, let_time now) {
+  c->now = now;
+  LET_ASSERT(r->state == LET_REQUEST_IDLE);
+  let_err err = let__admit(c, r, now);
+  if (err) return err;
+  if (!let__entry_take(c, r)) return let__refuse(r, LET_ERR_OVERLOADED, "the server holds %u requests, its limit; try again", c->limits.requests);
+  r->attempts = 0, r->status = LET_OK, r->why[0] = 0, r->next = NULL;
+  let__queue_put(c, &c->model[r->model], r);
+  let__touch(c, r->model);
+  return LET_OK;
+}
+
+bool let_core_cancel(let_core *c, let_request *r) {
+  r->cancelled = true;
+  if (r->state != LET_REQUEST_QUEUED) return false;
+  let__queue_remove(c, &c->model[r->model], r);
+  let__entry_give(c, r);
+  r->state = LET_REQUEST_IDLE;
+  r->status = LET_ERR_CANCELLED;
+  let__touch(c, r->model);
+  return true;
+}
+
+static bool refuse_returned(let_core *c, let_action *ret) {
+  let_request *r = c->out;
+  if (!r) return false;
+  c->out = r->next;
+  if (!c->out) c->out_last = NULL;
+  r->next = NULL, r->state = LET_REQUEST_IDLE;
+  let__entry_give(c, r);
+  *ret = (let_action){.kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = r->model, .rows = r->rows, .n = 1};
+  ret->request[0] = r;
+  return true;
+}
+
+bool let_core_step(let_core *c, let_time now, let_action *ret) {
+  c->now = now;
+  if (refuse_returned(c, ret)) return true;
+  for (;;) {
+    let_heap_node *top = let_heap_top(&c->wake);
+    if (!top || top->key > now) return false;
+    let__model *m = LET_CONTAINER(top, let__model, wake);
+    if (let__decide(c, (uint32_t)(m - c->model), now, ret)) return true;
+    /* Looked at and nothing to do: the next look lies ahead, or this would spin. */
+    LET_ASSERT(m->wake.key > now);
+  }
+}
+
+let_time let_core_wake(const let_core *c) {
+  if (c->out) return c->now;
+  const let_heap_node *top = let_heap_top(&c->wake);
+  return top->key > c->now ? top->key : c->now;
+}
+
+/* ---- outcomes -------------------------------------------------------------------------------------------- */
+
+bool let_core_batch_done(let_core *c, uint64_t id, let_dur took, let_time now, let_request **ret, uint32_t *ret_n) {
+  c->now = now;
+  let__batch *b = let__batch_find(c, id);
+  if (!b) return false;
+  let__route *r = let__route_find(c, b->model, b->gpulet);
+  /* |took| comes from a worker: no batch runs for longer than its round trip. */
+  if (took > now - b->start && c->gpulet[b->gpulet].batch[0] == (uint32_t)(b - c->batch)) took = now - b->start;
+  if (r) let__route_learn(r, b->size, took, now - b->start - b->predict);
+  let__batch_end(c, b, now);
+  uint32_t n = 0;
+  for (let_request *q = b->first, *next; q; q = next) {
+    next = q->next;
+    q->next = NULL, q->state = LET_REQUEST_IDLE, q->status = LET_OK;
+    let__entry_give(c, q);
+    ret[n++] = q;
+  }
+  *ret_n = n;
+  b->first = b->last = NULL;
+  let__touch_gpulet(c, b->gpulet);
+  return true;
+}
+
+static void give_back(let_core *c, let_request *q, let_err why, let_time now) {
+  const char *name = c->model[q->model].m->name;
+  q->attempts++;
+  if (q->cancelled) {
+    let__refuse(q, LET_ERR_CANCELLED, "model '%.80s': cancelled", name);
+  } else if (q->attempts >= LET__ATTEMPTS) {
+    let__refuse(q, why, "model '%.80s': %s, %u times under this request", name, let_err_text(why), q->attempts);
+  } else if (!let__any_up(c, q->model)) {
+    let__refuse(q, why, "model '%.80s': %s under this request and no other gpu-let of the model is up; try again", name, let_err_text(why));
+  } else if (let__hopeless(c, q, now, NULL)) {
+    let__refuse(q, why, "model '%.80s': %s under this request, %.1f ms after arrival: too late to run it again", name, let_err_text(why),
+                (double)(now - q->arrival) / 1e6);
+  } else {
+    let__queue_put(c, &c->model[q->model], q);
+    return;
+  }
+  q->next = NULL;
+  if (c->out_last) c->out_last->next = q;
+  else c->out = q;
+  c->out_last = q;
+}
+
+bool let_core_batch_failed(let_core *c, uint64_t id, let_err why, let_time now) {
+  c->now = now;
+  let__batch *b = let__batch_find(c, id);
+  if (!b) return false;
+  if (why == LET_OK) why = LET_ERR_INTERNAL;
+  let__batch_end(c, b, now);
+  for (let_request *q = b->first, *next; q; q = next) {
+    next = q->next;
+    give_back(c, q, why, now);
+  }
+  b->first = b->last = NULL;
+  let__touch_gpulet(c, b->gpulet);
+  let__touch(c, b->model);
+  return true;
+}
+
+uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet) {
+  return gpulet < c->limits.gpulets && c->gpulet[gpulet].n ? c->batch[c->gpulet[gpulet].batch[0]].id : 0;
+}
+
+/* ---- introspection --------------------------------------------------------------------------------------- */
+
+uint32_t let_core_queued(const let_core *c, uint32_t model) { return model < c->limits.models ? c->model[model].queued : 0; }
+uint32_t let_core_running(const let_core *c, uint32_t model) { return model < c->limits.models ? c->model[model].running : 0; }
+
+let_dur let_core_predict(const let_core *c, uint32_t gpulet, uint32_t model, uint32_t size) {
+  const let__route *r = let__route_find(c, model, gpulet);
+  uint32_t k = r ? let__size_for(r, size) : LET__NONE;
+  return k == LET__NONE ? 0 : r->predict[k];
+}
