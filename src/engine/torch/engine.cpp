@@ -113,9 +113,9 @@ bool varies(const let_tensor_spec &t) {
 }
 
 std::vector<int64_t> shape_of(const let_model &m, const let_tensor_spec &t, uint32_t size) {
-  std::vector<int64_t> s;
-  if (m.max_batch) s.push_back(size);
-  s.insert(s.end(), t.dims, t.dims + t.rank);
+  size_t first = m.max_batch ? 1 : 0;
+  std::vector<int64_t> s(first + t.rank, size);
+  for (size_t i = 0; i < t.rank; i++) s[first + i] = t.dims[i];
   return s;
 }
 
