@@ -65,8 +65,8 @@ struct let_gpulet {
  * built-in default. Errors: INVALID (how to write it), NOT_FOUND (no such device; lists what there is). */
 LET_CHECKED let_err let_device_open(const char *name, const char *profile_dir, let_device **ret, let_error *e);
 
-/* Expands `--devices`: "auto", "cpu", "cpu:0-3", "cuda:0,1", "sim:h200x4" -> one name per device for
- * let_device_open, with its type where that can be told without opening it. */
+/* Expands `--devices`: "auto", "cpu", "cpu:0-3", "cuda:0,1", "sim:h200x4", or several joined
+ * by "+" -> one name per device for let_device_open, with its type where that can be told without opening it. */
 typedef struct let_device_name {
   char name[64];
   let_device_type type;

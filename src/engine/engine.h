@@ -53,6 +53,7 @@ struct let_exec {
   let_err (*run_dynamic)(let_exec *x, const let_exec_tensor *in, void *stream, let_error *e);
   uint64_t memory_bytes; /* device memory this exec holds beyond the weights */
   void *impl;
+  const char *model;  /* the model's name; set by the worker after prepare, read by sim */
 };
 
 typedef struct let_engine_model let_engine_model; /* loaded weights, shared by all gpu-lets of the worker */

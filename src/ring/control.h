@@ -6,8 +6,8 @@
  * server -> worker
  *   init     {device, arena_bytes, records, profile, plugin_dir, spin_us} + [arena fd]
  *            device: "cpu:0-1" (cores), "cuda:0", "sim:h200#0"; profile: directory for sim's latencies, or ""
- *   prepare  {generation, lanes:[{gpulet, first, granules, shared, models:[{name, config: <path of config.pbtxt or "">,
- *             dir, version, sizes:[1,2,4]}]}]} + [lanes fd, done eventfd, submit eventfd of each lane...]
+ *   prepare  {generation, lanes:[{gpulet, first, granules, shared, models:[{spec, sizes:[1,2,4]}]}]}
+ *            + [lanes fd, done eventfd, submit eventfd of each lane...]
  *            The worker loads what it does not have, prepares every (model, size), measures it, and serves the
  *            lanes at once after `prepared`.
  *   retire   {generation}            finish what is on its rings, free what only it used
@@ -15,11 +15,12 @@
  * worker -> server
  *   ready    {pid, device, type, sms, granules, granule_sms, memory_bytes}
  *   progress {generation, text, done, total}
- *   prepared {generation, lanes:[{gpulet, models:[{name, memory_bytes, output_row_bytes, eager,
+ *   prepared {generation, lanes:[{gpulet, models:[{name, memory_bytes, output_row_bytes, eager: <why, or "">,
  *             sizes:[{size, p50_us, p99_us}]}]}]}
- *   failed   {generation, gpulet, model, code, text}   nothing of that generation is kept
+ *   failed   {generation, gpulet, model, code, text}   nothing of that generation is kept; code: let_err, a number
  *   retired  {generation}
- *   health   {busy_ns per lane, memory_bytes, gpu: {utilization, power_w, memory_used, memory_total, uuid}}
+ *   health   {lanes:[{generation, gpulet, busy_ns, batches}], memory_bytes, gpu: {utilization, power_w, memory_used,
+ *             memory_total, uuid}}
  *   error    {text}
  * The death of either side is the socket's end of file. */
 #ifndef LET_RING_CONTROL_H
@@ -29,8 +30,9 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "model/model.h"
 
-enum { LET_CONTROL_FDS_MAX = 250, LET_CONTROL_BYTES_MAX = 1 << 20 };
+enum { LET_CONTROL_FDS_MAX = 250, LET_CONTROL_BYTES_MAX = 16 << 20 };
 
 LET_CHECKED let_err let_control_pair(int ret_fds[2], let_error *e); /* close-on-exec, non-blocking */
 
@@ -41,5 +43,9 @@ LET_CHECKED let_err let_control_send(int fd, json_t *doc, const int *fds, int n_
 /* Receives one document. Errors: AGAIN when there is none, IO on end of file, INVALID for a malformed packet.
  * On OK the caller owns *ret_doc (json_decref) and the descriptors (close). */
 LET_CHECKED let_err let_control_recv(int fd, json_t **ret_doc, int ret_fds[LET_CONTROL_FDS_MAX], int *ret_n_fds, let_error *e);
+
+/* A model's configuration as a document and back. get checks every field. */
+json_t *let_control_model_put(const let_model *m); /* new reference; NULL: out of memory */
+LET_CHECKED let_err let_control_model_get(const json_t *doc, let_model *ret, let_error *e);
 
 #endif

@@ -93,6 +93,8 @@ bool let_lane_take_done(let_lanes *l, uint32_t lane, let_done_msg *ret, bool *co
 /* Server: call before sleeping on the done event and look at every lane once more afterwards; returns with the
  * event drained and the wake-up armed. */
 void let_lanes_arm_done(let_lanes *l);
+/* Server: optional, after waking: until the next arm the workers do not write the event. */
+void let_lanes_disarm_done(let_lanes *l);
 
 /* Worker, the lane's own thread. Copies the next batch; false: none now. */
 bool let_lane_take(let_lanes *l, uint32_t lane, let_batch_msg *ret);
