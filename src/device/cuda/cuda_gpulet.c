@@ -1,0 +1,334 @@
+/* Design notes.
+ * Three streams per gpu-let, so that the next batch's inputs and the last batch's outputs move while this batch
+ * computes: |in| -> |compute| -> |out|, joined by events only where one really needs the other. All three belong
+ * to the gpu-let's context; the threads keep the primary context current, since a green context may be current in
+ * one thread only and streams carry their own.
+ * Completion: a host function behind the batch stamps the time and writes an eventfd, and wait() polls that fd.
+ * Unlike cuEventSynchronize it takes a timeout (the watchdog) and spins nowhere; it runs on |out|, so that the
+ * callback's latency never stalls the next batch. The driver does not run host functions once the context is in
+ * error: for that case, and only then, wait() looks at the event itself every QUERY_EVERY. */
+#ifdef LET_HAVE_CUDA
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/units.h"
+#include "cuda_int.h"
+#include "os/clock.h"
+
+#define QUERY_EVERY (20 * LET_MS)
+#define DRAIN_FOR (2 * LET_S) /* how long shut() waits for work that is still running */
+
+#define CHECK(call)                                                  \
+  do {                                                               \
+    let_err err_ = let_cuda_check(g->d->api, (call), #call, e);      \
+    if (err_) return err_;                                           \
+  } while (0)
+
+/* Takes a free context of the ladder or makes one. */
+static let_err climb(let_cuda *d, uint32_t first, uint32_t n, let_cuda_rung **ret, let_error *e) {
+  const let_cuda_api *a = d->api;
+  for (let_cuda_rung *r = d->ladder; r; r = r->next) {
+    if (!r->busy && r->first == first && r->n == n) {
+      r->busy = true;
+      *ret = r;
+      return LET_OK;
+    }
+  }
+  let_cuda_rung *r = calloc(1, sizeof *r);
+  if (!r) return let_fail(e, LET_ERR_NOMEM, "out of memory for a gpu-let");
+  r->first = first, r->n = n;
+  uint32_t from = d->begin[first], to = d->begin[first + n];
+  CUdevResourceDesc desc;
+  const char *what = "cuDevResourceGenerateDesc";
+  CUresult err = a->cuDevResourceGenerateDesc(&desc, d->resource + from, to - from);
+  if (!err) what = "cuGreenCtxCreate", err = a->cuGreenCtxCreate(&r->green, desc, d->dev, CU_GREEN_CTX_DEFAULT_STREAM);
+  if (!err) {
+    what = "cuCtxFromGreenCtx", err = a->cuCtxFromGreenCtx(&r->context, r->green);
+    if (err) (void)a->cuGreenCtxDestroy(r->green);
+  }
+  if (err) {
+    free(r);
+    return let_cuda_check(a, err, what, e);
+  }
+  r->busy = true;
+  r->next = d->ladder;
+  d->ladder = r;
+  *ret = r;
+  return LET_OK;
+}
+
+static void destroy(let_cuda_gpulet *g) {
+  const let_cuda_api *a = g->d->api;
+  for (int i = 0; i < 2; i++) {
+    if (g->mark[i].start) (void)a->cuEventDestroy(g->mark[i].start);
+    if (g->mark[i].done) (void)a->cuEventDestroy(g->mark[i].done);
+    if (g->mark[i].fd >= 0) close(g->mark[i].fd);
+  }
+  if (g->in_done) (void)a->cuEventDestroy(g->in_done);
+  if (g->compute_done) (void)a->cuEventDestroy(g->compute_done);
+  if (g->out_done) (void)a->cuEventDestroy(g->out_done);
+  if (g->start) (void)a->cuEventDestroy(g->start);
+  if (g->in) (void)a->cuStreamDestroy(g->in);
+  if (g->compute) (void)a->cuStreamDestroy(g->compute);
+  if (g->out) (void)a->cuStreamDestroy(g->out);
+  if (g->workspace) (void)a->cuMemFree(g->workspace);
+  if (g->rung) g->rung->busy = false;
+  free(g);
+}
+
+static let_err stream(let_cuda_gpulet *g, CUstream *ret, let_error *e) {
+  const let_cuda_api *a = g->d->api;
+  if (g->rung) CHECK(a->cuGreenCtxStreamCreate(ret, g->rung->green, CU_STREAM_NON_BLOCKING, 0));
+  else CHECK(a->cuStreamCreate(ret, CU_STREAM_NON_BLOCKING));
+  return LET_OK;
+}
+
+static let_err build(let_cuda_gpulet *g, let_error *e) {
+  const let_cuda_api *a = g->d->api;
+  let_err err = stream(g, &g->compute, e);
+  if (!err) err = stream(g, &g->in, e);
+  if (!err) err = stream(g, &g->out, e);
+  if (err) return err;
+  CUevent *order[] = {&g->in_done, &g->compute_done, &g->out_done};
+  for (size_t i = 0; i < sizeof order / sizeof *order; i++) CHECK(a->cuEventCreate(order[i], CU_EVENT_DISABLE_TIMING));
+  CUevent *timed[] = {&g->start, &g->mark[0].start, &g->mark[0].done, &g->mark[1].start, &g->mark[1].done};
+  for (size_t i = 0; i < sizeof timed / sizeof *timed; i++) CHECK(a->cuEventCreate(timed[i], CU_EVENT_DEFAULT));
+  for (int i = 0; i < 2; i++) {
+    g->mark[i].fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (g->mark[i].fd < 0) return let_fail(e, LET_ERR_IO, "eventfd: %m");
+  }
+  CHECK(a->cuMemAlloc(&g->workspace, LET__CUDA_WORKSPACE));
+  return LET_OK;
+}
+
+let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e) {
+  let_cuda *d = (let_cuda *)base;
+  if (granules < 1 || first >= d->type.granules || granules > d->type.granules - first) {
+    return let_fail(e, LET_ERR_INVALID, "gpu-let %u: granules %u..%llu of cuda:%d, which has %u", number, first,
+                    (unsigned long long)first + granules, d->ordinal, d->type.granules);
+  }
+  let_cuda_gpulet *g = calloc(1, sizeof *g);
+  if (!g) return let_fail(e, LET_ERR_NOMEM, "out of memory for gpu-let %u", number);
+  g->base.device = base;
+  g->d = d;
+  g->number = number;
+  g->mark[0].fd = g->mark[1].fd = -1;
+  let_err err = let_cuda_check(d->api, d->api->cuCtxSetCurrent(d->primary), "cuCtxSetCurrent", e);
+  bool whole = shared || granules == d->type.granules;
+  g->context = d->primary;
+  pthread_mutex_lock(&d->lock);
+  if (!err && !whole) err = climb(d, first, granules, &g->rung, e);
+  pthread_mutex_unlock(&d->lock);
+  if (g->rung) g->context = g->rung->context;
+  if (!err) err = build(g, e);
+  if (err) {
+    pthread_mutex_lock(&d->lock);
+    destroy(g);
+    pthread_mutex_unlock(&d->lock);
+    return let_fail_prefix(e, "gpu-let %u on cuda:%d", number, d->ordinal), err;
+  }
+  *ret = &g->base;
+  return LET_OK;
+}
+
+/* A context in error will never run anything again, and so is drained. */
+static bool drained(const let_cuda_gpulet *g) {
+  const let_cuda_api *a = g->d->api;
+  return a->cuStreamQuery(g->in) != CUDA_ERROR_NOT_READY && a->cuStreamQuery(g->compute) != CUDA_ERROR_NOT_READY &&
+         a->cuStreamQuery(g->out) != CUDA_ERROR_NOT_READY;
+}
+
+void let_cuda__shut(let_gpulet *base) {
+  if (!base) return;
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  let_cuda *d = g->d;
+  (void)d->api->cuCtxSetCurrent(d->primary);
+  let_time until = let_now() + DRAIN_FOR;
+  bool idle;
+  for (long nap = 20 * LET_US; !(idle = drained(g)) && let_now() < until; nap = nap < 10 * LET_MS ? nap * 2 : nap) {
+    struct timespec t = {0, nap};
+    nanosleep(&t, NULL);
+  }
+  pthread_mutex_lock(&d->lock);
+  if (idle) destroy(g);
+  else g->next = d->stuck, d->stuck = g; /* its callback and its context are still in use */
+  pthread_mutex_unlock(&d->lock);
+}
+
+bool let_cuda__reap(let_cuda *d) {
+  pthread_mutex_lock(&d->lock);
+  for (let_cuda_gpulet **at = &d->stuck; *at;) {
+    let_cuda_gpulet *g = *at;
+    if (!drained(g)) {
+      at = &g->next;
+      continue;
+    }
+    *at = g->next;
+    destroy(g);
+  }
+  bool none = !d->stuck;
+  pthread_mutex_unlock(&d->lock);
+  return none;
+}
+
+void let_cuda__target(const let_gpulet *base, let_engine_target *ret) {
+  const let_cuda_gpulet *g = (const let_cuda_gpulet *)base;
+  *ret = (let_engine_target){.cuda = g->d->ordinal,
+                             .context = g->context,
+                             .stream = g->compute,
+                             .threads = 1,
+                             .gpulet = g->number,
+                             .workspace = (void *)(uintptr_t)g->workspace,
+                             .workspace_bytes = LET__CUDA_WORKSPACE};
+}
+
+let_err let_cuda__enter(let_gpulet *base, let_error *e) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  CHECK(g->d->api->cuCtxSetCurrent(g->d->primary));
+  return LET_OK;
+}
+
+static bool reads(const let_exec *x, const void *p) {
+  for (int i = 0; x && i < x->n_in; i++) {
+    uintptr_t at = (uintptr_t)x->in[i].data;
+    if ((uintptr_t)p >= at && (uintptr_t)p - at < x->in[i].row_bytes * (x->size ? x->size : 1)) return true;
+  }
+  return false;
+}
+
+let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  const let_cuda_api *a = g->d->api;
+  if (!bytes) return LET_OK;
+  /* Overwriting what a launched batch may still be reading must wait for it; with one instance per batch in
+   * flight this never happens. */
+  bool busy = reads(g->x, dst);
+  for (int i = 0; i < 2; i++) busy |= g->mark[i].pending && reads(g->mark[i].x, dst);
+  if (busy) {
+    CHECK(a->cuEventRecord(g->compute_done, g->compute));
+    CHECK(a->cuStreamWaitEvent(g->in, g->compute_done, 0));
+  }
+  CHECK(a->cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)dst, src, bytes, g->in));
+  g->in_dirty = true;
+  return LET_OK;
+}
+
+static let_err join_in(let_cuda_gpulet *g, let_error *e) {
+  const let_cuda_api *a = g->d->api;
+  if (!g->in_dirty) return LET_OK;
+  CHECK(a->cuEventRecord(g->in_done, g->in));
+  CHECK(a->cuStreamWaitEvent(g->compute, g->in_done, 0));
+  g->in_dirty = false;
+  g->compute_dirty = true;
+  return LET_OK;
+}
+
+static let_err join_compute(let_cuda_gpulet *g, let_error *e) {
+  const let_cuda_api *a = g->d->api;
+  if (!g->compute_dirty) return LET_OK;
+  CHECK(a->cuEventRecord(g->compute_done, g->compute));
+  CHECK(a->cuStreamWaitEvent(g->out, g->compute_done, 0));
+  g->compute_dirty = false;
+  return LET_OK;
+}
+
+let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  const let_cuda_api *a = g->d->api;
+  let_err err = join_in(g, e);
+  if (err) return err;
+  /* The same exec again: its outputs may still be on their way out. */
+  bool again = g->x == x;
+  for (int i = 0; i < 2; i++) again |= g->mark[i].pending && g->mark[i].x == x;
+  if (again) {
+    CHECK(a->cuEventRecord(g->out_done, g->out));
+    CHECK(a->cuStreamWaitEvent(g->compute, g->out_done, 0));
+  }
+  if (!g->launched) CHECK(a->cuEventRecord(g->start, g->compute));
+  if (x->graph) CHECK(a->cuGraphLaunch((CUgraphExec)x->graph, g->compute));
+  else if ((err = x->run(x, g->compute, e)) != LET_OK) return err;
+  g->launched = g->compute_dirty = true;
+  g->x = x;
+  return LET_OK;
+}
+
+let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  const let_cuda_api *a = g->d->api;
+  if (!bytes) return LET_OK;
+  /* Outputs of an eager run belong to an allocator that reuses them in the order of the compute stream. */
+  bool eager = g->x && !g->x->graph;
+  let_err err = eager ? LET_OK : join_in(g, e);
+  if (!err && !eager) err = join_compute(g, e);
+  if (err) return err;
+  CHECK(a->cuMemcpyDtoHAsync(dst, (CUdeviceptr)(uintptr_t)src, bytes, eager ? g->compute : g->out));
+  if (eager) g->compute_dirty = true;
+  return LET_OK;
+}
+
+static void CUDA_CB done(void *user) {
+  let_cuda_mark *m = user;
+  atomic_store_explicit(&m->finished, let_now(), memory_order_release);
+  uint64_t one = 1;
+  while (write(m->fd, &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  const let_cuda_api *a = g->d->api;
+  let_cuda_mark *m = &g->mark[instance & 1];
+  if (m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: instance %d was marked and not waited for", g->number, instance);
+  let_err err = join_in(g, e);
+  if (!err) err = join_compute(g, e);
+  if (err) return err;
+  uint64_t old;
+  while (read(m->fd, &old, sizeof old) > 0) {}
+  atomic_store_explicit(&m->finished, 0, memory_order_relaxed);
+  CHECK(a->cuEventRecord(m->done, g->out));
+  CHECK(a->cuLaunchHostFunc(g->out, done, m));
+  CUevent start = m->start;
+  m->start = g->start, g->start = start;
+  m->launched = g->launched, g->launched = false;
+  m->x = g->x, g->x = NULL;
+  m->pending = true;
+  return LET_OK;
+}
+
+let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  const let_cuda_api *a = g->d->api;
+  let_cuda_mark *m = &g->mark[instance & 1];
+  if (!m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: nothing is marked on instance %d", g->number, instance);
+  let_time begin = let_now(), finished;
+  while (!(finished = atomic_load_explicit(&m->finished, memory_order_acquire))) {
+    let_dur waited = let_now() - begin;
+    if (waited >= timeout) {
+      char after[LET_UNITS_MAX];
+      return let_fail(e, LET_ERR_DEADLINE, "gpu-let %u: a batch did not finish within %s", g->number, let_print_dur(timeout, after));
+    }
+    let_dur left = timeout - waited < QUERY_EVERY ? timeout - waited : QUERY_EVERY;
+    struct timespec t = {left / LET_S, left % LET_S};
+    struct pollfd p = {.fd = m->fd, .events = POLLIN};
+    if (ppoll(&p, 1, &t, NULL) != 0) continue;
+    CUresult r = a->cuEventQuery(m->done);
+    if (r && r != CUDA_ERROR_NOT_READY) {
+      m->pending = false;
+      return let_cuda_check(a, r, "a batch failed", e);
+    }
+  }
+  m->pending = false;
+  float ms = 0;
+  if (m->launched) CHECK(a->cuEventElapsedTime(&ms, m->start, m->done));
+  *ret_started = finished - (let_dur)((double)ms * (double)LET_MS);
+  *ret_finished = finished;
+  return LET_OK;
+}
+#else
+typedef int let_cuda_gpulet_is_not_built;
+#endif

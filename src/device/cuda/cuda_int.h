@@ -1,0 +1,85 @@
+/* cuda_int.h: what the two files of the CUDA device share. */
+#ifndef LET_DEVICE_CUDA_INT_H
+#define LET_DEVICE_CUDA_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "cuda_api.h"
+#include "device/device.h"
+
+enum {
+  LET__CUDA_GROUPS_MAX = 256,
+  LET__CUDA_WORKSPACE = 32 << 20 /* bytes for library workspaces (cuBLAS asks for 32 MiB on Hopper) */
+};
+
+/* A context of the ladder: the union of granules [first, first + n). A green context may be current in one
+ * thread at a time, so two open gpu-lets of the same range (generations N and N+1) have one each. */
+typedef struct let_cuda_rung {
+  struct let_cuda_rung *next;
+  uint32_t first, n;
+  bool busy;
+  CUgreenCtx green;
+  CUcontext context;
+} let_cuda_rung;
+
+typedef struct let_cuda_gpulet let_cuda_gpulet;
+
+typedef struct let_cuda {
+  let_device base;
+  const let_cuda_api *api;
+  CUdevice dev;
+  int ordinal;
+  CUcontext primary;
+  let_device_type type;
+  char uuid[64];
+  void *nvml; /* NULL: no telemetry */
+  /* The one split: granule k is resource[begin[k] .. begin[k + 1]). */
+  uint32_t n_resources;
+  CUdevResource resource[LET__CUDA_GROUPS_MAX + 1];
+  uint32_t begin[LET__CUDA_GROUPS_MAX + 2];
+  pthread_mutex_t lock;   /* ladder and stuck */
+  let_cuda_rung *ladder;
+  let_cuda_gpulet *stuck; /* shut while a kernel would not end: kept until it does */
+} let_cuda;
+
+/* A batch that was marked. */
+typedef struct let_cuda_mark {
+  CUevent start, done;
+  bool pending, launched;
+  let_exec *x;               /* the last one launched before the mark; for ordering copies */
+  int fd;                    /* eventfd, written by the driver's callback thread */
+  _Atomic let_time finished; /* 0 until the callback has run */
+} let_cuda_mark;
+
+struct let_cuda_gpulet {
+  let_gpulet base;
+  let_cuda *d;
+  let_cuda_gpulet *next; /* in |stuck| */
+  uint32_t number;
+  let_cuda_rung *rung; /* NULL: whole device, no partition */
+  CUcontext context;
+  CUstream compute, in, out;
+  CUdeviceptr workspace;
+  CUevent in_done, compute_done, out_done, start;
+  bool in_dirty;      /* copies on |in| that |compute| has not been told to wait for */
+  bool compute_dirty; /* work on |compute| that |out| has not been told to wait for */
+  bool launched;      /* since the last mark */
+  let_exec *x;        /* launched since the last mark, or NULL */
+  let_cuda_mark mark[2];
+};
+
+let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
+void let_cuda__shut(let_gpulet *base);
+void let_cuda__target(const let_gpulet *base, let_engine_target *ret);
+let_err let_cuda__enter(let_gpulet *base, let_error *e);
+let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);
+let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e);
+let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);
+let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e);
+let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
+
+/* Destroys the stuck gpu-lets whose kernels have ended meanwhile; true when none is left. */
+bool let_cuda__reap(let_cuda *d);
+
+#endif
