@@ -1,0 +1,96 @@
+/* optimal.h: inside the policy `optimal`: the problem in numbers, the certified bound, patterns.
+ *
+ * A pattern is the whole content of one device. Identical devices are one pattern with a count. */
+#ifndef LET_PLAN_OPTIMAL_H
+#define LET_PLAN_OPTIMAL_H
+
+#include "base/rng.h"
+#include "plan/policy.h"
+
+/* A pool of devices in numbers. Models are indices of let__problem.model everywhere. */
+typedef struct let__kind {
+  const let_profile *profile;
+  uint32_t count, first_id, granules;
+  double cost;          /* 1 where all pools have one type: then cost counts devices */
+  uint32_t *at;         /* per model: index in the profile, UINT32_MAX: not there */
+  uint32_t *most;       /* per model: largest batch */
+  let_dur **lat;        /* per model: alone, [(batch - 1) * granules + g - 1]; LET_NEVER: not measured */
+  double *best;         /* per model, [m * (granules + 1) + g]: most requests/s that g granules can serve; 0: none */
+  uint32_t *best_batch;
+  double *once, *least; /* per model and g, as best: see bound.c, claim 2 */
+  double *size_price;   /* per g: the bound's price of a gpu-let of g granules */
+  double *room;         /* per g: what g granules are worth at those prices, in any split */
+  bool alone;           /* no interference was measured: neighbours never matter */
+} let__kind;
+
+typedef struct let__want {
+  const char *name;
+  double rate;    /* > 0, headroom included */
+  let_dur slo;
+} let__want;
+
+typedef struct let__problem {
+  const let_plan_input *in;
+  let_arena *arena;   /* of the plan */
+  let_arena *scratch; /* of the search */
+  uint32_t n, n_kinds;
+  let__want *model;  /* by name: the order of the workload changes nothing */
+  let__kind *kind;
+  double *price;     /* per model: the bound's price of one request/s, never 0 */
+  double bound;      /* certified least cost */
+  bool one_type;
+  uint64_t work;     /* counted effort: the search is limited by it, not by a clock, so that runs repeat */
+} let__problem;
+
+/* One model in one gpu-let of a pattern. Items of one slot lie side by side. */
+typedef struct let__item {
+  uint32_t model, batch;
+  uint16_t slot, granules;
+  let_dur lat;   /* interference included, as evaluated */
+  double cap;    /* requests/s it can take */
+} let__item;
+
+enum { LET__ITEMS = 160 };
+
+typedef struct let__pattern {
+  uint32_t kind, n, count;
+  double value;     /* at the prices it was made with */
+  let__item *item;
+} let__pattern;
+
+/* A growing list of patterns: one solution. */
+typedef struct let__set {
+  let__pattern *p;
+  uint32_t n, cap;
+  double cost;
+} let__set;
+
+static inline let_dur let__lat(const let__kind *k, uint32_t m, uint32_t batch, uint32_t g) {
+  return k->lat[m] ? k->lat[m][(size_t)(batch - 1) * k->granules + g - 1] : LET_NEVER;
+}
+static inline double let__best(const let__kind *k, uint32_t m, uint32_t g) { return k->best[(size_t)m * (k->granules + 1) + g]; }
+
+/* Fills |p|. Errors: INVALID (unknown model, SLO or rate that is no number), NOMEM. */
+LET_CHECKED let_err let__problem_make(let__problem *p, const let_plan_input *in, let_arena *scratch, let_error *e);
+
+/* Sets bound and prices. NOMEM, or OK; a solver that gives up leaves a weaker bound that is as certain. */
+LET_CHECKED let_err let__bound(let__problem *p);
+
+/* Evaluates |item| on a device of |kind|: latencies with interference, capacities. False: some SLO does not hold,
+ * or memory does not; |ret_bad| is then the item to shrink. */
+bool let__evaluate(const let__problem *p, uint32_t kind, let__item *item, uint32_t n, uint32_t *ret_bad);
+
+/* Shrinks and drops until the SLOs and the memory hold; limits capacities to the bandwidth. Returns how many items are left. */
+uint32_t let__mend(const let__problem *p, uint32_t kind, let__item *item, uint32_t n);
+
+/* Everything one run of fills needs; its arrays are reused from device to device. */
+typedef struct let__fill let__fill;
+let__fill *let__fill_new(let__problem *p); /* from the problem's arena; NULL: out of memory */
+/* The content of one device of |kind| that serves most of |rest| (requests/s by model) at |price|. |greed| around 1
+ * weighs what stays free. Returns the number of items (0: nothing fits), at most LET__ITEMS. */
+uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *ret,
+                       double *ret_value);
+
+static inline bool let__expired(const let__problem *p) { return p->in->expired && p->in->expired(p->in->expired_ctx); }
+
+#endif

@@ -1,0 +1,113 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "plan/optimal.h"
+
+static int by_name(const void *a, const void *b) { return strcmp(((const let__want *)a)->name, ((const let__want *)b)->name); }
+
+static let_err wants(let__problem *p, let_error *e) {
+  const let_workload *w = p->in->workload;
+  p->model = let_arena_array(p->scratch, w->n + 1u, sizeof *p->model);
+  if (!p->model) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < w->n; i++) {
+    const let_demand *d = &w->demand[i];
+    double rate = d->rate * (1 + p->in->headroom);
+    if (!(rate >= 0) || isinf(rate)) return let_fail(e, LET_ERR_INVALID, "model '%s': its rate must be a number from 0", d->name);
+    if (rate > 0 && d->slo <= 0) return let_fail(e, LET_ERR_INVALID, "model '%s': it has no SLO", d->name);
+    if (rate > 0) p->model[n++] = (let__want){d->name, rate, d->slo};
+  }
+  if (n > 1) qsort(p->model, n, sizeof *p->model, by_name);
+  for (uint32_t i = 0; i < n; i++) { /* a model that is listed twice: both rates, the tighter SLO */
+    let__want *last = p->n ? &p->model[p->n - 1] : NULL;
+    if (last && strcmp(last->name, p->model[i].name) == 0) {
+      last->rate += p->model[i].rate;
+      if (p->model[i].slo < last->slo) last->slo = p->model[i].slo;
+    } else {
+      p->model[p->n++] = p->model[i];
+    }
+  }
+  return LET_OK;
+}
+
+/* Latencies of one model on one kind, and what each size serves at best, alone: the batch with the most
+ * requests/s among those with 2 L <= SLO. */
+static let_err table(let__problem *p, let__kind *k, uint32_t m) {
+  uint32_t G = k->granules, at = k->at[m];
+  const let_profile_model *pm = &k->profile->model[at];
+  uint32_t most = pm->n_batches ? pm->batch[pm->n_batches - 1] : 0;
+  if (p->in->max_batch && p->in->max_batch < most) most = p->in->max_batch;
+  k->most[m] = most = most > LET_BATCH_MAX ? LET_BATCH_MAX : most;
+  if (!most) return LET_OK;
+  k->lat[m] = let_arena_array(p->scratch, (size_t)most * G, sizeof(let_dur));
+  if (!k->lat[m]) return LET_ERR_NOMEM;
+  for (uint32_t b = 1; b <= most; b++) {
+    bool fits = !k->profile->device.memory_bytes || let_profile_memory(k->profile, at, b) <= k->profile->device.memory_bytes;
+    for (uint32_t g = 1; g <= G; g++) {
+      let_dur d = 0;
+      if (!fits || let_profile_latency(k->profile, at, b, g, LET_PROFILE_P99, &d, NULL) || d <= 0) d = LET_NEVER;
+      k->lat[m][(size_t)(b - 1) * G + g - 1] = d;
+      if (d > p->model[m].slo / 2) continue;
+      double t = (double)b / (double)d * 1e9, room = (double)(p->model[m].slo - d);
+      size_t i = (size_t)m * (G + 1) + g;
+      if (t > k->best[i]) k->best[i] = t, k->best_batch[i] = b;
+      double part = (double)d / fmin((double)b / p->model[m].rate * 1e9, room);
+      if (part <= 1 && part < k->once[i]) k->once[i] = part;
+      if ((double)d / room < k->least[i]) k->least[i] = (double)d / room;
+    }
+  }
+  return LET_OK;
+}
+
+static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *pool) {
+  const let_device_type *d = &pool->profile->device;
+  *k = (let__kind){.profile = pool->profile, .count = pool->count, .first_id = pool->first_id, .granules = d->granules};
+  k->cost = p->one_type ? 1 : d->cost > 0 ? d->cost : 1;
+  k->alone = pool->profile->interference == LET_INTERFERENCE_NONE;
+  size_t cells = (size_t)p->n * (k->granules + 1u);
+  k->at = let_arena_array(p->scratch, p->n + 1u, sizeof *k->at);
+  k->most = let_arena_array(p->scratch, p->n + 1u, sizeof *k->most);
+  k->lat = let_arena_array(p->scratch, p->n + 1u, sizeof *k->lat);
+  k->best = let_arena_array(p->scratch, cells + 1, sizeof *k->best);
+  k->best_batch = let_arena_array(p->scratch, cells + 1, sizeof *k->best_batch);
+  k->size_price = let_arena_array(p->scratch, k->granules + 1u, sizeof *k->size_price);
+  k->room = let_arena_array(p->scratch, k->granules + 1u, sizeof *k->room);
+  k->once = let_arena_array(p->scratch, cells + 1, sizeof *k->once);
+  k->least = let_arena_array(p->scratch, cells + 1, sizeof *k->least);
+  if (!k->at || !k->most || !k->lat || !k->best || !k->best_batch || !k->size_price || !k->room || !k->once || !k->least) return LET_ERR_NOMEM;
+  for (size_t i = 0; i < cells; i++) k->once[i] = k->least[i] = INFINITY;
+  for (uint32_t m = 0; m < p->n; m++) {
+    k->at[m] = let_profile_find(pool->profile, p->model[m].name);
+    if (k->at[m] == UINT32_MAX) continue;
+    let_err r = table(p, k, m);
+    if (r) return r;
+  }
+  return LET_OK;
+}
+
+let_err let__problem_make(let__problem *p, const let_plan_input *in, let_arena *a, let_error *e) {
+  *p = (let__problem){.in = in, .scratch = a, .n_kinds = in->n_pools, .one_type = true};
+  if (!in->n_pools) return let_fail(e, LET_ERR_INVALID, "there are no devices to plan for");
+  if (!(in->headroom >= 0) || isinf(in->headroom)) return let_fail(e, LET_ERR_INVALID, "headroom must be a number from 0");
+  for (uint32_t i = 0; i < in->n_pools; i++) {
+    const let_device_type *d = &in->pool[i].profile->device;
+    if (d->granules < 1 || d->granules > UINT16_MAX)
+      return let_fail(e, LET_ERR_INVALID, "device type '%s': granules is %u, must be 1 to %d", d->name, d->granules, UINT16_MAX);
+    if (strcmp(d->name, in->pool[0].profile->device.name) != 0 || d->cost != in->pool[0].profile->device.cost) p->one_type = false;
+  }
+  let_err r = wants(p, e);
+  if (r) return r;
+  p->kind = let_arena_array(a, in->n_pools, sizeof *p->kind);
+  p->price = let_arena_array(a, p->n + 1u, sizeof *p->price);
+  if (!p->kind || !p->price) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  for (uint32_t i = 0; i < in->n_pools; i++)
+    if (kind_make(p, &p->kind[i], &in->pool[i])) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  for (uint32_t m = 0; m < p->n; m++) {
+    bool known = false;
+    for (uint32_t i = 0; i < p->n_kinds; i++) known = known || p->kind[i].at[m] != UINT32_MAX;
+    if (!known)
+      return let_fail(e, LET_ERR_INVALID, "model '%s' is in the workload and in no profile: profile it first", p->model[m].name);
+  }
+  return LET_OK;
+}
