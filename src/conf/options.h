@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/str.h"
 
 typedef enum let_option_type {
@@ -32,10 +33,17 @@ typedef struct let_option {
   const char *const *choices; /* NULL-terminated */
 } let_option;
 
-/* Sets every default, then parses. Positional arguments are collected into |args| (cap |max_args|). "--" ends
- * options; --help sets *ret_help and stops. Errors: INVALID, with the nearest known option when one is unknown. */
+/* Sets every default, then parses what follows the command's name. Positional arguments are collected into |args|
+ * (cap |max_args|). "--" ends options; --help sets *ret_help and stops. "--name value" and "--name=value"; a bool is
+ * "--name", "--no-name" or "--name=false". Given twice, the last wins. A missing required option is an error unless
+ * --config names a file that may still give it. Errors: INVALID, with the nearest known option when one is unknown. */
 LET_CHECKED let_err let_options_parse(const let_option *t, size_t n, int argc, char **argv, void *out, char **args,
                                       int max_args, int *ret_n_args, bool *ret_help, let_error *e);
 void let_options_help(const let_option *t, size_t n, let_buf *out); /* an aligned table, 80 columns */
+
+/* Sets the fields of |out| that the YAML file names ("http-port: 9000", one per line), except those that the last
+ * let_options_parse with this table found on the command line; then checks that every required option is there.
+ * Strings live in |a|. Errors: "path:line:column: key: ...". Once, at start-up, on the thread that parsed. */
+LET_CHECKED let_err let_options_from_yaml(const char *path, const let_option *t, size_t n, void *out, let_arena *a, let_error *e);
 
 #endif

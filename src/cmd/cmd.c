@@ -1,0 +1,134 @@
+#include "cmd/cmd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cmd/main.h"
+#include "conf/suggest.h"
+
+/* The build lists the commands whose files are there. */
+#define LET_COMMAND(id) extern const let_command let_command_##id;
+#include "cmd_list.h"
+#undef LET_COMMAND
+
+static const let_command *const commands[] = {
+#define LET_COMMAND(id) &let_command_##id,
+#include "cmd_list.h"
+#undef LET_COMMAND
+    NULL,
+};
+
+enum { ARGS = 64 };
+
+int let_cmd_fail(const char *cmd, const let_error *e) {
+  fprintf(stderr, "gpulet %s: %s\n", cmd, e->text);
+  return LET_EXIT_FAILED;
+}
+
+int let_cmd_usage(const char *cmd, const let_error *e) {
+  fprintf(stderr, "gpulet %s: %s\nSee 'gpulet %s --help'.\n", cmd, e->text, cmd);
+  return LET_EXIT_USAGE;
+}
+
+void let_cmd_help(const let_command *c, let_buf *out) {
+  let_buf_fmt(out, "gpulet %s: %s\n\nUsage: gpulet %s%s%s%s\n", c->name, c->summary, c->name, c->n_options ? " [OPTIONS]" : "",
+              c->arguments && c->arguments[0] ? " " : "", c->arguments ? c->arguments : "");
+  if (c->text && c->text[0]) let_buf_fmt(out, "\n%s", c->text);
+  if (c->n_options) {
+    let_buf_str(out, "\nOptions:\n");
+    let_options_help(c->option, c->n_options, out);
+  }
+}
+
+void let_cmd_overview(let_buf *out) {
+  let_buf_str(out, "gpulet serves many models on few GPUs, every request inside its latency objective.\n\n"
+                   "Usage: gpulet COMMAND [OPTIONS]\n\nCommands:\n");
+  for (const let_command *const *c = commands; *c; c++)
+    if (!(*c)->hidden) let_buf_fmt(out, "  %-12s  %s\n", (*c)->name, (*c)->summary);
+  let_buf_str(out, "\n'gpulet help COMMAND' explains one. Exit codes: 0 ok, 1 failed, 2 wrong usage.\n");
+}
+
+static const let_command *find(const char *name) {
+  for (const let_command *const *c = commands; *c; c++)
+    if (strcmp((*c)->name, name) == 0) return *c;
+  return NULL;
+}
+
+static int unknown(const char *name) {
+  let_suggest s = {.word = let_str_c(name)};
+  for (const let_command *const *c = commands; *c; c++)
+    if (!(*c)->hidden) let_suggest_offer(&s, (*c)->name);
+  let_suggest_offer(&s, "help");
+  char hint[LET_SUGGEST_TEXT];
+  fprintf(stderr, "gpulet: unknown command '%s'%s\n'gpulet help' lists the commands.\n", name, let_suggest_text(&s, "", hint));
+  return LET_EXIT_USAGE;
+}
+
+/* An answer that did not reach its reader is a failure, a full disk above all. */
+static int flushed(int code) {
+  if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+  if (errno != EPIPE) fprintf(stderr, "gpulet: cannot write the output: %s\n", strerror(errno));
+  return code ? code : LET_EXIT_FAILED;
+}
+
+static int print(const let_command *c) {
+  let_buf b;
+  let_buf_init(&b, &let_mem_libc);
+  if (c) let_cmd_help(c, &b);
+  else let_cmd_overview(&b);
+  int code = b.failed ? LET_EXIT_FAILED : LET_EXIT_OK;
+  if (b.n) fwrite(b.p, 1, b.n, stdout);
+  let_buf_fini(&b);
+  return code;
+}
+
+static int help(int argc, char **argv) {
+  if (argc == 0) return print(NULL);
+  const let_command *c = find(argv[0]);
+  if (!c && (strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0)) return print(NULL);
+  return c ? print(c) : unknown(argv[0]);
+}
+
+static int run(const let_command *c, int argc, char **argv) {
+  void *options = calloc(1, c->options_size ? c->options_size : 1);
+  if (!options) {
+    fprintf(stderr, "gpulet %s: out of memory\n", c->name);
+    return LET_EXIT_FAILED;
+  }
+  char *args[ARGS + 1] = {0};
+  int n_args = 0, code = LET_EXIT_USAGE;
+  bool wants_help = false;
+  let_error e = {0};
+  LET_ASSERT(c->max_args <= ARGS);
+  let_err r = let_options_parse(c->option, c->n_options, argc, argv, options, args, c->max_args, &n_args, &wants_help, &e);
+  if (!r && !wants_help && n_args < c->min_args) r = let_fail(&e, LET_ERR_INVALID, "missing argument: gpulet %s %s", c->name, c->arguments);
+  if (r) code = let_cmd_usage(c->name, &e);
+  else if (wants_help) code = print(c);
+  else code = c->run(options, n_args, args);
+  free(options);
+  return code;
+}
+
+int let_cmd_main(int argc, char **argv) {
+  /* A reader that leaves (`gpulet plan | head`) and a peer that hangs up show as EPIPE where they happen. */
+  signal(SIGPIPE, SIG_IGN);
+  if (argc < 2) {
+    let_buf b;
+    let_buf_init(&b, &let_mem_libc);
+    let_cmd_overview(&b);
+    if (b.n) fwrite(b.p, 1, b.n, stderr);
+    let_buf_fini(&b);
+    return LET_EXIT_USAGE;
+  }
+  const char *word = argv[1];
+  if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) return flushed(help(argc - 2, argv + 2));
+  if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
+    printf("gpulet %s\n", LET_VERSION);
+    return flushed(LET_EXIT_OK);
+  }
+  const let_command *c = find(word);
+  return c ? flushed(run(c, argc - 2, argv + 2)) : unknown(word);
+}
