@@ -19,3 +19,11 @@ if(TARGET let_device AND CUDA_H AND let_cuda_version GREATER_EQUAL 12050)
     set_tests_properties(device_cuda_cuda_test PROPERTIES ENVIRONMENT GPULET_CUDA_DRIVER=$<TARGET_FILE:gpulet_fake_cuda>)
   endif()
 endif()
+
+# Runs on a GPU host; linked here and carried there, like gpulet itself. test/gpu/run.sh uses it.
+if(TARGET gpulet_fake_cuda AND NOT GPULET_SANITIZE)
+  add_executable(device_check test/gpu/device_check.c)
+  target_include_directories(device_check SYSTEM PRIVATE ${CUDA_H})
+  target_link_libraries(device_check PRIVATE let_device let_warnings let_external_static)
+  set_target_properties(device_check PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+endif()

@@ -194,11 +194,11 @@ let_err let_cuda__enter(let_gpulet *base, let_error *e) {
   return LET_OK;
 }
 
-static bool reads(const let_exec *x, const void *p) {
-  for (int i = 0; x && i < x->n_in; i++) {
-    uintptr_t at = (uintptr_t)x->in[i].data;
-    if ((uintptr_t)p >= at && (uintptr_t)p - at < x->in[i].row_bytes * (x->size ? x->size : 1)) return true;
-  }
+/* Might work |w|, not known to be done, still read |p|? Exact for one graph, "yes" for anything else. */
+static bool reads(const let_cuda_work *w, const void *p) {
+  if (w->launches > 1 || w->eager) return true;
+  for (uint32_t i = 0; i < w->n; i++)
+    if ((uintptr_t)p - w->in[i].at < w->in[i].bytes) return true;
   return false;
 }
 
@@ -208,8 +208,8 @@ let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t
   if (!bytes) return LET_OK;
   /* Overwriting what a launched batch may still be reading must wait for it; with one instance per batch in
    * flight this never happens. */
-  bool busy = reads(g->x, dst);
-  for (int i = 0; i < 2; i++) busy |= g->mark[i].pending && reads(g->mark[i].x, dst);
+  bool busy = reads(&g->work, dst);
+  for (int i = 0; i < 2; i++) busy |= g->mark[i].pending && reads(&g->mark[i].work, dst);
   if (busy) {
     CHECK(a->cuEventRecord(g->compute_done, g->compute));
     CHECK(a->cuStreamWaitEvent(g->in, g->compute_done, 0));
@@ -244,18 +244,23 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   let_err err = join_in(g, e);
   if (err) return err;
   /* The same exec again: its outputs may still be on their way out. */
-  bool again = g->x == x;
-  for (int i = 0; i < 2; i++) again |= g->mark[i].pending && g->mark[i].x == x;
+  bool again = g->work.launches > 1 || g->work.exec == x;
+  for (int i = 0; i < 2; i++) again |= g->mark[i].pending && (g->mark[i].work.launches > 1 || g->mark[i].work.exec == x);
   if (again) {
     CHECK(a->cuEventRecord(g->out_done, g->out));
     CHECK(a->cuStreamWaitEvent(g->compute, g->out_done, 0));
   }
-  if (!g->launched) CHECK(a->cuEventRecord(g->start, g->compute));
+  let_cuda_work *w = &g->work;
+  if (!w->launches) CHECK(a->cuEventRecord(g->start, g->compute));
   if (x->graph) CHECK(a->cuGraphLaunch((CUgraphExec)x->graph, g->compute));
-  else if ((err = x->run(x, g->compute, e)) != LET_OK) return err;
-  g->launched = g->compute_dirty = true;
-  g->x = x;
-  return LET_OK;
+  else err = x->run(x, g->compute, e);
+  g->compute_dirty = true; /* a run that failed half way may have enqueued something */
+  w->launches++;
+  w->eager |= !x->graph;
+  w->exec = x;
+  w->n = x->n_in;
+  for (uint32_t i = 0; i < w->n; i++) w->in[i].at = (uintptr_t)x->in[i].data, w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
+  return err;
 }
 
 let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e) {
@@ -263,7 +268,7 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
   const let_cuda_api *a = g->d->api;
   if (!bytes) return LET_OK;
   /* Outputs of an eager run belong to an allocator that reuses them in the order of the compute stream. */
-  bool eager = g->x && !g->x->graph;
+  bool eager = g->work.eager;
   let_err err = eager ? LET_OK : join_in(g, e);
   if (!err && !eager) err = join_compute(g, e);
   if (err) return err;
@@ -294,8 +299,8 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   CHECK(a->cuLaunchHostFunc(g->out, done, m));
   CUevent start = m->start;
   m->start = g->start, g->start = start;
-  m->launched = g->launched, g->launched = false;
-  m->x = g->x, g->x = NULL;
+  m->work = g->work;
+  memset(&g->work, 0, sizeof g->work);
   m->pending = true;
   return LET_OK;
 }
@@ -324,7 +329,7 @@ let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time
   }
   m->pending = false;
   float ms = 0;
-  if (m->launched) CHECK(a->cuEventElapsedTime(&ms, m->start, m->done));
+  if (m->work.launches) CHECK(a->cuEventElapsedTime(&ms, m->start, m->done));
   *ret_started = finished - (let_dur)((double)ms * (double)LET_MS);
   *ret_finished = finished;
   return LET_OK;

@@ -43,11 +43,22 @@ typedef struct let_cuda {
   let_cuda_gpulet *stuck; /* shut while a kernel would not end: kept until it does */
 } let_cuda;
 
+/* What was launched between two marks: says which copies must wait for it. Addresses only: execs may be gone. */
+typedef struct let_cuda_work {
+  uint32_t launches;
+  bool eager; /* one of them was no graph */
+  const void *exec; /* the last one; compared, never followed */
+  uint32_t n;
+  struct {
+    uintptr_t at, bytes;
+  } in[LET_TENSORS_MAX]; /* inputs of the last one */
+} let_cuda_work;
+
 /* A batch that was marked. */
 typedef struct let_cuda_mark {
   CUevent start, done;
-  bool pending, launched;
-  let_exec *x;               /* the last one launched before the mark; for ordering copies */
+  bool pending;
+  let_cuda_work work;
   int fd;                    /* eventfd, written by the driver's callback thread */
   _Atomic let_time finished; /* 0 until the callback has run */
 } let_cuda_mark;
@@ -64,8 +75,7 @@ struct let_cuda_gpulet {
   CUevent in_done, compute_done, out_done, start;
   bool in_dirty;      /* copies on |in| that |compute| has not been told to wait for */
   bool compute_dirty; /* work on |compute| that |out| has not been told to wait for */
-  bool launched;      /* since the last mark */
-  let_exec *x;        /* launched since the last mark, or NULL */
+  let_cuda_work work; /* since the last mark */
   let_cuda_mark mark[2];
 };
 
