@@ -40,6 +40,17 @@ bool let__hopeless(const let_core *c, const let_request *r, let_time now, let_ti
   return until < now;
 }
 
+/* The time that a place in a batch is worth asking for. While more arrives than can be run, a place in a small batch
+ * costs several in a full one; but no model may be asked for more time than its SLO leaves beside a running batch. */
+static let_dur least_time(let_core *c, const let__route *r, const let_request *q, double share, double part, let_time now) {
+  double arriving = let_rate_get(&c->model[r->model].rate, now) * part * (double)r->predict[r->most] / 1e9 / r->size[r->most];
+  if (arriving + share < 0.95) return 0;
+  uint32_t k = r->most;
+  while (k > 0 && 2 * r->predict[k] + c->limits.margin > q->deadline - q->arrival) k--;
+  /* Some more, because one that just fits is the first to make its batch a small one when the batch before is late. */
+  return k > 0 ? r->predict[k] + r->predict[k] / 16 : 0;
+}
+
 static uint32_t rows_within(const let__route *r, let_dur t) {
   uint32_t rows = 0;
   for (uint32_t k = 0; k <= r->most && r->predict[k] <= t; k++) rows = r->size[k];
@@ -65,37 +76,56 @@ static double owed(let_core *c, const let__route *r, uint32_t n_on, let_time now
 typedef struct neighbours {
   double share;  /* of the gpu-let's time */
   let_dur queued; /* time for what they have queued with an earlier deadline */
+  let_dur least;  /* see least_time */
 } neighbours;
 
-static neighbours look_around(let_core *c, const let__route *r, let_time deadline, let_time now) {
+static neighbours look_around(let_core *c, const let__route *r, const let_request *q, let_time now) {
   uint32_t n;
   const uint32_t *on = let__routes_on(c, r->gpulet, &n);
   neighbours ret = {0};
   for (uint32_t i = 0; i < n; i++) {
     const let__route *o = &c->table->route[on[i]];
-    if (o == r) continue;
     double part;
+    if (o == r) continue;
     ret.share += owed(c, o, n, now, &part);
     const let__model *m = &c->model[o->model];
-    double rows = (double)let__queue_rows_before(c, m, let__key_at(m->levels, deadline)) * part;
+    double rows = (double)let__queue_rows_before(c, m, let__key_at(m->levels, q->deadline)) * part;
     uint64_t batches = ((uint64_t)(rows + 0.999) + o->batch - 1) / o->batch;
     ret.queued += (let_dur)batches * o->predict[o->full];
   }
+  double part;
+  (void)owed(c, r, n, now, &part);
+  ret.least = least_time(c, r, q, ret.share, part, now);
   return ret;
 }
 
 /* Rows of its model that |r| can finish by |by|. */
 static uint64_t capacity(const let_core *c, const let__route *r, neighbours beside, let_time by, let_time now) {
-  let_dur t = by - let__margin(c, r) - let__free_at(c, &c->gpulet[r->gpulet], now);
+  /* Each batch on the way may be as late as batches here tend to be. */
+  const let__gpulet *g = &c->gpulet[r->gpulet];
+  let_time start = let__free_at(c, g, now);
+  let_dur t = by - c->limits.margin - r->late * (g->n + 1) - start;
   let_dur after = t - beside.queued;
   if (after <= 0) return 0;
-  /* One batch needs its turn and no more; the second one has to leave the neighbours their share. */
-  uint64_t one = rows_within(r, after);
+  /* When those who wait have too little slack left for a full batch, they go in a smaller one, and that comes first.
+   * Without this, everybody is let in for a full batch that none of them lives to see. */
+  const let__model *m = &c->model[r->model];
+  uint64_t rows = 0;
+  if (m->queued && let__queue_rows(c, m) < r->size[r->most] && c->entry[m->root].deadline < by) {
+    let_dur slack = c->entry[m->root].deadline - start;
+    uint32_t first = rows_within(r, slack);
+    uint32_t k = first ? let__size_for(r, first) : 0;
+    if (first && k < r->most) rows = first < let__queue_rows(c, m) ? first : let__queue_rows(c, m), after -= r->predict[k], t -= r->predict[k];
+    if (after <= 0) return rows;
+  }
+  /* One batch needs its turn and no more. Further ones have to leave the neighbours their share, and are counted
+   * full: what arrives behind will fill them up, and with it they take as long. */
+  uint64_t one = after >= beside.least ? rows_within(r, after) : 0;
   let_dur fair = (let_dur)((double)t * (beside.share < 1 ? 1 - beside.share : 0));
   if (fair > after) fair = after;
-  let_dur each = r->predict[r->most] > 0 ? r->predict[r->most] : 1;
-  uint64_t many = (uint64_t)(fair / each) * r->size[r->most] + rows_within(r, fair % each);
-  return one > many ? one : many;
+  let_dur each = r->predict[r->most] + r->late > 0 ? r->predict[r->most] + r->late : 1;
+  uint64_t many = (uint64_t)((fair + r->late) / each) * r->size[r->most];
+  return rows + (one > many ? one : many);
 }
 
 enum { EXAMINED = 8 }; /* gpu-lets of a model looked at for its neighbours' sake: beyond that the first ones stand for all */
@@ -166,7 +196,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   if (r->deadline <= now)
     return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': its deadline, %.3f ms after arrival, had passed", name, (double)given / 1e6);
   for (uint32_t i = 0; i < v.n && i < EXAMINED; i++)
-    if (let__route_up(c, &v.route[i])) v.beside[i] = look_around(c, &v.route[i], r->deadline, now);
+    if (let__route_up(c, &v.route[i])) v.beside[i] = look_around(c, &v.route[i], r, now);
   uint64_t rows = let__queue_rows_before(c, m, let__key_of(m, r, UINT64_MAX)) + r->rows;
   if (capacity_of_all(c, &v, r->deadline, rows, now) >= rows && !let__hopeless(c, r, now, NULL)) return LET_OK;
   if (m->queued == 0) relax_idle(c, r, now);
