@@ -241,7 +241,7 @@ static void event(world *w) {
   else if (k < 870) some_outcome(w, true);
   else if (k < 910) {
     uint32_t i = (uint32_t)below(w, REQUESTS);
-    for (uint32_t k = 0; k < REQUESTS && !w->inside[i]; k++) i = (i + 1) % REQUESTS;
+    for (int tries = 0; tries < REQUESTS && !w->inside[i]; tries++) i = (i + 1) % REQUESTS;
     if (!w->inside[i]) return;
     bool queued = w->request[i].state == LET_REQUEST_QUEUED;
     assert_int_equal(let_core_cancel(w->c, &w->request[i]), queued);
