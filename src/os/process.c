@@ -17,7 +17,7 @@
 extern char **environ;
 
 /* Runs in the child, between fork and exec: async-signal-safe calls only. Returns only on failure, with errno. */
-static void child(const char *path, char *const argv[], const let_process_fd *fds, uint32_t n, int *report, pid_t parent) {
+static void child(const char *path, const char *const argv[], const let_process_fd *fds, uint32_t n, int *report, pid_t parent) {
   int high[LET_PROCESS_FDS_MAX + 1], top = 3;
   sigset_t none;
   for (uint32_t i = 0; i < n; i++)
@@ -38,10 +38,10 @@ static void child(const char *path, char *const argv[], const let_process_fd *fd
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
   signal(SIGPIPE, SIG_DFL);
-  execve(path, argv, environ);
+  execve(path, (char *const *)(uintptr_t)argv, environ);
 }
 
-let_err let_process_spawn(const char *path, char *const argv[], const let_process_fd *fds, uint32_t n, let_process *ret,
+let_err let_process_spawn(const char *path, const char *const argv[], const let_process_fd *fds, uint32_t n, let_process *ret,
                           let_error *e) {
   int report[2], err = 0;
   LET_ASSERT(n <= LET_PROCESS_FDS_MAX);

@@ -25,7 +25,7 @@ enum { LET_PROCESS_FDS_MAX = 16 };
  * but the |n| mapped ones and 0..2 are closed in it; it gets SIGKILL when the calling *thread* ends, so call it
  * from a thread that lives as long as the process. The child is in its own process group (^C at the terminal
  * reaches the parent only). Errors: NOT_FOUND, IO; a program that cannot be executed is reported here. */
-LET_CHECKED let_err let_process_spawn(const char *path, char *const argv[], const let_process_fd *fds, uint32_t n,
+LET_CHECKED let_err let_process_spawn(const char *path, const char *const argv[], const let_process_fd *fds, uint32_t n,
                                       let_process *ret, let_error *e);
 
 /* Has it ended? Reaps it then: fills *ret_status (as wait() does), closes the pidfd, pid becomes 0. */
