@@ -49,7 +49,8 @@ typedef struct shared {
 /* One side's private view of a lane; a line of its own, because lanes belong to different threads. */
 typedef struct lane {
   _Alignas(LINE) uint32_t submit_tail, submit_head, done_tail, done_head;
-  uint32_t ticket;    /* of the last submit_armed the producer woke, or the consumer published */
+  uint32_t woken;     /* server: the last submit_armed it wrote the eventfd for */
+  uint32_t ticket;    /* worker: the last submit_armed it published */
   int submit_event;
 } lane;
 
@@ -151,8 +152,8 @@ bool let_lane_submit(let_lanes *l, uint32_t i, const let_batch_msg *m) {
   memcpy(&s->submit[p->submit_tail & MASK], m, offsetof(let_batch_msg, record) + m->n * sizeof *m->record);
   atomic_store(&s->submit_tail.v, ++p->submit_tail);
   uint32_t armed = atomic_load(&s->submit_armed.v);
-  if (armed && armed != p->ticket) {
-    p->ticket = armed;
+  if (armed && armed != p->woken) {
+    p->woken = armed;
     signal_event(p->submit_event);
   }
   return true;

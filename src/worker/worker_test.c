@@ -22,14 +22,30 @@
 #include "ring/control.h"
 #include "ring/ring.h"
 
+/* A sanitizer keeps freed memory for a while. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
+
 enum { ROW = 100, RECORDS = 64, GEN_MAX = 4 };
+
+/* Whether the worker has lost memory, where a sanitizer can tell. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+static int leaks(void) { return __lsan_do_recoverable_leak_check() ? 99 : 0; }
+#else
+static int leaks(void) { return 0; }
+#endif
 
 typedef struct server {
   pid_t pid;
   int control;
   let_ring_arena *arena;
   let_lanes *lanes[GEN_MAX];
-  json_t *ready, *last; /* last: most recent event that was not progress or health */
+  json_t *last; /* most recent event that was not progress or health */
+  uint64_t in[RECORDS], out[RECORDS];
 } server;
 
 static let_model null_model(const char *name, uint32_t max_batch) {
@@ -57,7 +73,8 @@ static void start(server *s, const char *fault, const char *device) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     close(fds[0]);
     if (fault) setenv("GPULET_FAULT", fault, 1);
-    _exit(let_worker_run(fds[1]));
+    int code = let_worker_run(fds[1]);
+    _exit(code ? code : leaks());
   }
   close(fds[1]);
   s->control = fds[0];
@@ -136,23 +153,24 @@ static void expect(const char *got, const char *want) {
   assert_string_equal(got, want);
 }
 
-/* Fills record |index| with a request of |rows| rows of bytes that depend on |seed|; slots at fixed places. */
-static let_record *request(server *s, uint32_t index, uint32_t rows, unsigned seed, uint64_t out_bytes) {
-  uint64_t in = let_ring_slot_alloc(s->arena, rows * ROW), out = let_ring_slot_alloc(s->arena, 8192);
-  assert_true(in != LET_SLOT_NONE && out != LET_SLOT_NONE);
+/* Records and slots of one lane: no lane's thread ever touches another's, because the thread sanitizer does not see
+ * that the server, another process, stands between them. */
+static uint32_t base_of(int generation, uint32_t lane) { return (uint32_t)(generation % GEN_MAX) * 16 + lane * 8; }
+
+static let_record *request_n(server *s, uint32_t index, uint32_t rows, uint32_t row, unsigned seed, uint64_t out_bytes) {
+  if (!s->in[index]) s->in[index] = let_ring_slot_alloc(s->arena, 4096), s->out[index] = let_ring_slot_alloc(s->arena, 8192);
+  assert_true(s->in[index] != LET_SLOT_NONE && s->out[index] != LET_SLOT_NONE);
   let_record *r = let_ring_arena_record(s->arena, index);
   memset(r, 0, sizeof *r);
-  r->rows = rows, r->n_in = 1, r->out_offset = out, r->out_bytes = out_bytes, r->status = -1;
-  r->in[0] = (let_tensor){.offset = in, .bytes = rows * ROW, .shape = {rows, ROW}, .rank = 2, .dtype = LET_DTYPE_UINT8, .present = 1};
-  unsigned char *p = let_ring_slot_at(s->arena, in);
-  for (uint32_t i = 0; i < rows * ROW; i++) p[i] = (unsigned char)(seed + 7 * i);
+  r->rows = rows, r->n_in = 1, r->out_offset = s->out[index], r->out_bytes = out_bytes, r->status = -1;
+  /* Odd on purpose: a tensor begins where it begins in the body. */
+  r->in[0] = (let_tensor){.offset = s->in[index] + 3, .bytes = rows * row, .shape = {rows, row}, .rank = 2, .dtype = LET_DTYPE_UINT8, .present = 1};
+  unsigned char *p = let_ring_slot_at(s->arena, r->in[0].offset);
+  for (uint32_t i = 0; i < rows * row; i++) p[i] = (unsigned char)(seed + 7 * i);
   return r;
 }
 
-static void give_back(server *s, let_record *r) {
-  let_ring_slot_free(s->arena, r->in[0].offset);
-  let_ring_slot_free(s->arena, r->out_offset);
-}
+static let_record *request(server *s, uint32_t index, uint32_t rows, unsigned seed) { return request_n(s, index, rows, ROW, seed, 8192); }
 
 static void check_outputs(server *s, const let_record *r) {
   assert_int_equal(r->status, LET_OK);
@@ -193,9 +211,9 @@ static bool outcome(server *s, int generation, uint32_t lane, let_done_msg *ret)
   }
 }
 
-static let_batch_msg batch(uint64_t number, uint32_t model, uint32_t size, uint32_t rows, uint32_t n) {
+static let_batch_msg batch(uint32_t base, uint64_t number, uint32_t model, uint32_t size, uint32_t rows, uint32_t n) {
   let_batch_msg m = {.batch = number, .model = model, .size = size, .rows = rows, .n = n, .submitted = let_now()};
-  for (uint32_t i = 0; i < n; i++) m.record[i] = i;
+  for (uint32_t i = 0; i < n; i++) m.record[i] = base + i;
   return m;
 }
 
@@ -205,6 +223,9 @@ static int finish(server *s) {
   close(s->control);
   assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
   for (int i = 0; i < GEN_MAX; i++) let_lanes_free(s->lanes[i]);
+  for (int i = 0; i < RECORDS; i++)
+    if (s->in[i]) let_ring_slot_free(s->arena, s->in[i]), let_ring_slot_free(s->arena, s->out[i]);
+  assert_int_equal(let_ring_arena_used(s->arena), 0);
   assert_true(let_ring_arena_validate(s->arena));
   let_ring_arena_free(s->arena);
   json_decref(s->last);
@@ -213,15 +234,15 @@ static int finish(server *s) {
 
 static void one(server *s, int generation, uint32_t lane, uint64_t number, unsigned seed) {
   let_done_msg d;
-  let_record *r = request(s, 0, 1, seed, 8192);
-  let_batch_msg m = batch(number, 0, 1, 1, 1);
+  uint32_t base = base_of(generation, lane);
+  let_record *r = request(s, base, 1, seed);
+  let_batch_msg m = batch(base, number, 0, 1, 1, 1);
   assert_true(let_lane_submit(s->lanes[generation % GEN_MAX], lane, &m));
   assert_true(outcome(s, generation, lane, &d));
   assert_int_equal(d.batch, number);
   assert_int_equal(d.status, LET_OK);
   assert_true(d.finished >= d.started && d.started >= m.submitted);
   check_outputs(s, r);
-  give_back(s, r);
 }
 
 static void test_batches(void **state) {
@@ -241,17 +262,16 @@ static void test_batches(void **state) {
   one(&s, 1, 1, 78, 6);
   /* Formed batches of 1, 3 and 2 rows, padded; then a smaller one in the same buffers. */
   for (uint32_t round = 0; round < 20; round++) {
-    uint32_t rows[] = {1, 3, 2}, n = round & 1 ? 2 : 3, total = 0;
+    uint32_t rows[] = {1, 3, 2}, n = round & 1 ? 2 : 3, total = 0, base = base_of(1, round & 1);
     let_record *r[3];
-    for (uint32_t i = 0; i < n; i++) r[i] = request(&s, i, rows[i], 100 * round + i, 8192), total += rows[i];
-    let_batch_msg b = batch(round, round & 1, 8, total, n);
+    for (uint32_t i = 0; i < n; i++) r[i] = request(&s, base + i, rows[i], 100 * round + i), total += rows[i];
+    let_batch_msg b = batch(base, round, round & 1, 8, total, n);
     assert_true(let_lane_submit(s.lanes[1], round & 1, &b));
     assert_true(outcome(&s, 1, round & 1, &d));
     assert_int_equal(d.status, LET_OK);
     assert_int_equal(d.rows, total);
-    for (uint32_t i = 0; i < n; i++) check_outputs(&s, r[i]), give_back(&s, r[i]);
+    for (uint32_t i = 0; i < n; i++) check_outputs(&s, r[i]);
   }
-  assert_int_equal(let_ring_arena_used(s.arena), 0);
   /* A second generation beside the first, which then drains. */
   expect(prepare(&s, 2, 1, m, 1), "prepared");
   one(&s, 2, 0, 1, 9);
@@ -268,9 +288,202 @@ static void test_batches(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
+/* What is wrong with one request is that request's outcome, and its neighbours in the batch do not notice. */
+static void test_refusals(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  let_done_msg d;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  expect(prepare(&s, 1, 1, &m, 1), "prepared");
+  let_record *good = request(&s, 0, 2, 1), *tight = request_n(&s, 1, 2, ROW, 2, 300), *short_one = request_n(&s, 2, 1, ROW - 1, 3, 8192),
+             *outside = request(&s, 3, 1, 4), *last = request(&s, 4, 1, 5);
+  outside->in[0].offset = let_ring_arena_size(s.arena) - 1;
+  let_batch_msg b = batch(0, 9, 0, 8, 7, 5);
+  assert_true(let_lane_submit(s.lanes[1], 0, &b));
+  assert_true(outcome(&s, 1, 0, &d));
+  assert_int_equal(d.status, LET_OK);
+  check_outputs(&s, good);
+  assert_int_equal(tight->status, LET_ERR_OUTPUT_TOO_LARGE);
+  assert_int_equal(tight->out_need, 256 + 400);
+  assert_int_equal(short_one->status, LET_ERR_INVALID);
+  assert_int_equal(outside->status, LET_ERR_INTERNAL);
+  check_outputs(&s, last);
+  assert_true(d.text[0]);
+  /* With what it asked for, it fits. */
+  tight = request_n(&s, 1, 2, ROW, 2, tight->out_need);
+  b = batch(1, 10, 0, 4, 2, 1);
+  assert_true(let_lane_submit(s.lanes[1], 0, &b));
+  assert_true(outcome(&s, 1, 0, &d));
+  check_outputs(&s, tight);
+  /* Batches no server would send: an answer, not a crash. */
+  let_batch_msg bad[] = {batch(0, 1, 1, 4, 2, 1), batch(0, 2, 0, 3, 2, 1), batch(0, 3, 0, 8, 0, 0), batch(0, 4, 0, 1, 2, 1), batch(63, 5, 0, 8, 1, 2)};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    assert_true(let_lane_submit(s.lanes[1], 0, &bad[i]));
+    assert_true(outcome(&s, 1, 0, &d));
+    assert_int_equal(d.batch, i + 1);
+    assert_int_equal(d.status, LET_ERR_INTERNAL);
+    assert_true(d.text[0]);
+  }
+  one(&s, 1, 0, 6, 0);
+  assert_int_equal(finish(&s), 0);
+}
+
+/* Shapes that vary within a batch: grouped, run, and each gets its own back. */
+static void test_varying(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  m.input[0].dims[0] = m.output[0].dims[0] = -1, m.n_outputs = 1;
+  let_done_msg d;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  expect(prepare(&s, 1, 1, &m, 1), "prepared");
+  for (int round = 0; round < 10; round++) {
+    uint32_t width[] = {10, 30, 10, 7, 30}, rows[] = {1, 2, 3, 1, 1};
+    let_record *r[5];
+    for (uint32_t i = 0; i < 5; i++) r[i] = request_n(&s, i, rows[i], width[i] + (uint32_t)round, i, 8192);
+    let_batch_msg b = batch(0, 9, 0, 8, 8, 5);
+    assert_true(let_lane_submit(s.lanes[1], 0, &b));
+    assert_true(outcome(&s, 1, 0, &d));
+    assert_int_equal(d.status, LET_OK);
+    for (uint32_t i = 0; i < 5; i++) {
+      assert_int_equal(r[i]->status, LET_OK);
+      assert_int_equal(r[i]->out[0].bytes, r[i]->in[0].bytes);
+      assert_int_equal(r[i]->out[0].shape[0], rows[i]);
+      assert_int_equal(r[i]->out[0].shape[1], (int)width[i] + round);
+      assert_memory_equal(let_ring_slot_at(s.arena, r[i]->out[0].offset), let_ring_slot_at(s.arena, r[i]->in[0].offset), r[i]->in[0].bytes);
+    }
+  }
+  assert_int_equal(finish(&s), 0);
+}
+
+/* A generation that cannot be prepared leaves nothing behind, and the old one serves on. */
+static void test_failing_prepare(void **state) {
+  (void)state;
+  server s;
+  let_model m[2] = {null_model("a", 8), null_model("b", 8)};
+  snprintf(m[1].backend, sizeof m[1].backend, "onnx");
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  expect(prepare(&s, 1, 1, m, 1), "prepared");
+  for (int i = 0; i < 3; i++) {
+    expect(prepare(&s, 2, 2, m, 2), "failed");
+    assert_int_equal(json_integer_value(json_object_get(s.last, "generation")), 2);
+    assert_string_equal(json_string_value(json_object_get(s.last, "model")), "b");
+    assert_int_equal(json_integer_value(json_object_get(s.last, "code")), LET_ERR_UNSUPPORTED);
+    assert_non_null(strstr(json_string_value(json_object_get(s.last, "text")), "onnx"));
+    one(&s, 1, 0, 5, 3);
+  }
+  m[1] = null_model("b", 4); /* does not batch by 8, as prepare asks */
+  m[1].output[0].dtype = LET_DTYPE_BYTES;
+  expect(prepare(&s, 2, 1, m, 2), "failed");
+  m[1] = null_model("b", 0);
+  expect(prepare(&s, 2, 1, m, 2), "failed");
+  op(&s, "prepare", 3); /* no lanes, no descriptors */
+  expect(event(&s), "failed");
+  one(&s, 1, 0, 6, 3);
+  assert_int_equal(finish(&s), 0);
+}
+
+static void test_bad_init(void **state) {
+  (void)state;
+  static const char *const devices[] = {"", "toaster", "cpu:9999", "cpu:x", "cpu:0,"};
+  for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+    server s;
+    start(&s, NULL, devices[i]);
+    expect(event(&s), "error");
+    assert_null(event(&s));
+    assert_int_equal(WEXITSTATUS(finish(&s)), 1);
+  }
+}
+
+/* SIGKILL at each stage, at its first passage and a later one: the server sees the end of file and no bad message. */
+static void test_killed(void **state) {
+  (void)state;
+  static const char *const faults[] = {"init:1", "prepare:1", "prepare:3", "take:1", "copied:2", "launched:1", "before_done:1", "before_done:3", "after_done:1", "after_done:2"};
+  let_model m = null_model("a", 8);
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+    server s;
+    start(&s, faults[i], "cpu");
+    const char *got = event(&s);
+    if (i == 0) assert_null(got);
+    else {
+      expect(got, "ready");
+      got = prepare(&s, 1, 1, &m, 1);
+      if (i < 3) assert_null(got);
+      else {
+        expect(got, "prepared");
+        int sent = 10, done = 0;
+        let_done_msg d;
+        for (int k = 0; k < sent; k++) {
+          request(&s, (uint32_t)k % 8, 1, (unsigned)k);
+          let_batch_msg b = batch((uint32_t)k % 8, (uint64_t)k, 0, 1, 1, 1);
+          assert_true(let_lane_submit(s.lanes[1], 0, &b));
+        }
+        while (outcome(&s, 1, 0, &d)) {
+          assert_int_equal(d.batch, done);
+          done++;
+        }
+        bool corrupt = false;
+        while (let_lane_take_done(s.lanes[1], 0, &d, &corrupt)) done++; /* reported, then killed */
+        assert_false(corrupt);
+        assert_true(done <= 2);
+      }
+    }
+    int status = finish(&s);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  }
+}
+
+static long number_in(pid_t pid, const char *what) {
+  char path[64], line[256];
+  long n = 0;
+  snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, what);
+  if (strcmp(what, "fd") == 0) {
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    while (readdir(dir)) n++;
+    closedir(dir);
+    return n;
+  }
+  FILE *f = fopen(path, "r");
+  assert_non_null(f);
+  while (fgets(line, sizeof line, f))
+    if (strncmp(line, "VmRSS:", 6) == 0) n = atol(line + 6);
+  fclose(f);
+  return n;
+}
+
+/* Fifty plan changes under load: no descriptor and no memory is left behind. */
+static void test_generations(void **state) {
+  (void)state;
+  server s;
+  let_model m[2] = {null_model("a", 8), null_model("b", 8)};
+  long fds = 0, rss = 0;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  for (int g = 1; g <= 50; g++) {
+    expect(prepare(&s, g, 2, m, 2), "prepared");
+    if (g > 1) {
+      one(&s, g - 1, 0, 1, 1);
+      op(&s, "retire", g - 1);
+      expect(event(&s), "retired");
+    }
+    one(&s, g, 1, 2, 2);
+    if (g == 10) fds = number_in(s.pid, "fd"), rss = number_in(s.pid, "status");
+  }
+  assert_int_equal(number_in(s.pid, "fd"), fds);
+  printf("worker RSS: %ld KiB after 10 generations, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
+  if (!SANITIZED) assert_true(number_in(s.pid, "status") < rss + 2048);
+  assert_int_equal(finish(&s), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_batches),
+    cmocka_unit_test(test_batches),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_varying), cmocka_unit_test(test_failing_prepare),
+    cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),   cmocka_unit_test(test_generations),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
