@@ -6,10 +6,11 @@
  * D >= L_i, so 2 L_i <= SLO_i: model i alone could run there at b_i. Interference only lengthens L_i. So no gpu-let of
  * g granules is worth more than v(g) = max_i y_i T_i(g), T_i(g) the most requests/s of i alone and undisturbed.
  *
- * Claim 2. A piece of model i in a gpu-let takes the part w = L_i(b) / D of its time, serves b / D, and D <= SLO_i -
- * L_i(b). However small its rate, w >= least(g) = L_i(1) / (SLO_i - L_i(1)); to serve all of r_i in one piece,
- * w >= once(g) = min over b of L_i(b) / min(b / r_i, SLO_i - L_i(b)). The parts of a gpu-let add up to at most 1, so
- * at prices p(g) of gpu-lets, i costs at least U_i = min(one piece, more pieces)
+ * Claim 2. A piece of model i in a gpu-let takes a part w of its time. Where it is alone, count w = 1: it serves at most
+ * T_i(g). Where it takes turns with another model: w = L_i(b) / D, it serves b / D, D <= SLO_i - L_i(b), and b is at most
+ * turns_i(g), the largest batch for which any other model fits into the cycle beside it. So however small its rate,
+ * w >= least_i(g), and to serve all of r_i in one piece w >= once_i(g), the least over these cases. The parts of a
+ * gpu-let add up to at most 1, so at prices p(g) of gpu-lets, i costs at least U_i = min(one piece, more pieces)
  *   = min(min_g p(g) once(g), max(2 min_g p(g) least(g), r_i min_g p(g) / T_i(g))).
  *
  * Bound. Let p_k(g) be any prices >= 0 and K_k = max { sum p_k(g_j) : sum g_j <= G_k }, a knapsack that a table solves
@@ -48,6 +49,25 @@ static void splits(const double *size, uint32_t G, double *value, uint32_t *last
   }
 }
 
+/* U_m at prices |size|. */
+static double cost_of(const let__problem *p, double *const *size, uint32_t m, double rate, bool planned) {
+  double much = INFINITY, once = INFINITY, least = INFINITY;
+  for (uint32_t k = 0; k < p->n_kinds; k++) {
+    const let__kind *d = &p->kind[k];
+    for (uint32_t g = 1; g <= d->granules; g++) {
+      size_t i = (size_t)m * (d->granules + 1) + g;
+      if (!(d->best[i] > 0)) continue;
+      double price = size ? size[k][g] : d->size_price[g], part = planned ? d->once[i] : let__once(p, d, m, g, rate);
+      much = fmin(much, price / d->best[i] * rate);
+      if (!isinf(part)) once = fmin(once, price * part);
+      least = fmin(least, price * d->least[i]);
+    }
+  }
+  return fmin(once, fmax(2 * least, much));
+}
+
+double let__unit(const let__problem *p, uint32_t m, double rate) { return cost_of(p, NULL, m, rate, false); }
+
 static double certify(master *w, bool scaled) {
   let__problem *p = w->p;
   double worst = 0, sum = 0;
@@ -58,17 +78,7 @@ static double certify(master *w, bool scaled) {
     worst = fmax(worst, d->room[d->granules] / d->cost);
   }
   for (uint32_t m = 0; m < p->n; m++) {
-    double rate = INFINITY, once = INFINITY, least = INFINITY;
-    for (uint32_t k = 0; k < p->n_kinds; k++)
-      for (uint32_t g = 1; g <= p->kind[k].granules; g++) {
-        size_t i = (size_t)m * (p->kind[k].granules + 1) + g;
-        double t = p->kind[k].best[i], price = w->size[k][g];
-        if (!(t > 0)) continue;
-        rate = fmin(rate, price / t * p->model[m].rate);
-        once = fmin(once, price > 0 || !isinf(p->kind[k].once[i]) ? price * p->kind[k].once[i] : INFINITY);
-        least = fmin(least, price * p->kind[k].least[i]);
-      }
-    double unit = fmin(once, fmax(2 * least, rate));
+    double unit = cost_of(p, w->size, m, p->model[m].rate, true);
     w->y[m] = isinf(unit) ? 0 : unit / p->model[m].rate;
     sum += w->y[m] * p->model[m].rate;
   }

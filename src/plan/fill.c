@@ -200,7 +200,9 @@ static uint32_t build(let__fill *f, double greed, let__item *ret) {
     double most = 0;
     for (uint32_t g = 1; g <= left; g++) {
       double v = f->best[g].value, w = v + fmin(greed * k->room[left - g], total - v);
-      if (v > 0 && w > most * (1 + 1e-9)) most = w, at = g;
+      if (v <= 0) continue;
+      if (w > most * (1 + 1e-9)) most = w, at = g;
+      else if (w > most * (1 - 1e-6) && v > f->best[at].value * (1 + 1e-6)) at = g; /* the large first */
     }
     if (!at || n + f->best[at].n > LET__ITEMS) break;
     content c = f->best[at];

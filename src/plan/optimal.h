@@ -17,6 +17,7 @@ typedef struct let__kind {
   let_dur **lat;        /* per model: alone, [(batch - 1) * granules + g - 1]; LET_NEVER: not measured */
   double *best;         /* per model, [m * (granules + 1) + g]: most requests/s that g granules can serve; 0: none */
   uint32_t *best_batch;
+  uint32_t *turns;      /* per model and g, as best: the largest batch that can take turns with another model; 0: none */
   double *once, *least; /* per model and g, as best: see bound.c, claim 2 */
   double *size_price;   /* per g: the bound's price of a gpu-let of g granules */
   double *room;         /* per g: what g granules are worth at those prices, in any split */
@@ -75,6 +76,11 @@ LET_CHECKED let_err let__problem_make(let__problem *p, const let_plan_input *in,
 
 /* Sets bound and prices. NOMEM, or OK; a solver that gives up leaves a weaker bound that is as certain. */
 LET_CHECKED let_err let__bound(let__problem *p);
+
+/* The least part of the time of |g| granules that |rate| of |m| needs in one piece; INFINITY: more than there is. */
+double let__once(const let__problem *p, const let__kind *k, uint32_t m, uint32_t g, double rate);
+/* What serving |rate| of |m| costs at least, at the bound's prices. */
+double let__unit(const let__problem *p, uint32_t m, double rate);
 
 /* Evaluates |item| on a device of |kind|: latencies with interference, capacities. False: some SLO does not hold,
  * or memory does not; |ret_bad| is then the item to shrink. */

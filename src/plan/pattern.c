@@ -71,6 +71,11 @@ uint32_t let__mend(const let__problem *p, uint32_t kind, let__item *item, uint32
     for (uint32_t i = bad; i + 1 < n; i++) item[i] = item[i + 1];
     n--;
   }
+  uint16_t slot = 0, last = n ? item[0].slot : 0;
+  for (uint32_t i = 0; i < n; i++) { /* a gpu-let may have lost all its models */
+    if (item[i].slot != last) slot++, last = item[i].slot;
+    item[i].slot = slot;
+  }
   double wire = k->profile->device.bandwidth, bytes = 0;
   for (uint32_t i = 0; i < n; i++) bytes += item[i].cap * (double)k->profile->model[k->at[item[i].model]].input_bytes;
   if (wire > 0 && bytes > wire)

@@ -49,15 +49,54 @@ static let_err table(let__problem *p, let__kind *k, uint32_t m) {
       if (!fits || let_profile_latency(k->profile, at, b, g, LET_PROFILE_P99, &d, NULL) || d <= 0) d = LET_NEVER;
       k->lat[m][(size_t)(b - 1) * G + g - 1] = d;
       if (d > p->model[m].slo / 2) continue;
-      double t = (double)b / (double)d * 1e9, room = (double)(p->model[m].slo - d);
+      double t = (double)b / (double)d * 1e9;
       size_t i = (size_t)m * (G + 1) + g;
       if (t > k->best[i]) k->best[i] = t, k->best_batch[i] = b;
-      double part = (double)d / fmin((double)b / p->model[m].rate * 1e9, room);
-      if (part <= 1 && part < k->once[i]) k->once[i] = part;
-      if ((double)d / room < k->least[i]) k->least[i] = (double)d / room;
     }
   }
   return LET_OK;
+}
+
+/* Can batch |b| of |m| take turns with anybody on |g| granules? The other needs a batch of 1 at least; its turn and
+ * ours make the cycle that both wait for. */
+static bool takes_turns(const let__problem *p, const let__kind *k, uint32_t m, uint32_t b, uint32_t g) {
+  let_dur own = let__lat(k, m, b, g), slo = p->model[m].slo;
+  if (own > slo / 2) return false;
+  for (uint32_t j = 0; j < p->n; j++) {
+    if (j == m || !k->most[j]) continue;
+    let_dur other = let__lat(k, j, 1, g);
+    if (other <= slo - 2 * own && other <= p->model[j].slo / 2 && own <= p->model[j].slo - 2 * other) return true;
+  }
+  return false;
+}
+
+enum { TURNS_MODELS = 1500 }; /* quadratic: beyond, every model counts as sharing, which only weakens the bound */
+
+static void turns(let__problem *p, let__kind *k, uint32_t m) {
+  for (uint32_t g = 1; g <= k->granules && k->most[m]; g++) {
+    size_t i = (size_t)m * (k->granules + 1) + g;
+    uint32_t lo = 0, hi = k->most[m];
+    while (lo < hi && p->n <= TURNS_MODELS) { /* monotone as far as latencies are; a hole in them only weakens the bound */
+      uint32_t mid = (lo + hi + 1) / 2;
+      if (takes_turns(p, k, m, mid, g)) lo = mid;
+      else hi = mid - 1;
+    }
+    k->turns[i] = p->n <= TURNS_MODELS ? lo : hi;
+    if (!(k->best[i] > 0)) continue;
+    k->once[i] = let__once(p, k, m, g, p->model[m].rate);
+    k->least[i] = k->turns[i] ? fmin(1, (double)let__lat(k, m, 1, g) / (double)(p->model[m].slo - let__lat(k, m, 1, g))) : 1;
+  }
+}
+
+double let__once(const let__problem *p, const let__kind *k, uint32_t m, uint32_t g, double rate) {
+  size_t i = (size_t)m * (k->granules + 1) + g;
+  double part = k->best[i] >= rate ? 1 : INFINITY, slo = (double)p->model[m].slo;
+  for (uint32_t b = 1; b <= k->turns[i]; b++) {
+    double d = (double)let__lat(k, m, b, g), w = d / fmin((double)b / rate * 1e9, slo - d);
+    if (w < part) part = w;
+    if ((double)b / rate * 1e9 > slo) break; /* longer cycles only help smaller batches now */
+  }
+  return part;
 }
 
 static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *pool) {
@@ -73,9 +112,12 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
   k->best_batch = let_arena_array(p->scratch, cells + 1, sizeof *k->best_batch);
   k->size_price = let_arena_array(p->scratch, k->granules + 1u, sizeof *k->size_price);
   k->room = let_arena_array(p->scratch, k->granules + 1u, sizeof *k->room);
+  k->turns = let_arena_array(p->scratch, cells + 1, sizeof *k->turns);
   k->once = let_arena_array(p->scratch, cells + 1, sizeof *k->once);
   k->least = let_arena_array(p->scratch, cells + 1, sizeof *k->least);
-  if (!k->at || !k->most || !k->lat || !k->best || !k->best_batch || !k->size_price || !k->room || !k->once || !k->least) return LET_ERR_NOMEM;
+  if (!k->at || !k->most || !k->lat || !k->best || !k->best_batch || !k->size_price || !k->room || !k->turns || !k->once ||
+      !k->least)
+    return LET_ERR_NOMEM;
   for (size_t i = 0; i < cells; i++) k->once[i] = k->least[i] = INFINITY;
   for (uint32_t m = 0; m < p->n; m++) {
     k->at[m] = let_profile_find(pool->profile, p->model[m].name);
@@ -83,6 +125,8 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
     let_err r = table(p, k, m);
     if (r) return r;
   }
+  for (uint32_t m = 0; m < p->n; m++)
+    if (k->at[m] != UINT32_MAX) turns(p, k, m);
   return LET_OK;
 }
 

@@ -7,6 +7,7 @@ typedef struct search {
   let__problem *p;
   let__fill *fill;
   double *rest, *price, *cap;
+  double *factor;  /* per model: times its price, to look elsewhere */
   uint32_t *used; /* per kind */
   let_rng rng;
   uint64_t work;  /* stop when the problem's work passes this */
@@ -70,7 +71,7 @@ static double value_of(const search *s, const let__item *item, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) {
     uint32_t m = item[i].model;
     double more = fmin(item[i].cap, s->rest[m] - s->cap[m]);
-    if (more > 0) v += more * s->p->price[m], s->cap[m] += more;
+    if (more > 0) v += more * s->price[m] / s->factor[m], s->cap[m] += more;
   }
   return v;
 }
@@ -93,10 +94,17 @@ static uint32_t copies(const search *s, const let__item *item, uint32_t n) {
   return c < 1 ? 1 : (uint32_t)c;
 }
 
+/* What is left of a model is dearer per request than all of it: its last piece takes a gpu-let's turn of its own. */
+static void reprice(search *s, uint32_t m) {
+  double unit = s->rest[m] > 0 ? let__unit(s->p, m, s->rest[m]) : 0;
+  s->price[m] = s->factor[m] * (unit > 0 && !isinf(unit) ? fmax(unit / s->rest[m], s->p->price[m]) : s->p->price[m]);
+}
+
 /* Fills devices until nothing rests. Devices beyond the inventory are counted in |over|. */
 static let_err construct(search *s, let_arena *a, let__set *ret, double greed, uint32_t *over, double limit, bool *ret_done) {
   let__problem *p = s->p;
   *ret_done = false;
+  for (uint32_t m = 0; m < p->n; m++) reprice(s, m);
   for (;;) {
     bool any = false;
     for (uint32_t m = 0; m < p->n && !any; m++) any = s->rest[m] > 0;
@@ -120,6 +128,7 @@ static let_err construct(search *s, let_arena *a, let__set *ret, double greed, u
     if (!free) *over += count;
     s->used[kind] += count;
     serve(s, s->keep, n_keep, count);
+    for (uint32_t i = 0; i < n_keep; i++) reprice(s, s->keep[i].model);
     ret->cost += p->kind[kind].cost * count;
     if (set_add(a, ret, &(let__pattern){.kind = kind, .n = n_keep, .count = count, .value = value, .item = s->keep})) return LET_ERR_NOMEM;
   }
@@ -174,7 +183,7 @@ static bool done(const search *s, const let__set *best, uint32_t over) {
 }
 
 static void perturb(search *s, double by) {
-  for (uint32_t m = 0; m < s->p->n; m++) s->price[m] = s->p->price[m] * exp(by * (let_rng_unit(&s->rng) - 0.5));
+  for (uint32_t m = 0; m < s->p->n; m++) s->factor[m] = exp(by * (let_rng_unit(&s->rng) - 0.5));
 }
 
 static uint32_t devices(const let__set *s) {
@@ -269,7 +278,8 @@ static let_err warm(search *s, const let__running *run, let__set *best, uint32_t
     else if (set_add(s->p->scratch, &set, &run->device[i].pattern)) return LET_ERR_NOMEM;
     set.cost += s->p->kind[run->device[i].pattern.kind].cost;
   }
-  for (uint32_t m = 0; m < s->p->n; m++) s->rest[m] = s->p->model[m].rate;
+  perturb(s, 0);
+  for (uint32_t m = 0; m < s->p->n; m++) s->rest[m] = s->p->model[m].rate, reprice(s, m);
   for (uint32_t i = 0; i < set.n; i++) {
     set.p[i].value = value_of(s, set.p[i].item, set.p[i].n);
     serve(s, set.p[i].item, set.p[i].n, set.p[i].count);
@@ -277,7 +287,6 @@ static let_err warm(search *s, const let__running *run, let__set *best, uint32_t
   trim(s, &set);
   rests(s->p, &set, s->rest);
   use(s, &set, over);
-  perturb(s, 0);
   let_err r = construct(s, s->p->scratch, &set, 1, over, INFINITY, &complete);
   if (r || !complete) return r;
   trim(s, &set);
@@ -290,9 +299,10 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   search s = {.p = p, .fill = let__fill_new(p)};
   s.rest = let_arena_array(p->scratch, p->n + 1u, sizeof *s.rest);
   s.price = let_arena_array(p->scratch, p->n + 1u, sizeof *s.price);
+  s.factor = let_arena_array(p->scratch, p->n + 1u, sizeof *s.factor);
   s.cap = let_arena_array(p->scratch, p->n + 1u, sizeof *s.cap);
   s.used = let_arena_array(p->scratch, p->n_kinds, sizeof *s.used);
-  if (!s.fill || !s.rest || !s.price || !s.cap || !s.used) return LET_ERR_NOMEM;
+  if (!s.fill || !s.rest || !s.price || !s.cap || !s.factor || !s.used) return LET_ERR_NOMEM;
   let_rng_seed(&s.rng, 1);
   s.work = 150000;
   let__set best = {0}, hot = {0};
@@ -339,11 +349,6 @@ static let_err read_device(let__problem *p, const let_plan_gpu *g, uint32_t kind
   }
   n = let__mend(p, kind, item, n);
   if (!n) return LET_OK;
-  uint16_t at = 0, last = item[0].slot;
-  for (uint32_t i = 0; i < n; i++) {
-    if (item[i].slot != last) at++, last = item[i].slot;
-    item[i].slot = at;
-  }
   ret->item = let_arena_array(p->scratch, n, sizeof *item);
   if (!ret->item) return LET_ERR_NOMEM;
   memcpy(ret->item, item, n * sizeof *item);
