@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares a running server's answers with PyTorch's own for the same inputs.
 
-    compare.py --url http://127.0.0.1:8000 --model-repository DIR [--models a,b] [--rtol 1e-4] [--atol 1e-5]
+    compare.py --url http://127.0.0.1:8000 --models REPOSITORY [--only a,b] [--rtol 1e-4] [--atol 1e-5]
 
 For every model of the repository that has a reference/ (see models/export.py): each reference batch as one request,
 then every row of the largest batch as a request of its own, all sent at once so that the server forms batches.
@@ -91,20 +91,20 @@ def compare(model, directory, args):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--url", default="http://127.0.0.1:8000")
-    p.add_argument("--model-repository", required=True, metavar="DIR")
-    p.add_argument("--models", metavar="A,B")
+    p.add_argument("--models", required=True, metavar="REPOSITORY", help="the model repository that the server serves")
+    p.add_argument("--only", metavar="A,B")
     p.add_argument("--rtol", type=float, default=1e-4)
     p.add_argument("--atol", type=float, default=1e-5, help="of the output's largest value, or of 1 where that is smaller")
     p.add_argument("--rounds", type=int, default=2, help="how often each row is sent in the concurrent part")
     args = p.parse_args()
-    names = args.models.split(",") if args.models else sorted(os.listdir(args.model_repository))
-    have = [n for n in names if os.path.isdir(os.path.join(args.model_repository, n, "reference"))]
-    if not have or (args.models and len(have) < len(names)):
-        raise SystemExit(f"no reference/ for {', '.join(n for n in names if n not in have) or args.model_repository}: see models/export.py")
+    names = args.only.split(",") if args.only else sorted(os.listdir(args.models))
+    have = [n for n in names if os.path.isdir(os.path.join(args.models, n, "reference"))]
+    if not have or (args.only and len(have) < len(names)):
+        raise SystemExit(f"no reference/ for {', '.join(n for n in names if n not in have) or args.models}: see models/export.py")
     ok = True
     for name in have:
         try:
-            ok = compare(name, os.path.join(args.model_repository, name, "reference"), args) and ok
+            ok = compare(name, os.path.join(args.models, name, "reference"), args) and ok
         except (Failed, OSError) as e:
             print(f"{name:16} FAILED   {e}")
             ok = False

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sends handwritten digits that LeNet was not trained on to a running server; prints the accuracy of what came back.
 
-    digits.py --url http://127.0.0.1:8000 --model-repository DIR [--model lenet] [--connections 8] [--require 0.97]
+    digits.py --url http://127.0.0.1:8000 --models REPOSITORY [--model lenet] [--connections 8] [--at-least 0.97]
 """
 import argparse
 import os
@@ -18,12 +18,12 @@ from client import Client, Failed  # noqa: E402
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--url", default="http://127.0.0.1:8000")
-    p.add_argument("--model-repository", required=True, metavar="DIR")
+    p.add_argument("--models", required=True, metavar="REPOSITORY", help="the model repository that the server serves")
     p.add_argument("--model", default="lenet")
     p.add_argument("--connections", type=int, default=8)
-    p.add_argument("--require", type=float, default=0.97, help="the least accuracy for exit 0")
+    p.add_argument("--at-least", type=float, default=0.97, help="the least accuracy for exit 0")
     args = p.parse_args()
-    data = numpy.load(os.path.join(args.model_repository, args.model, "reference", "digits.npz"))
+    data = numpy.load(os.path.join(args.models, args.model, "reference", "digits.npz"))
     images, labels = data["images"].astype("<f4"), data["labels"]
     answers, errors = numpy.full(len(labels), -1), []
 
@@ -50,7 +50,7 @@ def main():
           f"{len(errors)} errors, {len(labels) / seconds:.0f} images/s")  # fmt: skip
     for e in errors[:3]:
         print(f"  {e}")
-    sys.exit(0 if right >= args.require * len(labels) else 1)
+    sys.exit(0 if right >= args.at_least * len(labels) else 1)
 
 
 if __name__ == "__main__":
