@@ -8,8 +8,11 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <cmocka.h>
 
+#include "base/rng.h"
 #include "engine/engine.h"
 
 static const char *plugin, *fixtures;
@@ -258,6 +261,44 @@ static void test_refusals(void **state) {
   refuses(&m, LET_ERR_INVALID, "not a regular file", "");
 }
 
+/* Every truncation and many a damaged byte: an error each time, or a model that still loads; never more. */
+static void test_damaged_files(void **state) {
+  (void)state;
+  char dir[] = "/tmp/gpulet_torch_XXXXXX", path[64], from[600], bytes[4096], work[4096];
+  assert_non_null(mkdtemp(dir));
+  snprintf(path, sizeof path, "%s/1", dir);
+  assert_int_equal(mkdir(path, 0700), 0);
+  snprintf(path, sizeof path, "%s/1/model.pt", dir);
+  snprintf(from, sizeof from, "%s/pair/1/model.pt", fixtures);
+  FILE *f = fopen(from, "rb");
+  assert_non_null(f);
+  size_t n = fread(bytes, 1, sizeof bytes, f);
+  fclose(f);
+  assert_true(n > 1000 && n < sizeof bytes);
+  let_model m = pair();
+  snprintf(m.dir, sizeof m.dir, "%s", dir);
+  let_rng rng;
+  let_rng_seed(&rng, 11);
+  int loaded = 0, refused = 0;
+  for (size_t i = 0; i < 300; i++) {
+    size_t length = n;
+    memcpy(work, bytes, n);
+    if (i < 100) length = i * n / 100;
+    else work[let_rng_below(&rng, n)] ^= (char)(1 + let_rng_below(&rng, 255));
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(work, 1, length, f), length);
+    fclose(f);
+    let_engine_model *em = NULL;
+    let_error e = {0};
+    if (engine->load(&m, -1, &em, &e) == LET_OK) loaded++;
+    else refused += strstr(e.text, "model.pt") || strstr(e.text, "pair") ? 1 : -1000;
+    engine->unload(em);
+  }
+  assert_true(refused >= 100 && loaded + refused == 300);
+  unlink(path), path[strlen(path) - strlen("/model.pt")] = 0, rmdir(path), rmdir(dir);
+}
+
 static void test_no_cuda(void **state) {
   (void)state;
   let_model m = pair();
@@ -314,7 +355,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_entry),         cmocka_unit_test(test_two_in_two_out), cmocka_unit_test(test_numbered_names),
       cmocka_unit_test(test_dictionary),    cmocka_unit_test(test_any_length),     cmocka_unit_test(test_weights),
       cmocka_unit_test(test_input_returned), cmocka_unit_test(test_failed_batch),  cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_no_cuda),       cmocka_unit_test(test_threads),
+      cmocka_unit_test(test_damaged_files),  cmocka_unit_test(test_no_cuda),      cmocka_unit_test(test_threads),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
