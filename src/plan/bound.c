@@ -3,8 +3,12 @@
  * Claim 1. A gpu-let of g granules that serves models S in turn, with batches b_i and times L_i, serves at most
  * b_i / D of each, D = sum of L_i. At any prices y >= 0 its worth is sum(y_i b_i) / sum(L_i), and a quotient of sums
  * never exceeds the largest quotient (mediant): max_i y_i b_i / L_i. Every i in S satisfies D + L_i <= SLO_i and
- * D >= L_i, so 2 L_i <= SLO_i: model i alone could run there at b_i. Interference only lengthens L_i. So no gpu-let of
- * g granules is worth more than v(g) = max_i y_i T_i(g), T_i(g) the most requests/s of i alone and undisturbed.
+ * D >= L_i, so 2 L_i <= SLO_i: model i alone could run there at b_i. So no gpu-let of g granules is
+ * worth more than v(g) = max_i y_i T_i(g), T_i(g) the most requests/s of i alone.
+ *
+ * Interference. A device has one gpu-let, which may as well count as all of its granules (never slower), or more: then
+ * every gpu-let has a neighbour and L_i is at least L_i alone times the slowdown by the gentlest neighbour that there
+ * is room for (problem.c, lows). T_i and all below are computed from these times.
  *
  * Claim 2. A piece of model i in a gpu-let takes a part w of its time. Where it is alone, count w = 1: it serves at most
  * T_i(g). Where it takes turns with another model: w = L_i(b) / D, it serves b / D, D <= SLO_i - L_i(b), and b is at most

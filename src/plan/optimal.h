@@ -15,7 +15,8 @@ typedef struct let__kind {
   uint32_t *at;         /* per model: index in the profile, UINT32_MAX: not there */
   uint32_t *most;       /* per model: largest batch */
   let_dur **lat;        /* per model: alone, [(batch - 1) * granules + g - 1]; LET_NEVER: not measured */
-  double *best;         /* per model, [m * (granules + 1) + g]: most requests/s that g granules can serve; 0: none */
+  let_dur **low;        /* as lat, no longer than any plan's: beside the gentlest neighbour when that takes less than all */
+  double *best;         /* per model, [m * (granules + 1) + g]: most requests/s that g granules can serve (by low); 0: none */
   uint32_t *best_batch;
   uint32_t *turns;      /* per model and g, as best: the largest batch that can take turns with another model; 0: none */
   double *once, *least; /* per model and g, as best: see bound.c, claim 2 */
@@ -68,6 +69,9 @@ typedef struct let__set {
 
 static inline let_dur let__lat(const let__kind *k, uint32_t m, uint32_t batch, uint32_t g) {
   return k->lat[m] ? k->lat[m][(size_t)(batch - 1) * k->granules + g - 1] : LET_NEVER;
+}
+static inline let_dur let__low(const let__kind *k, uint32_t m, uint32_t batch, uint32_t g) {
+  return k->low[m] ? k->low[m][(size_t)(batch - 1) * k->granules + g - 1] : LET_NEVER;
 }
 static inline double let__best(const let__kind *k, uint32_t m, uint32_t g) { return k->best[(size_t)m * (k->granules + 1) + g]; }
 

@@ -82,10 +82,251 @@ static void two_types(void **state) {
   }
 }
 
+static void properties(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= rounds(40); seed++) {
+    scene s;
+    scene_make(&s, seed + 5000);
+    let_plan p = plan_of(&s.in, &s.arena, seed);
+    let_workload w = s.work; /* the same models in another order */
+    w.demand = let_arena_array(&s.arena, w.n, sizeof *w.demand);
+    for (uint32_t i = 0; i < w.n; i++) w.demand[i] = s.work.demand[(i * 5 + seed) % w.n];
+    bool all = w.n % 5 != 0;
+    let_plan_input in = s.in;
+    in.workload = &w;
+    let_plan other = plan_of(&in, &s.arena, seed);
+    if (all && (other.gpus_used != p.gpus_used || other.lower_bound != p.lower_bound))
+      fail_msg("seed %llu: the order of models changes %u gpus to %u", (unsigned long long)seed, p.gpus_used, other.gpus_used);
+    memcpy(w.demand, s.work.demand, w.n * sizeof *w.demand);
+    w.demand[seed % w.n].rate *= 2;
+    other = plan_of(&in, &s.arena, seed);
+    if (p.feasible && other.feasible && other.lower_bound < p.lower_bound - 1e-6)
+      fail_msg("seed %llu: a doubled rate lowers the bound from %g to %g", (unsigned long long)seed, p.lower_bound, other.lower_bound);
+    in = s.in;
+    if (p.feasible) { /* exactly enough, one too few, one more */
+      s.pool[0].count = p.gpus_used;
+      other = plan_of(&in, &s.arena, seed);
+      if (!other.feasible || other.gpus_used != p.gpus_used) fail_msg("seed %llu: %u gpus were enough", (unsigned long long)seed, p.gpus_used);
+      s.pool[0].count = p.gpus_used + 1;
+      other = plan_of(&in, &s.arena, seed);
+      if (!other.feasible || other.gpus_used > p.gpus_used) fail_msg("seed %llu: one gpu more hurts", (unsigned long long)seed);
+      s.pool[0].count = (uint32_t)fmax(0, p.lower_bound - 1);
+      other = plan_of(&in, &s.arena, seed);
+      if (other.feasible) fail_msg("seed %llu: a plan below the bound", (unsigned long long)seed);
+    }
+    let_arena_fini(&s.arena);
+  }
+}
+
+static void running_plan_is_kept(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= rounds(30); seed++) {
+    scene s;
+    scene_make(&s, seed + 9000);
+    let_plan p = plan_of(&s.in, &s.arena, seed);
+    if (p.feasible) {
+      let_plan_input in = s.in;
+      in.running = &p;
+      let_plan again = plan_of(&in, &s.arena, seed);
+      assert_true(again.feasible);
+      if (again.gpus_used > p.gpus_used) fail_msg("seed %llu: the same workload now needs more", (unsigned long long)seed);
+      char want[64];
+      uint32_t lets = 0;
+      for (uint32_t i = 0; i < p.n_gpus; i++) lets += p.gpu[i].n_gpulets;
+      snprintf(want, sizeof want, "0 of %u gpu-lets differ from the running plan", lets);
+      if (again.gpus_used == p.gpus_used && p.gpus_used == p.lower_bound && strcmp(again.reason[again.n_reasons - 1], want) != 0)
+        fail_msg("seed %llu: %s", (unsigned long long)seed, again.reason[again.n_reasons - 1]);
+      s.work.demand[seed % s.work.n].rate *= 0.4;
+      again = plan_of(&in, &s.arena, seed);
+      if (again.gpus_used > p.gpus_used) fail_msg("seed %llu: less to serve needs more gpus", (unsigned long long)seed);
+    }
+    let_arena_fini(&s.arena);
+  }
+}
+
+static bool at_once(void *ctx) {
+  (void)ctx;
+  return true;
+}
+static bool soon(void *ctx) { return (*(uint32_t *)ctx)-- == 0; }
+
+static void any_time_limit(void **state) {
+  (void)state;
+  for (uint64_t seed = 1; seed <= rounds(30); seed++) {
+    scene s;
+    scene_make(&s, seed + 3000);
+    let_plan whole = plan_of(&s.in, &s.arena, seed);
+    s.in.expired = at_once;
+    let_plan p = plan_of(&s.in, &s.arena, seed);
+    if (whole.feasible && !p.feasible) fail_msg("seed %llu: no plan at time limit 0", (unsigned long long)seed);
+    uint32_t calls = (uint32_t)seed;
+    s.in.expired = soon, s.in.expired_ctx = &calls;
+    p = plan_of(&s.in, &s.arena, seed);
+    if (whole.feasible && !p.feasible) fail_msg("seed %llu: no plan at call %u of the limit", (unsigned long long)seed, calls);
+    let_arena_fini(&s.arena);
+  }
+}
+
+static void out_of_memory(void **state) {
+  (void)state;
+  scene s;
+  scene_make(&s, 4);
+  for (long at = 0;; at++) {
+    let_mem_failing f;
+    let_mem_failing_init(&f, at, (int)(at % 2));
+    let_arena a;
+    let_arena_init(&a, &f.mem);
+    let_plan p = {0};
+    let_error e = {0};
+    let_err r = let__policy_optimal.make(&s.in, &a, &p, &e);
+    let_arena_fini(&a);
+    assert_int_equal(f.live, 0);
+    if (r == LET_OK && f.count <= at) break;
+    if (r != LET_ERR_NOMEM && r != LET_OK) fail_msg("allocation %ld: %s", at, e.text);
+    if (r == LET_OK) fail_msg("allocation %ld failed and nobody noticed", at);
+  }
+  let_arena_fini(&s.arena);
+}
+
+static void says_why(void **state) {
+  (void)state;
+  scene s;
+  scene_make(&s, 11);
+  s.work.demand[0].slo = 1000;
+  let_plan p = plan_of(&s.in, &s.arena, 11);
+  assert_false(p.feasible);
+  bool said = false;
+  for (uint32_t i = 0; i < p.n_reasons; i++) said = said || (strstr(p.reason[i], s.work.demand[0].name) && strstr(p.reason[i], "an SLO of"));
+  assert_true(said);
+  let_error e = {0};
+  assert_int_equal(let_plan_check(&p, &s.in, &e), LET_ERR_INVALID);
+  strcpy(s.work.demand[0].name, "nobody");
+  assert_int_equal(let__policy_optimal.make(&s.in, &s.arena, &p, &e), LET_ERR_INVALID);
+  assert_non_null(strstr(e.text, "nobody"));
+  let_arena_fini(&s.arena);
+}
+
+/* The oracle: every content of a device, every multiset of devices, from the profile's functions alone. */
+enum { ORACLE_MODELS = 3, ORACLE_LETS = 4, ORACLE_CONTENTS = 400000 };
+typedef struct oracle {
+  const scene *s;
+  uint32_t n, batches;
+  uint32_t slots, size[ORACLE_LETS], batch[ORACLE_LETS][ORACLE_MODELS];
+  double (*cap)[ORACLE_MODELS];
+  uint32_t n_caps;
+} oracle;
+
+static double oracle_slow(const oracle *o, uint32_t l, uint32_t m) {
+  let_tenant self = {.model = m, .batch = o->batch[l][m], .granules = o->size[l], .busy = 1}, other[ORACLE_LETS];
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < o->slots; i++) {
+    double worst = -1;
+    for (uint32_t j = 0; i != l && j < o->n; j++) {
+      if (!o->batch[i][j]) continue;
+      let_tenant t = {.model = j, .batch = o->batch[i][j], .granules = o->size[i], .busy = 1};
+      double x = let_profile_slowdown(o->s->profile[0], &self, &t, 1);
+      if (x > worst) worst = x, other[n] = t;
+    }
+    n += worst >= 0;
+  }
+  return let_profile_slowdown(o->s->profile[0], &self, other, n);
+}
+
+static void oracle_judge(oracle *o) {
+  double cap[ORACLE_MODELS] = {0};
+  for (uint32_t l = 0; l < o->slots; l++) {
+    let_dur lat[ORACLE_MODELS] = {0}, cycle = 0;
+    for (uint32_t m = 0; m < o->n; m++) {
+      if (!o->batch[l][m]) continue;
+      if (let_profile_latency(o->s->profile[0], m, o->batch[l][m], o->size[l], LET_PROFILE_P99, &lat[m], NULL)) return;
+      lat[m] = (let_dur)ceil((double)lat[m] * oracle_slow(o, l, m));
+      cycle += lat[m];
+    }
+    for (uint32_t m = 0; m < o->n; m++) {
+      if (o->batch[l][m] && cycle + lat[m] > o->s->work.demand[m].slo) return;
+      if (o->batch[l][m]) cap[m] += o->batch[l][m] * 1e9 / (double)cycle;
+    }
+  }
+  for (uint32_t m = 0; m < o->n; m++) cap[m] = fmin(cap[m], o->s->work.demand[m].rate);
+  for (uint32_t i = 0; i < o->n_caps; i++) {
+    bool worse = true;
+    for (uint32_t m = 0; m < o->n; m++) worse = worse && cap[m] <= o->cap[i][m];
+    if (worse) return;
+  }
+  assert_true(o->n_caps < ORACLE_CONTENTS);
+  memcpy(o->cap[o->n_caps++], cap, sizeof cap);
+}
+
+static void oracle_lets(oracle *o, uint32_t left) {
+  if (o->slots) oracle_judge(o);
+  if (o->slots == ORACLE_LETS) return;
+  for (uint32_t g = 1; g <= left; g++) {
+    if (o->slots && g > o->size[o->slots - 1]) break;
+    uint32_t codes = 1, l = o->slots;
+    for (uint32_t m = 0; m < o->n; m++) codes *= o->batches + 1;
+    for (uint32_t code = 1; code < codes; code++) {
+      for (uint32_t m = 0, c = code; m < o->n; m++, c /= o->batches + 1) o->batch[l][m] = c % (o->batches + 1);
+      o->size[l] = g, o->slots = l + 1;
+      oracle_lets(o, left - g);
+      o->slots = l;
+    }
+  }
+}
+
+static bool oracle_covers(const oracle *o, const double *rest, uint32_t from, uint32_t gpus) {
+  bool any = false;
+  for (uint32_t m = 0; m < o->n; m++) any = any || rest[m] > 1e-9 * o->s->work.demand[m].rate;
+  if (!any || !gpus) return !any;
+  for (uint32_t i = from; i < o->n_caps; i++) {
+    double open[ORACLE_MODELS];
+    for (uint32_t m = 0; m < o->n; m++) open[m] = fmax(0, rest[m] - o->cap[i][m]);
+    if (oracle_covers(o, open, i, gpus - 1)) return true;
+  }
+  return false;
+}
+
+static void equals_oracle(void **state) {
+  (void)state;
+  static double cap[ORACLE_CONTENTS][ORACLE_MODELS];
+  uint32_t compared = 0;
+  for (uint64_t seed = 1; seed <= rounds(60); seed++) {
+    scene s = {0};
+    let_rng r;
+    let_rng_seed(&r, seed * 77);
+    let_arena_init(&s.arena, &let_mem_libc);
+    uint32_t n = 1 + (uint32_t)let_rng_below(&r, 3), G = n == 3 ? 1 + (uint32_t)let_rng_below(&r, 2) : 1 + (uint32_t)let_rng_below(&r, 3);
+    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = let_rng_below(&r, 2)};
+    s.profile[0] = let__sample_profile(&how, "alpha", &s.arena, seed);
+    s.work = let__sample_workload(s.profile[0], 0.3 + 2.2 * let_rng_unit(&r), 0, &s.arena, seed ^ 99);
+    s.pool[0] = (let_plan_pool){.profile = s.profile[0], .count = 3};
+    s.in = (let_plan_input){.workload = &s.work, .pool = s.pool, .n_pools = 1};
+    oracle o = {.s = &s, .n = n, .batches = how.max_batch, .cap = cap};
+    oracle_lets(&o, G);
+    double rest[ORACLE_MODELS];
+    for (uint32_t m = 0; m < n; m++) rest[m] = s.work.demand[m].rate;
+    uint32_t least = 1;
+    while (least <= 3 && !oracle_covers(&o, rest, 0, least)) least++;
+    let_plan p = plan_of(&s.in, &s.arena, seed);
+    if (p.feasible != (least <= 3) || (p.feasible && p.gpus_used != least))
+      fail_msg("seed %llu: %u models, %u granules: the oracle needs %u gpus (4: more than 3), the plan %s %u", (unsigned long long)seed, n, G, least,
+               p.feasible ? "takes" : "is infeasible with", p.gpus_used);
+    compared += p.feasible;
+    let_arena_fini(&s.arena);
+  }
+  print_message("%u compared\n", compared);
+  assert_true(compared > rounds(60) / 3);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(plans_hold),
     cmocka_unit_test(two_types),
+    cmocka_unit_test(properties),
+    cmocka_unit_test(running_plan_is_kept),
+    cmocka_unit_test(any_time_limit),
+    cmocka_unit_test(out_of_memory),
+    cmocka_unit_test(says_why),
+    cmocka_unit_test(equals_oracle),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

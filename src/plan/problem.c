@@ -31,8 +31,7 @@ static let_err wants(let__problem *p, let_error *e) {
   return LET_OK;
 }
 
-/* Latencies of one model on one kind, and what each size serves at best, alone: the batch with the most
- * requests/s among those with 2 L <= SLO. */
+/* Latencies of one model on one kind. */
 static let_err table(let__problem *p, let__kind *k, uint32_t m) {
   uint32_t G = k->granules, at = k->at[m];
   const let_profile_model *pm = &k->profile->model[at];
@@ -40,7 +39,7 @@ static let_err table(let__problem *p, let__kind *k, uint32_t m) {
   if (p->in->max_batch && p->in->max_batch < most) most = p->in->max_batch;
   k->most[m] = most = most > LET_BATCH_MAX ? LET_BATCH_MAX : most;
   if (!most) return LET_OK;
-  k->lat[m] = let_arena_array(p->scratch, (size_t)most * G, sizeof(let_dur));
+  k->low[m] = k->lat[m] = let_arena_array(p->scratch, (size_t)most * G, sizeof(let_dur));
   if (!k->lat[m]) return LET_ERR_NOMEM;
   for (uint32_t b = 1; b <= most; b++) {
     bool fits = !k->profile->device.memory_bytes || let_profile_memory(k->profile, at, b) <= k->profile->device.memory_bytes;
@@ -48,23 +47,88 @@ static let_err table(let__problem *p, let__kind *k, uint32_t m) {
       let_dur d = 0;
       if (!fits || let_profile_latency(k->profile, at, b, g, LET_PROFILE_P99, &d, NULL) || d <= 0) d = LET_NEVER;
       k->lat[m][(size_t)(b - 1) * G + g - 1] = d;
-      if (d > p->model[m].slo / 2) continue;
-      double t = (double)b / (double)d * 1e9;
-      size_t i = (size_t)m * (G + 1) + g;
-      if (t > k->best[i]) k->best[i] = t, k->best_batch[i] = b;
     }
   }
   return LET_OK;
 }
 
+/* The neighbour that slows others least, per room of h granules or fewer. Which one it is does not depend on whom it
+ * slows: both forms of interference take neighbours as one weighted sum and grow with it. So one probe that is far more
+ * sensitive than any model finds it. False: the fit has signs that do not allow that; then nothing is assumed. */
+static bool gentlest(let__problem *p, let__kind *k, let_tenant *ret, let_err *ret_err) {
+  let_profile probed = *k->profile;
+  *ret_err = LET_OK;
+  const double *c = probed.coef;
+  bool linear = probed.interference == LET_INTERFERENCE_LINEAR;
+  if (linear ? !(c[LET_COEF_L2_OTHER] >= 0 && c[LET_COEF_DRAM_OTHER] >= 0) : !(c[LET_COEF_SATURATION] >= 0)) return false;
+  probed.model = let_arena_array(p->scratch, probed.n_models + 1u, sizeof *probed.model);
+  let_profile_model *probe = probed.model + probed.n_models;
+  if (probed.model) probe->pressure = let_arena_array(p->scratch, 1, sizeof *probe->pressure);
+  if (!probed.model || !probe->pressure) return *ret_err = LET_ERR_NOMEM, false;
+  memcpy(probed.model, k->profile->model, probed.n_models * sizeof *probed.model);
+  probe->n_pressure = 1, probe->pressure[0].batch = 1, probe->pressure[0].p.sensitivity = 1e6;
+  if (linear) probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
+  let_tenant self = {.model = probed.n_models++, .batch = 1, .granules = k->granules, .busy = 1};
+  double least = INFINITY;
+  for (uint32_t h = 1; h < k->granules; h++) {
+    if (h > 1) ret[h] = ret[h - 1];
+    for (uint32_t m = 0; m < p->n; m++)
+      for (uint32_t b = 1; b <= k->most[m]; b++) {
+        let_tenant t = {.model = k->at[m], .batch = b, .granules = h, .busy = 1};
+        if (let__lat(k, m, b, h) > p->model[m].slo / 2) continue;
+        double s = let_profile_slowdown(&probed, &self, &t, 1);
+        if (s < least) least = s, ret[h] = t;
+      }
+  }
+  return true;
+}
+
+static let_err lows(let__problem *p, let__kind *k) {
+  if (k->alone || !p->n) return LET_OK;
+  let_tenant *gentle = let_arena_array(p->scratch, k->granules + 1u, sizeof *gentle);
+  if (!gentle) return LET_ERR_NOMEM;
+  for (uint32_t h = 0; h <= k->granules; h++) gentle[h].model = UINT32_MAX;
+  let_err r;
+  if (!gentlest(p, k, gentle, &r)) return r;
+  for (uint32_t m = 0; m < p->n; m++) {
+    uint32_t G = k->granules, most = k->most[m];
+    if (!most) continue;
+    let_dur *low = let_arena_array(p->scratch, (size_t)most * G, sizeof *low);
+    if (!low) return LET_ERR_NOMEM;
+    for (uint32_t b = 1; b <= most; b++)
+      for (uint32_t g = 1; g <= G; g++) {
+        size_t i = (size_t)(b - 1) * G + g - 1;
+        low[i] = k->lat[m][i];
+        if (g == G || low[i] == LET_NEVER) continue;
+        let_tenant self = {.model = k->at[m], .batch = b, .granules = g, .busy = 1};
+        if (gentle[G - g].model == UINT32_MAX) low[i] = LET_NEVER; /* nobody fits beside it: the whole device's row covers it */
+        else low[i] = (let_dur)((double)low[i] * let_profile_slowdown(k->profile, &self, &gentle[G - g], 1) * (1 - 1e-12));
+      }
+    k->low[m] = low;
+  }
+  return LET_OK;
+}
+
+/* What each size serves at best: the batch with the most requests/s among those with 2 L <= SLO. */
+static void throughputs(let__problem *p, let__kind *k, uint32_t m) {
+  for (uint32_t b = 1; b <= k->most[m]; b++)
+    for (uint32_t g = 1; g <= k->granules; g++) {
+      let_dur d = let__low(k, m, b, g);
+      if (d > p->model[m].slo / 2) continue;
+      double t = (double)b / (double)d * 1e9;
+      size_t i = (size_t)m * (k->granules + 1) + g;
+      if (t > k->best[i]) k->best[i] = t, k->best_batch[i] = b;
+    }
+}
+
 /* Can batch |b| of |m| take turns with anybody on |g| granules? The other needs a batch of 1 at least; its turn and
  * ours make the cycle that both wait for. */
 static bool takes_turns(const let__problem *p, const let__kind *k, uint32_t m, uint32_t b, uint32_t g) {
-  let_dur own = let__lat(k, m, b, g), slo = p->model[m].slo;
+  let_dur own = let__low(k, m, b, g), slo = p->model[m].slo;
   if (own > slo / 2) return false;
   for (uint32_t j = 0; j < p->n; j++) {
     if (j == m || !k->most[j]) continue;
-    let_dur other = let__lat(k, j, 1, g);
+    let_dur other = let__low(k, j, 1, g);
     if (other <= slo - 2 * own && other <= p->model[j].slo / 2 && own <= p->model[j].slo - 2 * other) return true;
   }
   return false;
@@ -84,7 +148,7 @@ static void turns(let__problem *p, let__kind *k, uint32_t m) {
     k->turns[i] = p->n <= TURNS_MODELS ? lo : hi;
     if (!(k->best[i] > 0)) continue;
     k->once[i] = let__once(p, k, m, g, p->model[m].rate);
-    k->least[i] = k->turns[i] ? fmin(1, (double)let__lat(k, m, 1, g) / (double)(p->model[m].slo - let__lat(k, m, 1, g))) : 1;
+    k->least[i] = k->turns[i] ? fmin(1, (double)let__low(k, m, 1, g) / (double)(p->model[m].slo - let__low(k, m, 1, g))) : 1;
   }
 }
 
@@ -92,7 +156,7 @@ double let__once(const let__problem *p, const let__kind *k, uint32_t m, uint32_t
   size_t i = (size_t)m * (k->granules + 1) + g;
   double part = k->best[i] >= rate ? 1 : INFINITY, slo = (double)p->model[m].slo;
   for (uint32_t b = 1; b <= k->turns[i]; b++) {
-    double d = (double)let__lat(k, m, b, g), w = d / fmin((double)b / rate * 1e9, slo - d);
+    double d = (double)let__low(k, m, b, g), w = d / fmin((double)b / rate * 1e9, slo - d);
     if (w < part) part = w;
     if ((double)b / rate * 1e9 > slo) break; /* longer cycles only help smaller batches now */
   }
@@ -108,6 +172,7 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
   k->at = let_arena_array(p->scratch, p->n + 1u, sizeof *k->at);
   k->most = let_arena_array(p->scratch, p->n + 1u, sizeof *k->most);
   k->lat = let_arena_array(p->scratch, p->n + 1u, sizeof *k->lat);
+  k->low = let_arena_array(p->scratch, p->n + 1u, sizeof *k->low);
   k->best = let_arena_array(p->scratch, cells + 1, sizeof *k->best);
   k->best_batch = let_arena_array(p->scratch, cells + 1, sizeof *k->best_batch);
   k->size_price = let_arena_array(p->scratch, k->granules + 1u, sizeof *k->size_price);
@@ -115,7 +180,7 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
   k->turns = let_arena_array(p->scratch, cells + 1, sizeof *k->turns);
   k->once = let_arena_array(p->scratch, cells + 1, sizeof *k->once);
   k->least = let_arena_array(p->scratch, cells + 1, sizeof *k->least);
-  if (!k->at || !k->most || !k->lat || !k->best || !k->best_batch || !k->size_price || !k->room || !k->turns || !k->once ||
+  if (!k->at || !k->most || !k->lat || !k->low || !k->best || !k->best_batch || !k->size_price || !k->room || !k->turns || !k->once ||
       !k->least)
     return LET_ERR_NOMEM;
   for (size_t i = 0; i < cells; i++) k->once[i] = k->least[i] = INFINITY;
@@ -125,6 +190,9 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
     let_err r = table(p, k, m);
     if (r) return r;
   }
+  let_err r = lows(p, k);
+  if (r) return r;
+  for (uint32_t m = 0; m < p->n; m++) throughputs(p, k, m);
   for (uint32_t m = 0; m < p->n; m++)
     if (k->at[m] != UINT32_MAX) turns(p, k, m);
   return LET_OK;

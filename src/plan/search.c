@@ -14,7 +14,7 @@ typedef struct search {
   let__item item[LET__ITEMS], keep[LET__ITEMS];
 } search;
 
-static let_err set_add(let_arena *a, let__set *s, const let__pattern *x) {
+let_err let__set_add(let_arena *a, let__set *s, const let__pattern *x) {
   if (s->n == s->cap) {
     uint32_t cap = s->cap ? 2 * s->cap : 16;
     let__pattern *p = let_arena_array(a, cap, sizeof *p);
@@ -32,7 +32,7 @@ static let_err set_add(let_arena *a, let__set *s, const let__pattern *x) {
 static let_err set_copy(let_arena *a, let__set *to, const let__set *from) {
   *to = (let__set){.cost = from->cost};
   for (uint32_t i = 0; i < from->n; i++)
-    if (set_add(a, to, &from->p[i])) return LET_ERR_NOMEM;
+    if (let__set_add(a, to, &from->p[i])) return LET_ERR_NOMEM;
   return LET_OK;
 }
 
@@ -130,7 +130,7 @@ static let_err construct(search *s, let_arena *a, let__set *ret, double greed, u
     serve(s, s->keep, n_keep, count);
     for (uint32_t i = 0; i < n_keep; i++) reprice(s, s->keep[i].model);
     ret->cost += p->kind[kind].cost * count;
-    if (set_add(a, ret, &(let__pattern){.kind = kind, .n = n_keep, .count = count, .value = value, .item = s->keep})) return LET_ERR_NOMEM;
+    if (let__set_add(a, ret, &(let__pattern){.kind = kind, .n = n_keep, .count = count, .value = value, .item = s->keep})) return LET_ERR_NOMEM;
   }
   *ret_done = true;
   return LET_OK;
@@ -275,7 +275,7 @@ static let_err warm(search *s, const let__running *run, let__set *best, uint32_t
     uint32_t j = 0;
     while (j < set.n && !let__same(&set.p[j], &run->device[i].pattern)) j++;
     if (j < set.n) set.p[j].count++;
-    else if (set_add(s->p->scratch, &set, &run->device[i].pattern)) return LET_ERR_NOMEM;
+    else if (let__set_add(s->p->scratch, &set, &run->device[i].pattern)) return LET_ERR_NOMEM;
     set.cost += s->p->kind[run->device[i].pattern.kind].cost;
   }
   perturb(s, 0);
@@ -314,6 +314,7 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
     best = hot, over = hot_over;
   }
   if (!best.n || !done(&s, &best, over)) r = fresh(&s, &best, &over);
+  if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, 150000, &best, &over);
   if (!r && best.n) r = improve(&s, &best, &over);
   if (r) return r;
   *ret = best, *ret_over = over;
