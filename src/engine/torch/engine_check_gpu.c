@@ -39,7 +39,9 @@ bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
   void *lib = dlopen("libcuda.so.1", RTLD_NOW);
   if (!lib) return fprintf(stderr, "%s\n", dlerror()), false;
 #define X(name)                                                                                                         \
-  if (!(*(void **)&p_##name = dlsym(lib, SYMBOL(name)))) return fprintf(stderr, "%s\n", dlerror()), false;
+  void *at_##name = dlsym(lib, SYMBOL(name));                                                                           \
+  if (!at_##name) return fprintf(stderr, "%s\n", dlerror()), false;                                                     \
+  memcpy(&p_##name, &at_##name, sizeof at_##name);
   CALLS(X)
 #undef X
   CUdevice device;
