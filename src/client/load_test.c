@@ -1,0 +1,346 @@
+/* test: os label: thread */
+/* The generator against a server in another thread that answers, stalls, refuses and hangs up on command. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <uv.h>
+
+#include "client/client.h"
+
+static const char metadata[] = "{\"name\":\"m\",\"versions\":[\"1\"],\"platform\":\"x\",\"inputs\":["
+                               "{\"name\":\"image\",\"datatype\":\"FP32\",\"shape\":[-1,4,4]},{\"name\":\"words\",\"datatype\":\"INT64\",\"shape\":[-1,-1]},"
+                               "{\"name\":\"text\",\"datatype\":\"BYTES\",\"shape\":[-1,1]},{\"name\":\"half\",\"datatype\":\"FP16\",\"shape\":[2]}],"
+                               "\"outputs\":[{\"name\":\"o\",\"datatype\":\"FP32\",\"shape\":[-1,1]}]}";
+
+typedef struct peer peer;
+typedef struct server {
+  uv_thread_t thread;
+  uv_loop_t loop;
+  uv_tcp_t listener;
+  uv_async_t quit;
+  uv_timer_t stall;
+  uv_sem_t ready;
+  int port;
+  /* what to do */
+  uint64_t stall_at, stall_ms; /* from that request on nobody is answered for that long */
+  uint64_t refuse_each, hang_up_each, close_each;
+  /* what happened */
+  uint64_t requests, connections, bad;
+  bool stalled;
+  peer *waiting;
+  peer *all;
+} server;
+
+struct peer {
+  server *s;
+  uv_tcp_t tcp;
+  char in[8192];
+  size_t n;
+  bool closing, queued;
+  peer *next_waiting, *next;
+};
+
+static void gone(uv_handle_t *h) {
+  peer *p = h->data;
+  peer **at = &p->s->all;
+  while (*at != p) at = &(*at)->next;
+  *at = p->next;
+  free(p);
+}
+static void hang_up(peer *p) {
+  if (p->closing) return;
+  p->closing = true;
+  for (peer **at = &p->s->waiting; *at; at = &(*at)->next_waiting)
+    if (*at == p) {
+      *at = p->next_waiting;
+      break;
+    }
+  uv_close((uv_handle_t *)&p->tcp, gone);
+}
+
+static void say(peer *p, const char *text) {
+  uv_buf_t b = uv_buf_init((char *)(uintptr_t)text, (unsigned)strlen(text));
+  (void)uv_try_write((uv_stream_t *)&p->tcp, &b, 1);
+}
+
+static void answer(peer *p) {
+  server *s = p->s;
+  uint64_t k = s->requests;
+  if (s->refuse_each && k % s->refuse_each == 0) say(p, "HTTP/1.1 503 Busy\r\nContent-Length: 15\r\n\r\n{\"error\":\"full\"");
+  else if (s->close_each && k % s->close_each == 0) say(p, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"), hang_up(p);
+  else say(p, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+}
+
+static void stall_over(uv_timer_t *t) {
+  server *s = t->data;
+  s->stalled = false;
+  while (s->waiting) {
+    peer *p = s->waiting;
+    s->waiting = p->next_waiting, p->queued = false;
+    answer(p);
+  }
+}
+
+/* One whole request lies at the front of p->in; returns its length, 0 when more must come. */
+static size_t whole(const peer *p) {
+  const char *end = memmem(p->in, p->n, "\r\n\r\n", 4), *length;
+  if (!end) return 0;
+  size_t head = (size_t)(end - p->in) + 4;
+  length = memmem(p->in, head, "Content-Length: ", 16);
+  /* Inference-Header-Content-Length ends in the same words. */
+  if (length && length > p->in && length[-1] == '-') length = memmem(length + 16, head - (size_t)(length + 16 - p->in), "Content-Length: ", 16);
+  size_t body = length ? strtoul(length + 16, NULL, 10) : 0;
+  return p->n >= head + body ? head + body : 0;
+}
+
+static void check_infer(server *s, const char *in, size_t n) {
+  const char *body = memmem(in, n, "\r\n\r\n", 4), *json_n = memmem(in, n, "Inference-Header-Content-Length: ", 33);
+  if (!json_n) {
+    s->bad++;
+    return;
+  }
+  size_t k = strtoul(json_n + 33, NULL, 10);
+  body += 4;
+  json_t *o = json_loadb(body, k, 0, NULL), *x;
+  size_t i, sum = 0;
+  static const long want[] = {2 * 16 * 4, 2 * 5 * 8, -1, 4};
+  json_array_foreach(json_object_get(o, "inputs"), i, x) {
+    long bytes = (long)json_integer_value(json_object_get(json_object_get(x, "parameters"), "binary_data_size"));
+    if (i > 3 || (want[i] >= 0 && want[i] != bytes)) s->bad++;
+    sum += (size_t)bytes;
+  }
+  if (json_array_size(json_object_get(o, "inputs")) != 4 || (size_t)(in + n - body) != k + sum) s->bad++;
+  json_decref(o);
+}
+
+static void lend(uv_handle_t *h, size_t want, uv_buf_t *b) {
+  (void)want;
+  peer *p = h->data;
+  *b = uv_buf_init(p->in + p->n, (unsigned)(sizeof p->in - p->n));
+}
+
+static void got(uv_stream_t *t, ssize_t n, const uv_buf_t *b) {
+  (void)b;
+  peer *p = t->data;
+  server *s = p->s;
+  if (n < 0) {
+    hang_up(p);
+    return;
+  }
+  p->n += (size_t)n;
+  for (size_t k; !p->closing && (k = whole(p)) != 0;) {
+    bool get_meta = p->n > 15 && memcmp(p->in, "GET /v2/models/", 15) == 0;
+    if (get_meta) {
+      char text[1024];
+      if (memcmp(p->in + 15, "m ", 2)) snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
+      else snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof metadata - 1, metadata);
+      say(p, text);
+    } else {
+      s->requests++;
+      if (memcmp(p->in, "POST", 4) == 0) check_infer(s, p->in, k);
+      if (s->stall_at && s->requests == s->stall_at) s->stalled = true, uv_timer_start(&s->stall, stall_over, s->stall_ms, 0);
+      if (s->hang_up_each && s->requests % s->hang_up_each == 0) hang_up(p);
+      else if (s->stalled) p->next_waiting = s->waiting, s->waiting = p, p->queued = true;
+      else answer(p);
+    }
+    memmove(p->in, p->in + k, p->n - k);
+    p->n -= k;
+  }
+}
+
+static void accepted(uv_stream_t *l, int status) {
+  server *s = l->data;
+  peer *p = calloc(1, sizeof *p);
+  if (status || !p) abort();
+  p->s = s, p->tcp.data = p, p->next = s->all, s->all = p;
+  s->connections++;
+  uv_tcp_init(&s->loop, &p->tcp);
+  uv_accept(l, (uv_stream_t *)&p->tcp);
+  uv_read_start((uv_stream_t *)&p->tcp, lend, got);
+}
+
+static void quit(uv_async_t *a) {
+  server *s = a->data;
+  for (peer *p = s->all; p; p = p->next) hang_up(p);
+  uv_close((uv_handle_t *)&s->listener, NULL), uv_close((uv_handle_t *)&s->quit, NULL), uv_close((uv_handle_t *)&s->stall, NULL);
+}
+
+static void serve(void *arg) {
+  server *s = arg;
+  uv_loop_init(&s->loop);
+  uv_tcp_init(&s->loop, &s->listener), uv_async_init(&s->loop, &s->quit, quit), uv_timer_init(&s->loop, &s->stall);
+  s->listener.data = s->quit.data = s->stall.data = s;
+  struct sockaddr_in a;
+  uv_ip4_addr("127.0.0.1", 0, &a);
+  uv_tcp_bind(&s->listener, (struct sockaddr *)&a, 0);
+  uv_listen((uv_stream_t *)&s->listener, 512, accepted);
+  int n = sizeof a;
+  uv_tcp_getsockname(&s->listener, (struct sockaddr *)&a, &n);
+  s->port = ntohs(a.sin_port);
+  uv_sem_post(&s->ready);
+  uv_run(&s->loop, UV_RUN_DEFAULT);
+  uv_loop_close(&s->loop);
+}
+
+static void start(server *s) {
+  uv_sem_init(&s->ready, 0);
+  assert_int_equal(uv_thread_create(&s->thread, serve, s), 0);
+  uv_sem_wait(&s->ready);
+}
+static void stop(server *s) {
+  uv_async_send(&s->quit);
+  uv_thread_join(&s->thread);
+  uv_sem_destroy(&s->ready);
+}
+
+static let_load_options options(const server *s, char url[64]) {
+  snprintf(url, 64, "http://127.0.0.1:%d", s->port);
+  return (let_load_options){.url = url, .arrival = "uniform", .duration = 500 * LET_MS, .timeout = 5 * LET_S, .rate_scale = 1, .seed = 1,
+                            .connections = 4, .max_inflight = 10000, .rows = 2, .variable_dim = 5, .json = true};
+}
+
+static json_t *load(const let_load_options *o, const char *name, double rate, let_dur slo) {
+  let_demand d = {.rate = rate, .slo = slo};
+  snprintf(d.name, sizeof d.name, "%s", name);
+  let_workload w = {1, &d};
+  let_buf out;
+  let_buf_init(&out, &let_mem_libc);
+  let_error e = {0};
+  let_err err = let_load_run(o, &w, &out, &e);
+  if (err && err != LET_ERR_UNAVAILABLE) fail_msg("%s", e.text);
+  json_t *doc = json_loadb(out.p, out.n, 0, NULL);
+  assert_non_null(doc);
+  let_buf_fini(&out);
+  return doc;
+}
+
+static double number(json_t *doc, const char *key) { return json_number_value(json_object_get(json_object_get(doc, "total"), key)); }
+static long errors(json_t *doc, const char *kind) {
+  return (long)json_integer_value(json_object_get(json_object_get(json_object_get(doc, "total"), "errors"), kind));
+}
+
+static void test_infers_with_binary_tensors(void **state) {
+  (void)state;
+  server s = {0};
+  start(&s);
+  char url[64];
+  let_load_options o = options(&s, url);
+  json_t *doc = load(&o, "m", 400, LET_S);
+  assert_true(fabs(number(doc, "sent") - 200) <= 1);
+  assert_true(number(doc, "ok") == number(doc, "sent"));
+  assert_true(number(doc, "attainment") == 1);
+  json_decref(doc);
+  let_demand d = {.name = "absent", .rate = 1};
+  let_workload w = {1, &d};
+  let_error e = {0};
+  let_buf out;
+  let_buf_init(&out, &let_mem_libc);
+  assert_int_equal(let_load_run(&o, &w, &out, &e), LET_ERR_NOT_FOUND);
+  assert_non_null(strstr(e.text, "/v2/models/absent: status 404: none"));
+  let_buf_fini(&out);
+  stop(&s);
+  assert_int_equal(s.bad, 0);
+  assert_int_equal(s.requests, 200);
+}
+
+static void test_no_coordinated_omission(void **state) {
+  (void)state;
+  server s = {.stall_at = 50, .stall_ms = 250};
+  start(&s);
+  char url[64];
+  let_load_options o = options(&s, url);
+  o.get = "/x";
+  json_t *doc = load(&o, "m", 1000, 20 * LET_MS);
+  stop(&s);
+  /* Four connections, so only four requests were under way when the server stalled; but 250 fell due meanwhile, and
+   * their waiting counts: half of the run was bad, and the table says so. */
+  assert_true(number(doc, "ok") >= 499);
+  print_message("p50 %.1f ms, p90 %.1f ms, max %.1f ms, attainment %.3f\n", number(doc, "p50_ms"), number(doc, "p90_ms"), number(doc, "max_ms"),
+                number(doc, "attainment"));
+  assert_true(number(doc, "max_ms") >= 240);
+  assert_true(number(doc, "p90_ms") >= 150);
+  assert_true(number(doc, "attainment") < 0.6);
+  assert_true(json_integer_value(json_object_get(json_object_get(doc, "generator"), "waited_for_connection")) >= 200);
+  json_decref(doc);
+}
+
+static void test_errors_by_kind(void **state) {
+  (void)state;
+  server s = {.refuse_each = 10};
+  start(&s);
+  char url[64];
+  let_load_options o = options(&s, url);
+  o.get = "/x";
+  json_t *doc = load(&o, "m", 400, LET_S);
+  assert_int_equal(errors(doc, "refused"), s.requests / 10);
+  json_decref(doc);
+  stop(&s);
+
+  server h = {.hang_up_each = 7, .close_each = 5};
+  start(&h);
+  o = options(&h, url);
+  o.get = "/x";
+  doc = load(&o, "m", 400, LET_S);
+  stop(&h);
+  /* A request cut off on a connection that had answered before goes again; the books balance all the same. */
+  assert_true(number(doc, "ok") + (double)errors(doc, "connection") == number(doc, "sent"));
+  assert_true(fabs(number(doc, "sent") - 200) <= 1);
+  assert_true(number(doc, "ok") > 100);
+  json_decref(doc);
+
+  server t = {.stall_at = 1, .stall_ms = 2000};
+  start(&t);
+  o = options(&t, url);
+  o.get = "/x", o.timeout = 150 * LET_MS, o.max_inflight = 20;
+  doc = load(&o, "m", 400, LET_S);
+  stop(&t);
+  assert_true(errors(doc, "timeout") > 0 && errors(doc, "not_sent") > 0);
+  assert_true(number(doc, "ok") == 0 && number(doc, "attainment") == 0);
+  json_decref(doc);
+
+  doc = load(&o, "m", 100, LET_S); /* nobody listens any more */
+  assert_true(errors(doc, "connection") > 0 && number(doc, "ok") == 0);
+  json_decref(doc);
+}
+
+static void test_closed_loop_and_trace(void **state) {
+  (void)state;
+  server s = {0};
+  start(&s);
+  char url[64];
+  let_load_options o = options(&s, url);
+  o.get = "/x", o.closed = 8, o.duration = 200 * LET_MS;
+  json_t *doc = load(&o, "m", 1, 0);
+  assert_true(number(doc, "ok") > 100);
+  assert_true(fabs(number(doc, "ok") - (double)s.requests) <= 8);
+  assert_int_equal(s.connections, 8);
+  json_decref(doc);
+  stop(&s);
+  o.closed = 0, o.arrival = "trace:/nonexistent/trace.csv";
+  let_demand d = {.name = "m", .rate = 1};
+  let_workload w = {1, &d};
+  let_buf out;
+  let_buf_init(&out, &let_mem_libc);
+  let_error e = {0};
+  assert_int_equal(let_load_run(&o, &w, &out, &e), LET_ERR_NOT_FOUND);
+  static const char *const urls[] = {"https://x", "http://", "http://h:", "http://h/path", "http://[::1", "h:80"};
+  o.arrival = "poisson";
+  for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+    o.url = urls[i];
+    assert_int_equal(let_load_run(&o, &w, &out, &e), LET_ERR_INVALID);
+  }
+  let_buf_fini(&out);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_infers_with_binary_tensors), cmocka_unit_test(test_no_coordinated_omission),
+                                     cmocka_unit_test(test_errors_by_kind), cmocka_unit_test(test_closed_loop_and_trace)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

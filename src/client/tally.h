@@ -1,0 +1,31 @@
+/* tally.h: what the requests of a run came to, per model. Pure. */
+#ifndef LET_CLIENT_TALLY_H
+#define LET_CLIENT_TALLY_H
+
+#include "base/hist.h"
+#include "client/client.h"
+
+typedef struct let_tally {
+  const char *name;
+  let_dur slo;                 /* 0: none; then every answer is in time */
+  uint64_t sent, good, kind[LET_LOAD_KIND_COUNT];
+  let_hist latency;            /* of answers with 200 */
+  char example[200];           /* the text of the first error */
+} let_tally;
+
+typedef struct let_load_report {
+  double seconds;              /* counted time */
+  uint32_t connections;        /* open at most */
+  uint64_t unfinished;         /* in flight when the run was cut off */
+  let_hist lateness;           /* sends: how long after the time they were due */
+  uint64_t waited;             /* of them, because every connection was busy */
+  bool closed;
+} let_load_report;
+
+/* One request is over. Its latency runs from |intended|, when it should have been sent, not from when it was. */
+void let_tally_add(let_tally *t, let_load_kind kind, let_time intended, let_time answered);
+void let_tally_merge(let_tally *into, const let_tally *from);
+void let_tally_print(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out);
+LET_CHECKED let_err let_tally_json(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out, let_error *e);
+
+#endif
