@@ -20,3 +20,9 @@ elseif(GPULET_SANITIZE STREQUAL "thread")
 elseif(GPULET_SANITIZE)
   message(FATAL_ERROR "GPULET_SANITIZE is '${GPULET_SANITIZE}': use address, thread, or nothing")
 endif()
+
+# Everything a fuzz target reaches is instrumented, so the flags are the whole build's.
+if(GPULET_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=address,undefined)
+endif()
