@@ -189,6 +189,7 @@ int main(int argc, char **argv) {
     else if (strcmp(argv[i], "--atol") == 0) absolute = atof(argv[++i]);
     else return fprintf(stderr, "engine_check: %s\n", argv[i]), 2;
   }
+  setvbuf(stdout, NULL, _IOLBF, 0);
   void *lib = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   if (!lib) return fprintf(stderr, "%s\n", dlerror()), 1;
   void *symbol = dlsym(lib, LET_ENGINE_ENTRY);
