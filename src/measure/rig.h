@@ -1,0 +1,40 @@
+/* rig.h: runs batches of models on gpu-lets of one device, alone and side by side, and times them. In process, no
+ * worker: the same device.h and engine.h calls that a worker makes. */
+#ifndef LET_MEASURE_RIG_H
+#define LET_MEASURE_RIG_H
+
+#include "device/device.h"
+#include "engine/engine.h"
+#include "model/model.h"
+
+enum { LET_RIG_LANES_MAX = 4 };
+
+typedef struct let_rig let_rig;
+
+typedef struct let_rig_lane {
+  uint32_t model, batch, first, granules;
+} let_rig_lane;
+
+typedef struct let_rig_times {
+  uint32_t n;
+  double p50_ms, p99_ms; /* of a batch: from its first byte copied in to its last byte copied out */
+} let_rig_times;
+
+typedef struct let_rig_result {
+  let_rig_times solo, together; /* together: only batches during which every other lane was running */
+  uint64_t memory_bytes;        /* weights and what this batch size needs beyond them */
+  const char *note;             /* why it runs eagerly, or NULL */
+} let_rig_result;
+
+/* |models| are borrowed. |plugin_dir| may be "". */
+LET_CHECKED let_err let_rig_open(const char *device, const char *profile_dir, const char *plugin_dir, const let_model *models,
+                                 uint32_t n, let_rig **ret, let_error *e);
+void let_rig_close(let_rig *r);
+const let_device_type *let_rig_type(const let_rig *r);
+
+/* Each lane alone (|solo|), then all of them together when there are several, every window about |window| long
+ * (longer for slow batches, at most ten times). Errors: NOMEM (this batch does not fit), DEVICE (nothing will run any
+ * more), others: this model at this size. */
+LET_CHECKED let_err let_rig_run(let_rig *r, const let_rig_lane *lane, uint32_t n, let_dur window, let_rig_result *ret, let_error *e);
+
+#endif
