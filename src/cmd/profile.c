@@ -113,8 +113,10 @@ static int run(const void *o_, int n_args, char **args) {
   if (s.tty) fprintf(stderr, "\r\033[K");
   if (err) return let_cmd_fail("profile", &e);
   if (o->json) {
-    printf("{\"models\":%u,\"cells\":%u,\"interpolated\":%u,\"groups\":%u,\"resumed\":%u,\"expected_error\":%.4f}\n", r.models, r.cells, r.interpolated,
-           r.pairs, r.resumed, r.expected_error < 1e6 ? r.expected_error : 1);
+    printf("{\"models\":%u,\"cells\":%u,\"interpolated\":%u,\"groups\":%u,\"resumed\":%u,\"expected_error\":", r.models, r.cells, r.interpolated, r.pairs,
+           r.resumed);
+    if (r.expected_error < 1e6) printf("%.4f}\n", r.expected_error);
+    else printf("null}\n"); /* the coarse grid is not complete */
   } else {
     printf("%s: %u models, %u cells measured and %u interpolated, %u groups side by side (%u measurements from the journal)\n", o->output, r.models,
            r.cells, r.interpolated, r.pairs, r.resumed);

@@ -1,4 +1,5 @@
-/* gpulet profile, whole, on this machine's cores with the null engine: files, resuming, budget, damage. */
+/* test: label: thread
+ * gpulet profile, whole, on this machine's cores with the null engine: files, resuming, budget, damage. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
