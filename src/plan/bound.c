@@ -282,5 +282,5 @@ let_err let__bound(let__problem *p) {
   p->bound = fmax(p->bound, wire_bound(p));
   floor_prices(p);
   let__lp_free(w.lp);
-  return LET_OK;
+  return let__crowd(p);
 }

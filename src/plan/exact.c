@@ -41,6 +41,7 @@ static bool dominates(const double *a, const double *b, uint32_t n) {
 static let_err add(exact *x, uint32_t n) {
   double cap[MODELS];
   serves(x, x->item, n, cap);
+  x->left -= x->left < x->all.n / 16 ? x->left : x->all.n / 16; /* what the comparisons below take */
   uint32_t keep = 0;
   for (uint32_t i = 0; i < x->all.n; i++)
     if (x->all.p[i].kind == x->kind && dominates(x->cap[i], cap, x->p->n)) return LET_OK;
@@ -101,7 +102,7 @@ static void cover(exact *x, const double *rest, uint32_t from, double cost) {
   for (uint32_t i = from; i < x->all.n; i++) {
     uint32_t k = x->all.p[i].kind;
     if (spent(x)) return;
-    if (x->used[k] == x->p->kind[k].count || cost + x->p->kind[k].cost >= x->best_cost * (1 - 1e-9)) continue;
+    if ((x->p->n_kinds > 1 && x->used[k] == x->p->kind[k].count) || cost + x->p->kind[k].cost >= x->best_cost * (1 - 1e-9)) continue;
     bool helps = false;
     for (uint32_t m = 0; m < x->p->n; m++) {
       helps = helps || (rest[m] > 0 && x->cap[i][m] > 0);

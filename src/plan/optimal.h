@@ -81,6 +81,9 @@ LET_CHECKED let_err let__problem_make(let__problem *p, const let_plan_input *in,
 /* Sets bound and prices. NOMEM, or OK; a solver that gives up leaves a weaker bound that is as certain. */
 LET_CHECKED let_err let__bound(let__problem *p);
 
+/* Raises the bound where interference does (one device type, few models). NOMEM, or OK. */
+LET_CHECKED let_err let__crowd(let__problem *p);
+
 /* The least part of the time of |g| granules that |rate| of |m| needs in one piece; INFINITY: more than there is. */
 double let__once(const let__problem *p, const let__kind *k, uint32_t m, uint32_t g, double rate);
 /* What serving |rate| of |m| costs at least, at the bound's prices. */

@@ -114,7 +114,7 @@ static let_err construct(search *s, let_arena *a, let__set *ret, double greed, u
     double most = 0, value = 0;
     for (int spare = 0; spare < 2 && !n_keep; spare++)
       for (uint32_t k = 0; k < p->n_kinds; k++) {
-        if (!spare && s->used[k] >= p->kind[k].count) continue;
+        if (!spare && p->n_kinds > 1 && s->used[k] >= p->kind[k].count) continue;
         double v;
         uint32_t n = let__fill_one(s->fill, k, s->rest, s->price, greed, s->item, &v);
         if (!n || v / p->kind[k].cost <= most * (1 + 1e-9)) continue;
@@ -123,7 +123,8 @@ static let_err construct(search *s, let_arena *a, let__set *ret, double greed, u
       }
     if (!n_keep) return LET_OK; /* cannot serve the rest at all: bandwidth or memory */
     value = value_of(s, s->keep, n_keep);
-    uint32_t count = copies(s, s->keep, n_keep), free = p->kind[kind].count > s->used[kind] ? p->kind[kind].count - s->used[kind] : 0;
+    uint32_t count = copies(s, s->keep, n_keep), free = UINT32_MAX;
+    if (p->n_kinds > 1) free = p->kind[kind].count > s->used[kind] ? p->kind[kind].count - s->used[kind] : 0;
     if (free && count > free) count = free;
     if (!free) *over += count;
     s->used[kind] += count;
@@ -140,7 +141,7 @@ static void use(search *s, const let__set *set, uint32_t *ret_over) {
   *ret_over = 0;
   for (uint32_t k = 0; k < s->p->n_kinds; k++) s->used[k] = 0;
   for (uint32_t i = 0; i < set->n; i++) s->used[set->p[i].kind] += set->p[i].count;
-  for (uint32_t k = 0; k < s->p->n_kinds; k++)
+  for (uint32_t k = 0; k < s->p->n_kinds && s->p->n_kinds > 1; k++) /* of one kind the fewest is all that counts; see the end */
     if (s->used[k] > s->p->kind[k].count) *ret_over += s->used[k] - s->p->kind[k].count;
 }
 
@@ -317,8 +318,9 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, 150000, &best, &over);
   if (!r && best.n) r = improve(&s, &best, &over);
   if (r) return r;
-  *ret = best, *ret_over = over;
-  if (p->n && !best.n) *ret_over = 1;
+  uint32_t n = devices(&best);
+  if (p->n_kinds == 1) over = n > p->kind[0].count ? n - p->kind[0].count : 0;
+  *ret = best, *ret_over = p->n && !n ? 1 : over;
   return LET_OK;
 }
 

@@ -1,0 +1,325 @@
+/* A second certified bound, for devices whose gpu-lets slow each other down.
+ *
+ * A device is a set of sizes g_1 .. g_q, sum g_j <= G. Both forms of interference see neighbours as one weighted sum,
+ * so gpu-let j is slowed at least as by x_j = sum over the others of gentle(g), the least weight of any content of that
+ * size. With T_i(g, x) the most requests/s of model i on g granules beside x, the claims of bound.c hold within each set
+ * of sizes P: at prices y a device is worth at most K_P = sum_j max_i y_i T_i(g_j, x_j), and cost >= sum_i y_i r_i /
+ * max_P K_P. All sets are enumerated; the prices come from column generation over them. Then the slots of P may be
+ * priced at anything that adds up to the cost of a device, and model i costs at least U_i at those prices (bound.c). */
+#include <math.h>
+#include <string.h>
+
+#include "plan/lp.h"
+#include "plan/optimal.h"
+
+enum { SETS = 2400, LEVELS = 48, ALONE = LEVELS - 1, MODELS = 96, TURNS = 80, COLUMNS = 6 };
+
+typedef struct cell { /* a size beside a level of neighbours */
+  uint32_t g, level;
+  double best;
+  uint32_t who;
+} cell;
+
+typedef struct set {
+  uint32_t first, n; /* its (cell, count) pairs */
+  uint32_t slots;
+  double worth;
+} set;
+
+typedef struct crowd {
+  let__problem *p;
+  let__kind *k;
+  let_profile fake;   /* the profile and two more models: a probe that feels everything, a wall that weighs what we say */
+  let_profile_model *probe, *wall;
+  double *gentle, step;
+  set *sets;
+  uint32_t n_sets, n_pairs, n_cells;
+  uint32_t *pair_cell, *pair_count, *cell_of;
+  cell *cell;
+  double *serve, *slow; /* [cell][model] */
+  double *y;
+  let__lp *lp;
+} crowd;
+
+/* False: signs in the fit under which a sum of neighbours is no bound. */
+static bool fake_profile(crowd *c, let_err *err) {
+  const let_profile *f = c->k->profile;
+  bool linear = f->interference == LET_INTERFERENCE_LINEAR;
+  *err = LET_ERR_NOMEM;
+  c->fake = *f;
+  c->fake.model = let_arena_array(c->p->scratch, f->n_models + 2u, sizeof *c->fake.model);
+  if (!c->fake.model) return false;
+  memcpy(c->fake.model, f->model, f->n_models * sizeof *f->model);
+  c->probe = c->fake.model + f->n_models, c->wall = c->probe + 1;
+  c->probe->pressure = let_arena_array(c->p->scratch, 1, sizeof *c->probe->pressure);
+  c->wall->pressure = let_arena_array(c->p->scratch, 1, sizeof *c->wall->pressure);
+  if (!c->probe->pressure || !c->wall->pressure) return false;
+  c->probe->n_pressure = c->wall->n_pressure = 1, c->fake.n_models += 2;
+  c->probe->pressure[0].p.sensitivity = 1e6;
+  *err = LET_OK;
+  if (linear) return f->coef[LET_COEF_L2_OTHER] >= 0 && f->coef[LET_COEF_DRAM_OTHER] >= 0 && f->coef[LET_COEF_L2_OTHER] + f->coef[LET_COEF_DRAM_OTHER] > 0;
+  return f->coef[LET_COEF_SATURATION] >= 0;
+}
+
+static double weight(const crowd *c, let_tenant t) {
+  let_profile probed = c->fake;
+  let_tenant self = {.model = probed.n_models - 2, .batch = 1, .granules = c->k->granules, .busy = 1};
+  if (probed.interference == LET_INTERFERENCE_LINEAR)
+    probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
+  else
+    probed.coef[LET_COEF_SATURATION] = 0;
+  return (let_profile_slowdown(&probed, &self, &t, 1) - 1) * 1e-6 * (1 - 1e-9);
+}
+
+static double slowed(crowd *c, let_tenant self, double x) {
+  let_pressure *w = &c->wall->pressure[0].p;
+  const double *f = c->fake.coef;
+  if (c->fake.interference == LET_INTERFERENCE_LINEAR) {
+    if (f[LET_COEF_L2_OTHER] > 0) w->l2_util = x / f[LET_COEF_L2_OTHER];
+    else w->dram_util = x / f[LET_COEF_DRAM_OTHER];
+  } else {
+    w->pressure = x;
+  }
+  let_tenant wall = {.model = c->fake.n_models - 1, .batch = 1, .granules = c->k->granules, .busy = 1};
+  return let_profile_slowdown(&c->fake, &self, &wall, 1);
+}
+
+/* Least weight of any content of each size: in between measured batches pressure is linear, so the knots suffice. */
+static bool gentles(crowd *c) {
+  uint32_t G = c->k->granules;
+  c->gentle = let_arena_array(c->p->scratch, G + 1u, sizeof *c->gentle);
+  if (!c->gentle) return false;
+  for (uint32_t g = 1; g <= G; g++) {
+    double least = INFINITY;
+    for (uint32_t m = 0; m < c->p->n; m++) {
+      if (!c->k->most[m] || !(let__best(c->k, m, g) > 0)) continue;
+      const let_profile_model *pm = &c->k->profile->model[c->k->at[m]];
+      for (uint32_t i = 0; i <= pm->n_pressure; i++) {
+        uint32_t b = i < pm->n_pressure ? pm->pressure[i].batch : 1;
+        least = fmin(least, weight(c, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1}));
+      }
+    }
+    c->gentle[g] = least;
+  }
+  return true;
+}
+
+static uint32_t cell_at(crowd *c, uint32_t g, double x) {
+  uint32_t level = x < 0 ? ALONE : (uint32_t)fmin(ALONE - 1, floor(x / c->step)), key = g * LEVELS + level;
+  if (!c->cell_of[key]) {
+    c->cell[c->n_cells] = (cell){.g = g, .level = level};
+    c->cell_of[key] = ++c->n_cells;
+  }
+  return c->cell_of[key] - 1;
+}
+
+static void close_set(crowd *c, const uint32_t *size, uint32_t slots) {
+  set *s = &c->sets[c->n_sets++];
+  double sum = 0;
+  *s = (set){.first = c->n_pairs, .slots = slots};
+  for (uint32_t i = 0; i < slots; i++) sum += c->gentle[size[i]];
+  for (uint32_t i = 0; i < slots; i++) {
+    if (i && size[i] == size[i - 1]) {
+      c->pair_count[c->n_pairs - 1]++;
+      continue;
+    }
+    double x = slots > 1 ? fmax(0, (sum - c->gentle[size[i]]) * (1 - 1e-9)) : -1;
+    c->pair_cell[c->n_pairs] = cell_at(c, size[i], x), c->pair_count[c->n_pairs++] = 1, s->n++;
+  }
+}
+
+static bool sets_of(crowd *c, uint32_t *size, uint32_t slots, uint32_t left, uint32_t largest) {
+  for (uint32_t g = largest < left ? largest : left; g >= 1; g--) {
+    if (isinf(c->gentle[g])) continue; /* nobody can live there */
+    if (c->n_sets == SETS) return false;
+    size[slots] = g;
+    close_set(c, size, slots + 1);
+    if (left > g && !sets_of(c, size, slots + 1, left - g, g)) return false;
+  }
+  return true;
+}
+
+/* T_m at a cell; the least slowdown over batches stands for all of them. */
+static void serve_cell(crowd *c, uint32_t at, uint32_t m) {
+  const cell *x = &c->cell[at];
+  const let_profile_model *pm = c->k->most[m] ? &c->k->profile->model[c->k->at[m]] : NULL;
+  double slow = INFINITY, most = 0;
+  for (uint32_t i = 0; pm && i <= pm->n_pressure; i++) {
+    uint32_t b = i < pm->n_pressure ? pm->pressure[i].batch : 1;
+    slow = fmin(slow, slowed(c, (let_tenant){.model = c->k->at[m], .batch = b, .granules = x->g, .busy = 1}, x->level * c->step));
+  }
+  slow = x->level == ALONE ? 1 : slow * (1 - 1e-9); /* without neighbours no model of them applies */
+  for (uint32_t b = 1; b <= c->k->most[m]; b++) {
+    let_dur d = let__lat(c->k, m, b, x->g);
+    if (d == LET_NEVER || 2 * (double)d * slow > (double)c->p->model[m].slo) continue;
+    most = fmax(most, b * 1e9 / ((double)d * slow));
+  }
+  c->serve[at * c->p->n + m] = most, c->slow[at * c->p->n + m] = slow;
+}
+
+static double price(crowd *c) {
+  double most = 0;
+  for (uint32_t i = 0; i < c->n_cells; i++) {
+    c->cell[i].best = 0;
+    for (uint32_t m = 0; m < c->p->n; m++) {
+      double v = c->y[m] * c->serve[i * c->p->n + m];
+      if (v > c->cell[i].best) c->cell[i].best = v, c->cell[i].who = m;
+    }
+  }
+  for (uint32_t s = 0; s < c->n_sets; s++) {
+    set *x = &c->sets[s];
+    x->worth = 0;
+    for (uint32_t j = x->first; j < x->first + x->n; j++) x->worth += c->pair_count[j] * c->cell[c->pair_cell[j]].best;
+    most = fmax(most, x->worth);
+  }
+  return most;
+}
+
+static void add_column(crowd *c, const set *x) {
+  int start[2] = {0, 0}, row[64], n = 0;
+  double value[64], one = 1;
+  for (uint32_t j = x->first; j < x->first + x->n; j++) {
+    const cell *y = &c->cell[c->pair_cell[j]];
+    if (!(y->best > 0)) continue;
+    int i = 0;
+    while (i < n && row[i] != (int)y->who) i++;
+    if (i == n) row[n] = (int)y->who, value[n++] = 0;
+    value[i] += c->pair_count[j] * c->serve[c->pair_cell[j] * c->p->n + y->who] / c->p->model[y->who].rate;
+  }
+  start[1] = n;
+  if (n) let__lp_add(c->lp, 1, &one, start, row, value);
+}
+
+static double once_at(const crowd *c, uint32_t at, uint32_t m) {
+  const cell *x = &c->cell[at];
+  double rate = c->p->model[m].rate, slow = c->slow[at * c->p->n + m], slo = (double)c->p->model[m].slo;
+  double part = c->serve[at * c->p->n + m] >= rate ? 1 : INFINITY;
+  for (uint32_t b = 1; b <= c->k->turns[(size_t)m * (c->k->granules + 1) + x->g]; b++) {
+    double d = (double)let__lat(c->k, m, b, x->g) * slow;
+    if (2 * d <= slo) part = fmin(part, d / fmin(b / rate * 1e9, slo - d));
+  }
+  return part;
+}
+
+static double least_at(const crowd *c, uint32_t at, uint32_t m) {
+  const cell *x = &c->cell[at];
+  double d = (double)let__lat(c->k, m, 1, x->g) * c->slow[at * c->p->n + m], slo = (double)c->p->model[m].slo;
+  return c->k->turns[(size_t)m * (c->k->granules + 1) + x->g] && 2 * d <= slo ? d / (slo - d) : 1;
+}
+
+/* Slots priced by what they are worth at y and an equal part of what the device has left over. */
+static double units(crowd *c, double most) {
+  let__problem *p = c->p;
+  double *dear = let_arena_array(p->scratch, c->n_cells, sizeof *dear), sum = 0;
+  if (!dear) return 0;
+  for (uint32_t i = 0; i < c->n_cells; i++) dear[i] = INFINITY; /* the least price of a cell in any set */
+  for (uint32_t s = 0; s < c->n_sets; s++) {
+    const set *x = &c->sets[s];
+    double over = (1 - x->worth / most) / x->slots;
+    for (uint32_t j = x->first; j < x->first + x->n; j++)
+      dear[c->pair_cell[j]] = fmin(dear[c->pair_cell[j]], c->cell[c->pair_cell[j]].best / most + fmax(0, over));
+  }
+  for (uint32_t m = 0; m < p->n; m++) {
+    double much = INFINITY, once = INFINITY, least = INFINITY;
+    for (uint32_t i = 0; i < c->n_cells; i++) {
+      double t = c->serve[i * p->n + m];
+      if (!(t > 0)) continue;
+      much = fmin(much, dear[i] / t * p->model[m].rate);
+      double part = once_at(c, i, m);
+      if (!isinf(part)) once = fmin(once, dear[i] * part);
+      least = fmin(least, dear[i] * least_at(c, i, m));
+    }
+    double unit = fmin(once, fmax(2 * least, much));
+    if (!isinf(unit)) sum += unit, c->y[m] = unit / p->model[m].rate;
+  }
+  return sum * (1 - 1e-9);
+}
+
+static bool tables(crowd *c) {
+  let_arena *a = c->p->scratch;
+  uint32_t G = c->k->granules, size[64];
+  double most = 0;
+  for (uint32_t g = 1; g <= G; g++)
+    if (!isinf(c->gentle[g])) most = fmax(most, c->gentle[g] * (G / g));
+  c->step = most > 0 ? most / (ALONE - 1) : 1;
+  c->sets = let_arena_array(a, SETS, sizeof *c->sets);
+  c->pair_cell = let_arena_array(a, (size_t)SETS * 8, sizeof *c->pair_cell);
+  c->pair_count = let_arena_array(a, (size_t)SETS * 8, sizeof *c->pair_count);
+  c->cell = let_arena_array(a, (size_t)(G + 1) * LEVELS, sizeof *c->cell);
+  c->cell_of = let_arena_array(a, (size_t)(G + 1) * LEVELS, sizeof *c->cell_of);
+  if (!c->sets || !c->pair_cell || !c->pair_count || !c->cell || !c->cell_of) return false;
+  if (!sets_of(c, size, 0, G, G)) return c->n_sets = 0, true;
+  c->serve = let_arena_array(a, (size_t)c->n_cells * c->p->n, sizeof *c->serve);
+  c->slow = let_arena_array(a, (size_t)c->n_cells * c->p->n, sizeof *c->slow);
+  c->y = let_arena_array(a, c->p->n, sizeof *c->y);
+  if (!c->serve || !c->slow || !c->y) return false;
+  for (uint32_t i = 0; i < c->n_cells; i++)
+    for (uint32_t m = 0; m < c->p->n; m++) serve_cell(c, i, m);
+  return true;
+}
+
+static bool master(crowd *c) {
+  double *lo = let_arena_array(c->p->scratch, c->p->n, sizeof *lo), *hi = let_arena_array(c->p->scratch, c->p->n, sizeof *hi);
+  if (!lo || !hi) return false;
+  for (uint32_t m = 0; m < c->p->n; m++) lo[m] = 1, hi[m] = LET__LP_INF;
+  c->lp = let__lp_new(c->p->n, lo, hi);
+  for (uint32_t m = 0; c->lp && m < c->p->n; m++) {
+    double dear = 1e4, one = 1;
+    int start[2] = {0, 1}, row = (int)m;
+    let__lp_add(c->lp, 1, &dear, start, &row, &one);
+    memset(c->y, 0, c->p->n * sizeof *c->y); /* its best device of its own */
+    c->y[m] = 1;
+    (void)price(c);
+    uint32_t at = 0;
+    for (uint32_t s = 1; s < c->n_sets; s++)
+      if (c->sets[s].worth > c->sets[at].worth) at = s;
+    add_column(c, &c->sets[at]);
+  }
+  return c->lp != NULL;
+}
+
+static void generate(crowd *c, double *bound) {
+  for (uint32_t turn = 0; turn < TURNS && let__lp_solve(c->lp) && !let__expired(c->p); turn++) {
+    const double *dual = let__lp_dual(c->lp);
+    double sum = 0;
+    for (uint32_t m = 0; m < c->p->n; m++) {
+      c->y[m] = fmax(0, dual[m]) / c->p->model[m].rate;
+      sum += c->y[m] * c->p->model[m].rate;
+    }
+    double most = price(c);
+    if (!(most > 0)) return;
+    bool last = most <= 1 + 1e-6 || turn + 1 == TURNS;
+    double plain = sum / most * (1 - 1e-9);
+    for (uint32_t i = 0; i < COLUMNS && !last; i++) { /* the most valuable sets */
+      uint32_t at = 0;
+      for (uint32_t s = 1; s < c->n_sets; s++)
+        if (c->sets[s].worth > c->sets[at].worth) at = s;
+      if (c->sets[at].worth <= 1 + 1e-6) break;
+      add_column(c, &c->sets[at]);
+      c->sets[at].worth = 0;
+    }
+    if (plain > *bound) *bound = plain;
+    if (!last) continue;
+    double unit = units(c, most);
+    if (unit > *bound) *bound = unit;
+    return;
+  }
+}
+
+let_err let__crowd(let__problem *p) {
+  crowd c = {.p = p, .k = &p->kind[0]};
+  if (p->n_kinds != 1 || c.k->alone || !p->n || p->n > MODELS || c.k->granules > 18 || c.k->granules < 2 || let__expired(p)) return LET_OK;
+  let_err err;
+  if (!fake_profile(&c, &err)) return err;
+  if (!gentles(&c) || !tables(&c)) return LET_ERR_NOMEM;
+  if (!c.n_sets) return LET_OK;
+  if (!master(&c)) return LET_ERR_NOMEM;
+  double bound = 0;
+  generate(&c, &bound);
+  let__lp_free(c.lp);
+  if (bound * c.k->cost > p->bound) {
+    p->bound = bound * c.k->cost;
+    for (uint32_t m = 0; m < p->n; m++) p->price[m] = fmax(p->price[m], c.y[m] * c.k->cost);
+  }
+  return LET_OK;
+}
