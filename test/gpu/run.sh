@@ -9,14 +9,14 @@
 #   DEVICE cuda:0  BUDGET 6m (profile)  STEPS "device plugin ..." (only these)
 #   MODELS "a b"   only these  LIMIT 540: seconds for everything; steps that do not fit are skipped and say so
 set -u
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 self=$PWD/test/gpu/run.sh
 what=${1:-test}
 call=
 if [ "$what" = --call ]; then # a function of this script, under `timeout`
   call=$2
   shift 2
-  what=test
+  what="test"
 fi
 out=${OUT:-/tmp/gpulet-out}
 work=${GPULET_WORK:-/tmp/gpulet}
