@@ -23,21 +23,21 @@ bool let__any_up(const let_core *c, uint32_t model) {
   return false;
 }
 
-/* True: no gpu-let of its model can finish |r| in time even if it went next. Otherwise *ret_until is the last moment
- * at which that can be said by the gpu-lets as they are now. */
+/* True: no gpu-let of its model can finish |r| in time even if it went next. Otherwise *ret_until is until when one of
+ * them can, as they are now. */
 bool let__hopeless(const let_core *c, const let_request *r, let_time now, let_time *ret_until) {
   uint32_t n;
   const let__route *route = let__routes_of(c, r->model, &n);
-  let_time until = INT64_MIN;
   for (uint32_t i = 0; i < n; i++) {
     if (!let__route_up(c, &route[i])) continue;
     uint32_t k = let__size_for(&route[i], r->rows);
-    if (k == LET__NONE || route[i].size[k] > route[i].size[route[i].most]) continue;
-    if (let__free_at(c, &c->gpulet[route[i].gpulet], now) > r->deadline - route[i].predict[k]) continue;
-    if (r->deadline - route[i].predict[k] > until) until = r->deadline - route[i].predict[k];
+    if (k == LET__NONE || k > route[i].most) continue;
+    let_time until = r->deadline - route[i].predict[k];
+    if (let__free_at(c, &c->gpulet[route[i].gpulet], now) > until) continue;
+    *ret_until = until;
+    return false;
   }
-  if (ret_until) *ret_until = until;
-  return until < now;
+  return true;
 }
 
 /* The time that a place in a batch is worth asking for. While more arrives than can be run, a place in a small batch
@@ -61,12 +61,7 @@ static uint32_t rows_within(const let__route *r, let_dur t) {
  * one model's overload is not its neighbours'. */
 static double owed(let_core *c, const let__route *r, uint32_t n_on, let_time now, double *ret_part) {
   let__model *m = &c->model[r->model];
-  uint32_t n;
-  const let__route *all = let__routes_of(c, r->model, &n);
-  double sum = 0;
-  for (uint32_t i = 0; i < n; i++)
-    if (let__route_up(c, &all[i])) sum += let__route_weight(c, &all[i]);
-  *ret_part = sum > 0 ? let__route_weight(c, r) / sum : 1;
+  *ret_part = m->weight > 0 ? r->weight / m->weight : 1;
   double per_row = (double)r->predict[r->full] / 1e9 / r->batch;
   double used = let_rate_get(&m->rate, now) * *ret_part * per_row;
   double planned = r->rate > 0 ? r->rate * per_row : 1.0 / n_on;
@@ -198,7 +193,8 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   for (uint32_t i = 0; i < v.n && i < EXAMINED; i++)
     if (let__route_up(c, &v.route[i])) v.beside[i] = look_around(c, &v.route[i], r, now);
   uint64_t rows = let__queue_rows_before(c, m, let__key_of(m, r, UINT64_MAX)) + r->rows;
-  if (capacity_of_all(c, &v, r->deadline, rows, now) >= rows && !let__hopeless(c, r, now, NULL)) return LET_OK;
+  let_time ignored;
+  if (capacity_of_all(c, &v, r->deadline, rows, now) >= rows && !let__hopeless(c, r, now, &ignored)) return LET_OK;
   if (m->queued == 0) relax_idle(c, r, now);
   let_dur soonest = earliest(c, &v, rows, now) + (now - r->arrival);
   return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': the earliest finish is %.1f ms after arrival, the deadline is %.1f ms", name,

@@ -81,8 +81,10 @@ let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_
     if (!g->open) *g = (let__gpulet){.open = true};
     g->routed = true, g->depth = gpulets[i].depth;
   }
-  for (uint32_t i = 0; i < c->limits.models; i++)
+  for (uint32_t i = 0; i < c->limits.models; i++) {
+    let__weigh(c, i);
     if (c->model[i].queued) let__touch(c, i);
+  }
   return LET_OK;
 }
 
@@ -96,17 +98,17 @@ void let_core_gpulet_remove(let_core *c, uint32_t gpulet) {
   c->gpulet[gpulet] = (let__gpulet){0};
 }
 
-void let_core_gpulet_down(let_core *c, uint32_t gpulet) {
+static void set_down(let_core *c, uint32_t gpulet, bool down) {
   if (gpulet >= c->limits.gpulets || !c->gpulet[gpulet].open) return;
-  c->gpulet[gpulet].down = true;
+  c->gpulet[gpulet].down = down;
+  uint32_t n;
+  const uint32_t *on = let__routes_on(c, gpulet, &n);
+  for (uint32_t i = 0; i < n; i++) let__weigh(c, c->table->route[on[i]].model);
   let__touch_gpulet(c, gpulet);
 }
 
-void let_core_gpulet_up(let_core *c, uint32_t gpulet) {
-  if (gpulet >= c->limits.gpulets || !c->gpulet[gpulet].open) return;
-  c->gpulet[gpulet].down = false;
-  let__touch_gpulet(c, gpulet);
-}
+void let_core_gpulet_down(let_core *c, uint32_t gpulet) { set_down(c, gpulet, true); }
+void let_core_gpulet_up(let_core *c, uint32_t gpulet) { set_down(c, gpulet, false); }
 
 /* ---- requests -------------------------------------------------------------------------------------------- */
 
@@ -190,6 +192,7 @@ bool let_core_batch_done(let_core *c, uint64_t id, let_dur took, let_time now, l
 
 static void give_back(let_core *c, let_request *q, let_err why, let_time now) {
   const char *name = c->model[q->model].m->name;
+  let_time ignored;
   q->attempts++;
   if (q->cancelled) {
     let__refuse(q, LET_ERR_CANCELLED, "model '%.80s': cancelled", name);
@@ -197,7 +200,7 @@ static void give_back(let_core *c, let_request *q, let_err why, let_time now) {
     let__refuse(q, why, "model '%.80s': %s, %u times under this request", name, let_err_text(why), q->attempts);
   } else if (!let__any_up(c, q->model)) {
     let__refuse(q, why, "model '%.80s': %s under this request and no other gpu-let of the model is up; try again", name, let_err_text(why));
-  } else if (let__hopeless(c, q, now, NULL)) {
+  } else if (let__hopeless(c, q, now, &ignored)) {
     let__refuse(q, why, "model '%.80s': %s under this request, %.1f ms after arrival: too late to run it again", name, let_err_text(why),
                 (double)(now - q->arrival) / 1e6);
   } else {

@@ -38,14 +38,15 @@ typedef struct let__route {
   uint32_t batch, n_sizes;
   uint32_t full;                /* index of the size that |batch| rows need */
   uint32_t most;                /* index of the largest size worth running here */
+  double weight, credit;        /* planned share of the model; rows it lags behind that share (< 0: is ahead) */
+  let_dur reserve;              /* a full batch of each other model of the gpu-let: it may be served first */
+  let_dur late;                 /* high quantile of how much later than predicted batches come back */
   uint32_t size[LET_SIZES_MAX];
   let_dur plan[LET_SIZES_MAX];  /* as given */
   double own[LET_SIZES_MAX];    /* corrected by batches of that very size; 0: none seen */
   let_dur predict[LET_SIZES_MAX]; /* what to believe: corrected, never less for a larger size */
   double factor;                /* measured / planned over all sizes, for sizes not seen yet */
-  let_dur late;                 /* high quantile of how much later than predicted batches come back */
-  double rate, credit;          /* planned requests/s; rows this route lags behind its planned share (< 0: is ahead) */
-  let_dur reserve;              /* a full batch of each other model of the gpu-let: it may be served first */
+  double rate;                  /* planned requests/s; 0: none */
 } let__route;
 
 /* A routing table; replaced as a whole. */
@@ -63,6 +64,7 @@ typedef struct let__model {
   uint32_t limit, levels, root, queued, running;
   let_heap_node wake;           /* in core.wake, always: when to look at this model again */
   let_rate rate;                /* rows that arrive, refused or not */
+  double weight;                /* of its routes that are up */
 } let__model;
 
 typedef struct let__batch {
@@ -128,7 +130,7 @@ bool let__route_up(const let_core *c, const let__route *r);
 uint32_t let__size_for(const let__route *r, uint64_t rows); /* index of the least size >= rows; LET__NONE */
 let_dur let__margin(const let_core *c, const let__route *r);
 let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now); /* when its ring is expected to run dry */
-double let__route_weight(const let_core *c, const let__route *r);
+void let__weigh(let_core *c, uint32_t model); /* after a change of the table, or of who is up */
 void let__route_charge(let_core *c, const let__route *taken, uint32_t rows);
 void let__route_learn(let__route *r, uint32_t size, let_dur took, let_dur late);
 void let__route_relax(let__route *r);

@@ -38,25 +38,22 @@ let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now) {
   return t;
 }
 
-/* The speed of a full batch stands in for a rate that was not planned. */
-double let__route_weight(const let_core *c, const let__route *r) {
+void let__weigh(let_core *c, uint32_t model) {
   uint32_t n;
-  const let__route *all = let__routes_of(c, r->model, &n);
+  const let__route *all = let__routes_of(c, model, &n);
+  c->model[model].weight = 0;
   for (uint32_t i = 0; i < n; i++)
-    if (all[i].rate <= 0) return r->size[r->full] / (double)(r->predict[r->full] + LET_US);
-  return r->rate;
+    if (let__route_up(c, &all[i])) c->model[model].weight += all[i].weight;
 }
 
 /* Smooth weighted choice: every route of the model earns its share of the rows, the one that ran them pays. */
 void let__route_charge(let_core *c, const let__route *taken, uint32_t rows) {
   uint32_t n;
   let__route *all = let__routes_of(c, taken->model, &n);
-  double sum = 0;
-  for (uint32_t i = 0; i < n; i++)
-    if (let__route_up(c, &all[i])) sum += let__route_weight(c, &all[i]);
+  double sum = c->model[taken->model].weight;
   for (uint32_t i = 0; i < n && sum > 0; i++) {
     let__route *r = &all[i];
-    if (let__route_up(c, r)) r->credit += rows * let__route_weight(c, r) / sum;
+    if (let__route_up(c, r)) r->credit += rows * r->weight / sum;
     if (r == taken) r->credit -= rows;
     /* A gpu-let that could not keep up is not owed its whole past. */
     double most = 2.0 * r->size[r->most];
@@ -177,6 +174,13 @@ static void settle(let__table *t, uint32_t first, uint32_t n) {
   }
 }
 
+/* The speed of a full batch stands in for rates that were not planned. */
+static void share_out(let__route *r, uint32_t n) {
+  bool planned = true;
+  for (uint32_t i = 0; i < n; i++) planned = planned && r[i].rate > 0;
+  for (uint32_t i = 0; i < n; i++) r[i].weight = planned ? r[i].rate : r[i].size[r[i].full] * 1e9 / (double)(r[i].predict[r[i].full] + LET_US);
+}
+
 let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets, const let_core_route *routes,
                        uint32_t n_routes, let__table **ret, let_error *e) {
   let_err err = check_gpulets(c, gpulets, n_gpulets, e);
@@ -225,6 +229,7 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
     settle(t, first, n);
   }
   if (err) return let__table_free(c, t), err;
+  for (uint32_t i = 0; i < models; i++) share_out(t->route + t->first_of_model[i], t->first_of_model[i + 1] - t->first_of_model[i]);
   *ret = t;
   return LET_OK;
 }
