@@ -1,0 +1,581 @@
+/* The front against a server that echoes in place: real sockets on the loopback, one thread, one loop. Both ends run on
+ * the test's loop; a client writes, then the loop runs until its answer is whole. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <arpa/inet.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/rng.h"
+#include "front/front.h"
+
+enum { SLOT = 64 * 1024, SLOTS = 300, REQUESTS = 1100, MODELS = 2 };
+
+typedef struct world {
+  uv_loop_t loop;
+  let_front *f;
+  let_mem_failing mem;
+  char *arena;
+  bool used[SLOTS];
+  uint64_t slots_used;
+  let_model model[MODELS];
+  let_request request[REQUESTS];
+  let_record record[REQUESTS];
+  bool taken[REQUESTS];
+  uint32_t in_flight, cancelled, infers;
+  bool hold; /* keep requests until answer_held */
+  let_request *held[REQUESTS];
+  uint32_t n_held;
+  void *call;
+  let_dur last_timeout;
+  uint8_t last_priority;
+  bool drained;
+  let_front_options o;
+} world;
+
+static bool w_ready(void *ctx) { return (void)ctx, true; }
+static uint32_t w_models(void *ctx) { return (void)ctx, MODELS; }
+static const let_model *w_model(void *ctx, uint32_t i) { return &((world *)ctx)->model[i]; }
+static bool w_model_ready(void *ctx, uint32_t i) { return (void)ctx, i == 0; }
+static let_time w_now(void *ctx) { return (void)ctx, (let_time)uv_hrtime(); }
+
+static uint64_t w_alloc(void *ctx, uint64_t bytes) {
+  world *w = ctx;
+  uint32_t need = (uint32_t)((bytes + SLOT - 1) / SLOT), run = 0;
+  if (!need) need = 1;
+  for (uint32_t i = 0; i < SLOTS; i++) {
+    run = w->used[i] ? 0 : run + 1;
+    if (run < need) continue;
+    uint32_t at = i + 1 - need;
+    for (uint32_t k = 0; k < need; k++) w->used[at + k] = true;
+    /* the length of the run lives behind the arena */
+    ((uint32_t *)(void *)(w->arena + (uint64_t)SLOTS * SLOT))[at] = need;
+    w->slots_used++;
+    return (uint64_t)at * SLOT;
+  }
+  return UINT64_MAX;
+}
+static uint32_t *run_of(world *w, uint64_t slot) { return &((uint32_t *)(void *)(w->arena + (uint64_t)SLOTS * SLOT))[slot / SLOT]; }
+static void w_free(void *ctx, uint64_t slot) {
+  world *w = ctx;
+  for (uint32_t k = 0; k < *run_of(w, slot); k++) {
+    assert_true(w->used[slot / SLOT + k]);
+    w->used[slot / SLOT + k] = false;
+  }
+  w->slots_used--;
+}
+static uint64_t w_bytes(void *ctx, uint64_t slot) { return (uint64_t)*run_of(ctx, slot) * SLOT; }
+static void *w_at(void *ctx, uint64_t offset) { return ((world *)ctx)->arena + offset; }
+
+static let_request *w_take(void *ctx) {
+  world *w = ctx;
+  for (uint32_t i = 0; i < REQUESTS; i++) {
+    if (w->taken[i]) continue;
+    w->taken[i] = true;
+    w->in_flight++;
+    memset(&w->record[i], 0, sizeof w->record[i]);
+    w->request[i] = (let_request){.index = i, .rec = &w->record[i], .in_slot = UINT64_MAX, .out_slot = UINT64_MAX};
+    return &w->request[i];
+  }
+  return NULL;
+}
+static void w_release(void *ctx, let_request *r) {
+  world *w = ctx;
+  assert_true(w->taken[r->index]);
+  w->taken[r->index] = false;
+  w->in_flight--;
+  if (r->in_slot != UINT64_MAX) w_free(w, r->in_slot);
+  if (r->out_slot != UINT64_MAX) w_free(w, r->out_slot);
+}
+
+/* Output 0 is input 0. */
+static void echo(world *w, let_request *r) {
+  const let_tensor *in = &r->rec->in[0];
+  r->out_slot = w_alloc(w, in->bytes);
+  assert_true(r->out_slot != UINT64_MAX);
+  r->out_cap = w_bytes(w, r->out_slot);
+  memcpy(w->arena + r->out_slot, w->arena + in->offset, in->bytes);
+  r->rec->out[0] = *in;
+  r->rec->out[0].offset = r->out_slot;
+  r->rec->n_out = 1;
+  let_front_done(w->f, r);
+}
+static void w_infer(void *ctx, let_request *r, let_dur timeout) {
+  world *w = ctx;
+  w->infers++;
+  w->last_timeout = timeout;
+  w->last_priority = r->priority;
+  assert_true(r->stamp[LET_STAGE_FIRST_BYTE] && r->stamp[LET_STAGE_RECEIVED] >= r->stamp[LET_STAGE_FIRST_BYTE]);
+  if (w->hold) w->held[w->n_held++] = r;
+  else echo(w, r);
+}
+static void answer_held(world *w) {
+  uint32_t n = w->n_held;
+  w->n_held = 0;
+  for (uint32_t i = 0; i < n; i++) echo(w, w->held[i]);
+}
+static void w_cancel(void *ctx, let_request *r) { (void)r, ((world *)ctx)->cancelled++; }
+
+static int w_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
+  world *w = ctx;
+  if (let_str_is(path, "/metrics")) return *type = "text/plain", let_buf_str(out, "up 1\n"), 200;
+  if (let_str_is(path, "/late")) return w->call = call, -1;
+  if (let_str_is(path, "/echo")) return let_buf_add(out, method.p, method.n), let_buf_add(out, body.p, body.n), 200;
+  return 0;
+}
+
+static void options(world *w) {
+  w->o = (let_front_options){.host = "127.0.0.1", .connections = 1100, .body_max = 8 * 1024 * 1024, .head_timeout = 60 * LET_S, .body_timeout = 60 * LET_S,
+                             .idle_timeout = 60 * LET_S, .server_name = "gpulet", .server_version = "1"};
+}
+
+static void start(world *w) {
+  let_error e = {0};
+  let_front_i i = {w, w_ready, w_models, w_model, w_model_ready, w_now, w_alloc, w_free, w_bytes, w_at, w_take, w_release, w_infer, w_cancel, w_extra};
+  w->arena = calloc(1, (uint64_t)SLOTS * SLOT + SLOTS * sizeof(uint32_t));
+  let_mem_failing_init(&w->mem, -1, 0);
+  for (int k = 0; k < MODELS; k++) {
+    let_model *m = &w->model[k];
+    snprintf(m->name, sizeof m->name, k ? "other" : "echo");
+    snprintf(m->platform, sizeof m->platform, "gpulet_null");
+    m->version = 3, m->max_batch = 8, m->n_inputs = m->n_outputs = 1, m->priority_levels = 4, m->default_priority = 2;
+    m->input[0] = (let_tensor_spec){.name = "IN", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}};
+    m->output[0] = (let_tensor_spec){.name = "OUT", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}};
+  }
+  uv_loop_init(&w->loop);
+  assert_int_equal(let_front_new(&w->loop, &w->o, &i, &w->mem.mem, &w->f, &e), LET_OK);
+  assert_int_equal(let_front_listen_metrics(w->f, "127.0.0.1", 0, &e), LET_OK);
+}
+
+static void stop(world *w) {
+  let_front_close(w->f);
+  assert_int_equal(uv_run(&w->loop, UV_RUN_DEFAULT), 0);
+  let_front_free(w->f);
+  assert_int_equal(uv_loop_close(&w->loop), 0);
+  assert_int_equal(w->mem.live, 0);
+  free(w->arena);
+}
+
+static int setup(void **state) {
+  world *w = calloc(1, sizeof *w);
+  options(w);
+  start(w);
+  *state = w;
+  return 0;
+}
+static int teardown(void **state) {
+  world *w = *state;
+  stop(w);
+  assert_int_equal(w->in_flight, 0);
+  assert_int_equal(w->slots_used, 0);
+  free(w);
+  return 0;
+}
+
+/* ---- a client -------------------------------------------------------------------------------------------- */
+
+static int dial(uint16_t port) {
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  assert_true(fd >= 0);
+  assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+  return fd;
+}
+
+/* Sends all of it, running the loop whenever the socket is full. */
+static void say(world *w, int fd, const char *p, size_t n) {
+  while (n) {
+    ssize_t k = send(fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (k > 0) p += k, n -= (size_t)k;
+    else if (k < 0 && errno != EAGAIN) return; /* the server closed: the test looks at the answer */
+    uv_run(&w->loop, UV_RUN_NOWAIT);
+  }
+}
+
+typedef struct answer {
+  int status;
+  size_t head, body, n;
+  bool eof;
+  char *p;
+} answer;
+static char inbox[12 * 1024 * 1024];
+
+/* Runs the loop until |count| whole answers are there, or the end. Returns the last one; all are in inbox. */
+static answer hear(world *w, int fd, int count) {
+  answer a = {.p = inbox};
+  size_t n = 0, at = 0;
+  for (;;) {
+    while (n > at) {
+      inbox[n] = 0;
+      char *end = strstr(inbox + at, "\r\n\r\n"), *len = strstr(inbox + at, "Content-Length: ");
+      if (!end) break;
+      a.p = inbox + at;
+      a.head = (size_t)(end + 4 - a.p);
+      a.body = len && len < end ? strtoul(len + 16, NULL, 10) : 0;
+      a.status = atoi(a.p + 9);
+      if (n - at < a.head + a.body) break;
+      at += a.head + a.body;
+      if (--count == 0) return a.n = n, a;
+    }
+    ssize_t k = recv(fd, inbox + n, sizeof inbox - 1 - n, MSG_DONTWAIT);
+    if (k > 0) n += (size_t)k;
+    else if (k == 0 || errno != EAGAIN) return a.eof = true, a.n = n, a;
+    else uv_run(&w->loop, UV_RUN_ONCE);
+  }
+}
+static bool gone(world *w, int fd) {
+  answer a = hear(w, fd, 1);
+  return a.eof && a.n == 0;
+}
+static void run_some(world *w) {
+  for (int i = 0; i < 20; i++) uv_run(&w->loop, UV_RUN_NOWAIT);
+}
+
+static const char *infer_json(char *out, size_t cap, const char *extra_head, const char *body) {
+  snprintf(out, cap, "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n%s", extra_head, strlen(body), body);
+  return out;
+}
+#define BODY "{\"id\":\"a\",\"inputs\":[{\"name\":\"IN\",\"datatype\":\"FP32\",\"shape\":[1,3],\"data\":[1,2.5,-3]}]}"
+#define DATA "\"data\":[1.0,2.5,-3.0]"
+
+static int ask(world *w, const char *text) { /* one request on a connection of its own */
+  int fd = dial(let_front_port(w->f));
+  say(w, fd, text, strlen(text));
+  answer a = hear(w, fd, 1);
+  close(fd);
+  return a.status;
+}
+
+/* ---- tests ----------------------------------------------------------------------------------------------- */
+
+static void test_routes(void **state) {
+  world *w = *state;
+  static const struct {
+    const char *line;
+    int status;
+    const char *word;
+  } rows[] = {
+    {"GET /v2", 200, "binary_tensor_data"}, {"GET /v2/", 200, "gpulet"}, {"HEAD /v2", 200, ""}, {"GET /v2/health/live", 200, ""}, {"GET /v2/health/ready", 200, ""},
+    {"GET /v2/models/echo", 200, "\"shape\":[-1,-1]"}, {"GET /v2/models/echo/versions/3", 200, "\"versions\":[\"3\"]"}, {"GET /v2/models/echo/versions/4", 404, "3"},
+    {"GET /v2/models/%65cho/ready", 200, ""}, {"GET /v2/models/other/ready", 503, ""}, {"GET /v2/models/nope", 404, "there is no"}, {"GET /v2/models/nope/ready", 404, "echo, other"},
+    {"POST /v2/models/nope/infer", 404, "echo, other"}, {"GET /v2/models/echo/infer", 405, "POST"}, {"DELETE /v2/models/echo/infer", 405, "POST"}, {"POST /v2", 405, "GET"},
+    {"POST /v2/repository/index", 200, "\"state\":\"READY\""}, {"GET /nowhere", 404, "/v2/health/live"}, {"BREW /pot", 404, ""}, {"GET /echo", 200, "GET"}, {"PUT /echo", 200, "PUT"},
+    {"GET /metrics", 200, "up 1"}, {"GET http://host/v2/health/live", 200, ""}, {"GET /v2/models/%zz/ready", 404, ""}, {"POST /v2/models/echo/infer", 400, "no body"},
+  };
+  int fd = dial(let_front_port(w->f)); /* all on one connection: every answer leaves it in order */
+  for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
+    char text[256];
+    snprintf(text, sizeof text, "%s HTTP/1.1\r\nHost: x\r\n\r\n", rows[i].line);
+    say(w, fd, text, strlen(text));
+    answer a = {0};
+    if (strncmp(rows[i].line, "HEAD", 4) == 0) {
+      while (!strstr(inbox, "\r\n\r\n") || a.n == 0) {
+        ssize_t k = recv(fd, inbox, sizeof inbox - 1, MSG_DONTWAIT);
+        if (k > 0) a.n = (size_t)k, inbox[k] = 0;
+        else uv_run(&w->loop, UV_RUN_ONCE);
+      }
+      a.status = atoi(inbox + 9);
+      assert_string_equal(strstr(inbox, "\r\n\r\n"), "\r\n\r\n"); /* a length, no body */
+    } else {
+      a = hear(w, fd, 1);
+    }
+    if (a.status != rows[i].status || !strstr(inbox, rows[i].word)) fail_msg("%s: %s", rows[i].line, inbox);
+  }
+  close(fd);
+  fd = dial(let_front_metrics_port(w->f));
+  const char *get = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\nGET /v2/models/echo HTTP/1.1\r\nHost: x\r\n\r\n";
+  say(w, fd, get, strlen(get));
+  assert_int_equal(hear(w, fd, 2).status, 404);
+  close(fd);
+}
+
+static void test_infer(void **state) {
+  world *w = *state;
+  char text[1024];
+  int fd = dial(let_front_port(w->f));
+  infer_json(text, sizeof text, "", BODY);
+  say(w, fd, text, strlen(text));
+  answer a = hear(w, fd, 1);
+  assert_int_equal(a.status, 200);
+  assert_non_null(strstr(a.p, "\"id\":\"a\""));
+  assert_non_null(strstr(a.p, DATA));
+  assert_int_equal(w->last_timeout, 0);
+  assert_int_equal(w->last_priority, 2);
+  infer_json(text, sizeof text, "", "{\"parameters\":{\"timeout\":1500,\"priority\":1,\"x\":[{}]},\"inputs\":[{\"data\":[[1],[2]],\"shape\":[2,1],\"datatype\":\"FP32\",\"name\":\"IN\"}]}");
+  say(w, fd, text, strlen(text));
+  assert_int_equal(hear(w, fd, 1).status, 200);
+  assert_int_equal(w->last_timeout, 1500 * LET_US);
+  assert_int_equal(w->last_priority, 1);
+
+  /* binary there and back */
+  const char *json = "{\"inputs\":[{\"name\":\"IN\",\"datatype\":\"FP32\",\"shape\":[2,2],\"parameters\":{\"binary_data_size\":16}}],\"parameters\":{\"binary_data_output\":true}}";
+  float x[4] = {1, 2, 3, 4};
+  int n = snprintf(text, sizeof text, "POST /v2/models/echo/versions/3/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: %zu\r\nContent-Length: %zu\r\n\r\n%s", strlen(json), strlen(json) + 16, json);
+  memcpy(text + n, x, 16);
+  for (int part = 0; part < 2; part++) { /* at once, and with the tensor later */
+    size_t cut = (size_t)n + (part ? 5 : 16);
+    say(w, fd, text, cut);
+    if (part) run_some(w), say(w, fd, text + cut, (size_t)n + 16 - cut);
+    a = hear(w, fd, 1);
+    assert_int_equal(a.status, 200);
+    assert_memory_equal(a.p + a.head + a.body - 16, x, 16);
+    assert_non_null(strstr(a.p, "\"binary_data_size\":16"));
+    char *h = strstr(a.p, "Inference-Header-Content-Length: ");
+    assert_non_null(h);
+    assert_int_equal(strtoul(h + 33, NULL, 10), a.body - 16);
+  }
+  n = snprintf(text, sizeof text, "POST /v2/models/other/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 0\r\nContent-Length: 16\r\n\r\n");
+  memcpy(text + n, x, 16);
+  say(w, fd, text, (size_t)n + 16);
+  a = hear(w, fd, 1);
+  assert_int_equal(a.status, 200);
+  assert_memory_equal(a.p + a.head + a.body - 16, x, 16);
+  close(fd);
+}
+
+static void test_pipelining_in_pieces(void **state) {
+  world *w = *state;
+  char one[1024], chunked[1024], all[8192];
+  infer_json(one, sizeof one, "", BODY);
+  snprintf(chunked, sizeof chunked, "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%.5s\r\n%zX;e=1\r\n%s\r\n0\r\nT: x\r\n\r\n", BODY, strlen(BODY) - 5, &BODY[5]);
+  snprintf(all, sizeof all, "%s%sGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n%s%s", one, chunked, chunked, one);
+  for (uint64_t seed = 0; seed < 30; seed++) {
+    let_rng rng;
+    let_rng_seed(&rng, seed);
+    int fd = dial(let_front_port(w->f));
+    w->infers = 0;
+    for (size_t at = 0, len = strlen(all); at < len;) {
+      size_t k = seed == 0 ? 1 : seed == 1 ? len : 1 + let_rng_below(&rng, 200);
+      if (k > len - at) k = len - at;
+      say(w, fd, all + at, k);
+      at += k;
+    }
+    answer a = hear(w, fd, 5);
+    assert_int_equal(a.status, 200);
+    assert_int_equal(w->infers, 4);
+    assert_non_null(strstr(a.p, DATA));
+    close(fd);
+  }
+}
+
+static void test_refusals(void **state) {
+  world *w = *state;
+  static const struct {
+    const char *text;
+    int status;
+  } rows[] = {
+    {"GARBAGE\r\n\r\n", 400}, {"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400}, {"GET /v2 HTTP/1.1\n\n", 400}, {"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
+    {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400}, {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413},
+    {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400}, {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501},
+    {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400}, {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", 501},
+    {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 9\r\nContent-Length: 2\r\n\r\n{}", 400},
+    {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 400}, {"POST /v2/models/nope/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n{}", 404},
+    {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", 400},
+  };
+  for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
+    int got = ask(w, rows[i].text);
+    if (got != rows[i].status) fail_msg("%s: %d\n%s", rows[i].text, got, inbox);
+    assert_non_null(strstr(inbox, "{\"error\":\""));
+  }
+  char *big = malloc(100001);
+  memset(big, 'a', 100000), big[100000] = 0;
+  memcpy(big, "GET / HTTP/1.1\r\nX: ", 19);
+  assert_int_equal(ask(w, big), 431);
+  free(big);
+  run_some(w);
+}
+
+static void test_expect_and_large(void **state) {
+  world *w = *state;
+  size_t n = 4 * 1024 * 1024;
+  char head[256], *data = malloc(n);
+  for (size_t i = 0; i < n; i++) data[i] = (char)(i % 251);
+  int fd = dial(let_front_port(w->f));
+  snprintf(head, sizeof head, "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nInference-Header-Content-Length: 0\r\nContent-Length: %zu\r\n\r\n", n);
+  say(w, fd, head, strlen(head));
+  answer a = hear(w, fd, 1);
+  assert_int_equal(a.status, 100);
+  say(w, fd, data, n);
+  a = hear(w, fd, 1);
+  assert_int_equal(a.status, 200);
+  assert_memory_equal(a.p + a.head + a.body - n, data, n);
+  close(fd);
+  free(data);
+}
+
+static void test_no_allocation(void **state) {
+  world *w = *state;
+  char one[1024];
+  infer_json(one, sizeof one, "", BODY);
+  int fd = dial(let_front_port(w->f));
+  long before = 0;
+  for (int i = 0; i < 1010; i++) {
+    if (i == 10) before = w->mem.count;
+    say(w, fd, one, strlen(one));
+    assert_int_equal(hear(w, fd, 1).status, 200);
+  }
+  assert_int_equal(w->mem.count, before);
+  close(fd);
+}
+
+static void test_disconnect(void **state) {
+  world *w = *state;
+  char one[1024];
+  infer_json(one, sizeof one, "", BODY);
+  w->hold = true;
+  int fd[3];
+  for (int i = 0; i < 3; i++) {
+    fd[i] = dial(let_front_port(w->f));
+    say(w, fd[i], one, strlen(one));
+  }
+  while (w->n_held < 3) uv_run(&w->loop, UV_RUN_ONCE);
+  close(fd[0]);
+  struct linger reset = {1, 0};
+  setsockopt(fd[1], SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+  close(fd[1]);
+  while (w->cancelled < 2) uv_run(&w->loop, UV_RUN_ONCE);
+  answer_held(w);
+  assert_int_equal(hear(w, fd[2], 1).status, 200);
+  assert_int_equal(w->in_flight, 0);
+  close(fd[2]);
+  /* and the late answer of extra() */
+  fd[0] = dial(let_front_port(w->f)), fd[1] = dial(let_front_port(w->f));
+  say(w, fd[0], "GET /late HTTP/1.1\r\nHost: x\r\n\r\n", 31);
+  while (!w->call) uv_run(&w->loop, UV_RUN_ONCE);
+  let_front_reply(w->f, w->call, 409, "text/plain", LET_STR("later"));
+  answer a = hear(w, fd[0], 1);
+  assert_int_equal(a.status, 409);
+  assert_non_null(strstr(a.p, "later"));
+  w->call = NULL;
+  say(w, fd[1], "GET /late HTTP/1.1\r\nHost: x\r\n\r\n", 31);
+  while (!w->call) uv_run(&w->loop, UV_RUN_ONCE);
+  close(fd[1]);
+  run_some(w);
+  let_front_reply(w->f, w->call, 200, "text/plain", LET_STR("nobody"));
+  close(fd[0]);
+}
+
+static void test_drain_done(void *ctx) { ((world *)ctx)->drained = true; }
+
+static void test_drain(void **state) {
+  world *w = *state;
+  char one[1024];
+  infer_json(one, sizeof one, "", BODY);
+  w->hold = true;
+  uint16_t port = let_front_port(w->f);
+  int busy = dial(port), idle = dial(port);
+  say(w, busy, one, strlen(one));
+  while (!w->n_held) uv_run(&w->loop, UV_RUN_ONCE);
+  let_front_drain(w->f, test_drain_done, w);
+  assert_true(gone(w, idle));
+  assert_false(w->drained);
+  answer_held(w);
+  answer a = hear(w, busy, 1);
+  assert_int_equal(a.status, 200);
+  assert_non_null(strstr(a.p, "Connection: close"));
+  while (!w->drained) uv_run(&w->loop, UV_RUN_ONCE);
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof addr), -1);
+  close(fd), close(busy), close(idle);
+}
+
+static void test_slow_loris(void **state) {
+  world *w = calloc(1, sizeof *w);
+  (void)state;
+  options(w);
+  w->o.head_timeout = w->o.body_timeout = w->o.idle_timeout = 20 * LET_MS;
+  start(w);
+  int head = dial(let_front_port(w->f)), body = dial(let_front_port(w->f)), idle = dial(let_front_port(w->f));
+  say(w, head, "GET /v2 HT", 10);
+  const char *post = "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+  say(w, body, post, strlen(post));
+  assert_int_equal(hear(w, head, 1).status, 408);
+  assert_int_equal(hear(w, body, 1).status, 408);
+  assert_true(gone(w, idle));
+  let_front_stats s;
+  let_front_stats_get(w->f, &s);
+  assert_int_equal(s.timeouts, 2);
+  close(head), close(body), close(idle);
+  stop(w);
+  assert_int_equal(w->slots_used, 0);
+  free(w);
+}
+
+static void test_many_and_cap(void **state) {
+  world *w = calloc(1, sizeof *w);
+  (void)state;
+  struct rlimit lim;
+  getrlimit(RLIMIT_NOFILE, &lim);
+  int many = 1000;
+  if (lim.rlim_cur < 2100 && lim.rlim_max >= 2100) lim.rlim_cur = 2100, setrlimit(RLIMIT_NOFILE, &lim);
+  options(w);
+  w->o.connections = (uint32_t)many;
+  start(w);
+  char one[1024];
+  infer_json(one, sizeof one, "", BODY);
+  static int fd[1000];
+  for (int i = 0; i < many; i++) {
+    fd[i] = dial(let_front_port(w->f));
+    if (i % 50 == 0) run_some(w);
+  }
+  let_front_stats s;
+  do uv_run(&w->loop, UV_RUN_NOWAIT), let_front_stats_get(w->f, &s);
+  while (s.open < (uint64_t)many);
+  int extra = dial(let_front_port(w->f));
+  assert_int_equal(hear(w, extra, 1).status, 503);
+  close(extra);
+  for (int i = 0; i < many; i++) say(w, fd[i], one, strlen(one));
+  for (int i = 0; i < many; i++) {
+    assert_int_equal(hear(w, fd[i], 1).status, 200);
+    close(fd[i]);
+  }
+  stop(w);
+  assert_int_equal(w->in_flight, 0);
+  free(w);
+}
+
+/* Whatever allocation fails, the front answers 503 or refuses, and leaks nothing. */
+static void test_allocation_failures(void **state) {
+  (void)state;
+  for (long n = 0; n < 12; n++) {
+    world *w = calloc(1, sizeof *w);
+    options(w);
+    start(w);
+    w->mem.fail_at = w->mem.count + n;
+    for (int k = 0; k < 3; k++) {
+      char one[1024];
+      infer_json(one, sizeof one, "Connection: close\r\n", BODY);
+      int fd = dial(let_front_port(w->f));
+      say(w, fd, one, strlen(one));
+      answer a = hear(w, fd, 1);
+      assert_true(a.status == 200 || a.status == 503 || a.eof);
+      close(fd);
+      run_some(w);
+    }
+    stop(w);
+    assert_int_equal(w->in_flight, 0);
+    assert_int_equal(w->slots_used, 0);
+    free(w);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup_teardown(test_routes, setup, teardown), cmocka_unit_test_setup_teardown(test_infer, setup, teardown),
+    cmocka_unit_test_setup_teardown(test_pipelining_in_pieces, setup, teardown), cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+    cmocka_unit_test_setup_teardown(test_expect_and_large, setup, teardown), cmocka_unit_test_setup_teardown(test_no_allocation, setup, teardown),
+    cmocka_unit_test_setup_teardown(test_disconnect, setup, teardown), cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
+    cmocka_unit_test(test_slow_loris), cmocka_unit_test(test_many_and_cap), cmocka_unit_test(test_allocation_failures),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
