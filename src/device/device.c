@@ -5,18 +5,8 @@
 #include <string.h>
 
 #include "device/cpu/cpu_device.h"
-#if __has_include("device/cuda/cuda_device.h")
 #include "device/cuda/cuda_device.h"
-#define HAVE_CUDA 1
-#else
-#define HAVE_CUDA 0
-#endif
-#if __has_include("device/sim/sim_device.h")
 #include "device/sim/sim_device.h"
-#define HAVE_SIM 1
-#else
-#define HAVE_SIM 0
-#endif
 
 static const char *after(const char *s, const char *prefix) {
   size_t n = strlen(prefix);
@@ -31,18 +21,13 @@ let_err let_device_open(const char *name, const char *profile_dir, let_device **
   const char *rest;
   if (strcmp(name, "cpu") == 0) return let_cpu_device_open("", ret, e);
   if ((rest = after(name, "cpu:"))) return let_cpu_device_open(rest, ret, e);
-#if HAVE_SIM
   if ((rest = after(name, "sim:"))) return let_sim_device_open(rest, profile_dir, ret, e);
-#endif
-#if HAVE_CUDA
   if ((rest = after(name, "cuda:"))) {
     char *end;
     unsigned long ordinal = strtoul(rest, &end, 10);
     if (*rest >= '0' && *rest <= '9' && !*end && ordinal < 1024) return let_cuda_open((int)ordinal, ret, e);
     return let_fail(e, LET_ERR_INVALID, "device '%.100s': write \"cuda:0\"", name);
   }
-#endif
-  (void)profile_dir;
   return unknown(name, e);
 }
 
@@ -55,7 +40,6 @@ static let_err list_cpu(const char *spec, let_device_name *ret, uint32_t *ret_n,
   return let_cpu_device_type(cores ? cores : "", &ret->type, e);
 }
 
-#if HAVE_CUDA
 /* "" or "0,1": all devices of the machine, or those. */
 static let_err list_cuda(const char *which, let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {
   let_device_name all[64];
@@ -79,27 +63,19 @@ static let_err list_cuda(const char *which, let_device_name *ret, uint32_t cap, 
   *ret_n = k;
   return LET_OK;
 }
-#endif
 
 static let_err list_one(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {
   if (cap == 0) return let_fail(e, LET_ERR_INVALID, "too many devices");
   if (strcmp(spec, "cpu") == 0 || after(spec, "cpu:")) return list_cpu(spec, ret, ret_n, e);
-#if HAVE_SIM
   const char *rest = after(spec, "sim:");
   if (rest) return let_sim_device_list(rest, profile_dir, ret, cap, ret_n, e);
-#endif
-#if HAVE_CUDA
   if (strcmp(spec, "cuda") == 0) return list_cuda("", ret, cap, ret_n, e);
   const char *which = after(spec, "cuda:");
   if (which && *which) return list_cuda(which, ret, cap, ret_n, e);
-#endif
   if (strcmp(spec, "auto") == 0) {
-#if HAVE_CUDA
     if (list_cuda("", ret, cap, ret_n, NULL) == LET_OK && *ret_n > 0) return LET_OK;
-#endif
     return list_cpu("cpu", ret, ret_n, e);
   }
-  (void)profile_dir;
   return unknown(spec, e);
 }
 

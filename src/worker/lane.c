@@ -13,7 +13,6 @@
 
 enum { MEASURE_RUNS = 20, ALIGN = 64 };
 #define MEASURE_TIME (30 * LET_MS)
-#define WATCHDOG (5 * LET_S)
 
 /* A batch on its way through the gpu-let. */
 typedef struct job {
@@ -32,7 +31,10 @@ static let_record *record_of(const let__lane *l, const job *j, uint32_t i) { ret
 
 static bool batches(const job *j) { return j->model->m->max_batch > 0; }
 
-static let_dur watchdog(const let__cell *c) { return c->p99 > WATCHDOG / 10 ? 10 * c->p99 : WATCHDOG; }
+static let_dur watchdog(const let__lane *l, const let__cell *c) { return c->p99 > l->w->watchdog / 10 ? 10 * c->p99 : l->w->watchdog; }
+
+/* From here on until |time| the lane may be stuck inside a call; the control thread looks. */
+static void due(let__lane *l, let_time time) { atomic_store_explicit(&l->due, time, memory_order_relaxed); }
 
 /* A failure that leaves the gpu-let in doubt. */
 static bool fatal(let_err r) { return r == LET_ERR_GPULET || r == LET_ERR_DEVICE; }
@@ -49,7 +51,7 @@ static let_err zero(let__lane *l, char *to, uint64_t bytes, let_error *e) {
 /* Are the tensors of this request what the model takes? Sets rec->status. */
 static bool accept(const let__lane *l, const job *j, let_record *rec, let_error *e) {
   const let_model *m = j->model->m;
-  const let_exec *x = j->cell->x[j->instance];
+  const let_exec *x = j->cell->x[0]; /* as large as its twin; of varying shape there is only this one */
   rec->status = LET_OK, rec->out_need = 0;
   if (rec->n_in != m->n_inputs || rec->n_in > LET_TENSORS_MAX)
     return rec->status = LET_ERR_INTERNAL, let_fail(e, LET_ERR_INTERNAL, "a record with %u inputs for model '%s' of %u", rec->n_in, m->name, m->n_inputs), false;
@@ -208,8 +210,11 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
 }
 
 static let_err wait_for(let__lane *l, const let__cell *c, int instance, let_time *started, let_time *finished, let_error *e) {
-  let_err r = l->w->device->i->wait(l->g, instance, watchdog(c), started, finished, e);
-  if (r == LET_ERR_DEADLINE) r = let_fail(e, LET_ERR_GPULET, "a batch of size %u did not finish within %.1f s", c->size, (double)watchdog(c) / (double)LET_S);
+  let_dur limit = watchdog(l, c);
+  due(l, let_now() + 2 * limit); /* in case the device cannot keep its own limit */
+  let_err r = l->w->device->i->wait(l->g, instance, limit, started, finished, e);
+  if (r == LET_ERR_DEADLINE) r = let_fail(e, LET_ERR_GPULET, "a batch of size %u did not finish within %.1f s", c->size, (double)limit / (double)LET_S);
+  due(l, LET_NEVER);
   return r;
 }
 
@@ -229,6 +234,7 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
     call c = {.x = *x, .inner = x, .in = in};
     c.x.graph = NULL, c.x.run = run_call, c.x.impl = &c, c.x.size = rows;
     let__fault(LET__STAGE_COPIED);
+    due(l, let_now() + watchdog(l, j->cell));
     r = d->launch(l->g, &c.x, e);
     let__fault(LET__STAGE_LAUNCHED);
     for (uint32_t k = 0; k < j->msg->n; k++) {
@@ -304,6 +310,7 @@ static let_err isolate(let__lane *l, job *j, let_error *e) {
     let_record *rec = record_of(l, j, i);
     let_time s, f;
     if (rec->status) continue;
+    due(l, let_now() + watchdog(l, j->cell));
     let_err r = enqueue_fixed(l, j, i, 1, e), q = LET_OK;
     if (r == LET_ERR_INVALID) rec->status = r, last = *e, r = LET_OK;
     q = l->w->device->i->mark(l->g, j->instance, e);
@@ -328,7 +335,9 @@ static bool enqueue(let__lane *l, job *j) {
   } else if (j->cell->x[0]->dynamic) {
     if ((j->status = run_varying(l, j, &e))) j->error = e;
   } else {
+    due(l, let_now() + watchdog(l, j->cell));
     r = enqueue_fixed(l, j, 0, j->msg->n, &e);
+    due(l, LET_NEVER);
     if (!fatal(r)) {
       /* Whatever was enqueued must end before the requests' memory is given back: mark in any case. */
       let_error late = {0};
@@ -391,13 +400,20 @@ static int by_length(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* Runs zeros through the cell, copies of the outputs included, and keeps the median and the worst. */
+static let_err run_nothing(let_exec *x, void *stream, let_error *e) { return (void)x, (void)stream, (void)e, LET_OK; }
+
+/* Runs zeros through the cell and keeps the median and the worst. How long inputs of varying shape take depends on
+ * the shapes to come: not measured, except where time comes from a profile. */
 static let_err measure_cell(let__lane *l, let__cell *c, let_error *e) {
   const let_device_i *d = l->w->device->i;
   let_dur took[MEASURE_RUNS], total = 0;
   uint32_t n = 0, warm = 1;
-  c->p99 = WATCHDOG * 12; /* of the first run: a minute, tenfold */
-  for (int i = 0; i < 2 && c->x[i]; i++)
+  bool dynamic = c->x[0]->dynamic;
+  let_exec nothing = *c->x[0];
+  nothing.run = run_nothing, nothing.graph = NULL;
+  if (dynamic && strcmp(d->name, "sim") != 0) return LET_OK;
+  c->p99 = 12 * l->w->watchdog; /* of the first run: a minute, tenfold */
+  for (int i = 0; i < 2 && c->x[i] && !dynamic; i++)
     for (unsigned k = 0; k < c->x[i]->n_in; k++) {
       let_err r = zero(l, c->x[i]->in[k].data, c->size * c->x[i]->in[k].row_bytes, e);
       if (r) return r;
@@ -405,7 +421,7 @@ static let_err measure_cell(let__lane *l, let__cell *c, let_error *e) {
   while (n < MEASURE_RUNS && (n < 2 || total < MEASURE_TIME)) {
     let_time started, finished, begin = let_now();
     let_err r = LET_OK;
-    let_exec *x = c->x[n & 1 && c->x[1] ? 1 : 0];
+    let_exec *x = dynamic ? &nothing : c->x[n & 1 && c->x[1] ? 1 : 0];
     r = d->launch(l->g, x, e);
     if (!r) r = d->mark(l->g, 0, e);
     if (!r) r = wait_for(l, c, 0, &started, &finished, e);
@@ -429,7 +445,6 @@ static let_err measure(let__lane *l, let_error *e) {
     let__lane_model *m = &l->model[k];
     r = m->engine->enter(&t, e);
     for (uint32_t i = 0; !r && i < m->n_cells; i++) {
-      if (m->cell[i].x[0]->dynamic) continue; /* depends on the shapes to come */
       if ((r = measure_cell(l, &m->cell[i], e))) (void)let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, m->cell[i].size);
     }
   }

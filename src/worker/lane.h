@@ -31,7 +31,7 @@ typedef struct let__worker_view { /* what lanes need of the worker; constant whi
   let_device *device;
   let_ring_arena *arena;
   int control_fd;
-  let_dur spin;
+  let_dur spin, watchdog; /* watchdog: least time that a batch may take */
   void *zeros; /* LET__ZEROS bytes, pinned */
 } let__worker_view;
 
@@ -50,6 +50,7 @@ typedef struct let__lane {
   let__lane_model *model;
   int stop_fd;         /* readable: drain and leave */
   _Atomic uint64_t busy_ns, batches;
+  _Atomic let_time due; /* the call that the thread is in should be back by then; LET_NEVER: it is in none */
 
   pthread_t thread;
   bool started;

@@ -14,6 +14,7 @@
 #include "ring/control.h"
 #include "worker/lane.h"
 
+#define WATCHDOG (5 * LET_S)
 enum { GPULETS_MAX = 64, HEALTH_MS = 1000, SEND_MS = 5000 };
 
 /* A model's weights, shared by every gpu-let and generation that serves exactly this configuration. */
@@ -79,6 +80,8 @@ static let_err send_error(worker *w, const let_error *e) {
   return send_doc(w->view.control_fd, json_pack("{ss so}", "event", "error", "text", text_json(e->text)));
 }
 
+static bool simulated(const worker *w) { return strcmp(w->view.device->i->name, "sim") == 0; }
+
 /* ---- models ------------------------------------------------------------------------------------------------ */
 
 static let_err model_load(worker *w, const let_model *m, let__loaded **ret, let_error *e) {
@@ -94,7 +97,7 @@ static let_err model_load(worker *w, const let_model *m, let__loaded **ret, let_
   l->refs = 1;
   let_err r = LET_OK;
   /* A simulated device has no arithmetic: every model answers as the null engine does. */
-  if (strcmp(w->view.device->i->name, "sim") == 0) l->engine = let_engine_null();
+  if (simulated(w)) l->engine = let_engine_null();
   else r = let_engine_open(m->backend, w->plugin_dir, &l->engine, e);
   let_engine_target t = {.cuda = -1};
   if (!r && strncmp(w->device_name, "cuda:", 5) == 0) t.cuda = atoi(w->device_name + 5);
@@ -164,6 +167,7 @@ static let_err prepare_model(worker *w, let__lane *l, let__lane_model *m, const 
   let_err r = let_control_model_get(json_object_get(doc, "spec"), &spec, e);
   if (r) return r;
   snprintf(p->model, sizeof p->model, "%s", spec.name);
+  if (simulated(w)) spec.null_us = 0; /* the profile says how long it takes */
   if (!json_is_array(sizes) || json_array_size(sizes) < 1 || json_array_size(sizes) > LET_SIZES_MAX)
     return let_fail(e, LET_ERR_INVALID, "field 'sizes' is not a list of 1 to %d batch sizes", LET_SIZES_MAX);
   if ((r = model_load(w, &spec, &m->loaded, e))) return r;
@@ -254,7 +258,7 @@ static let_err generation_new(worker *w, const json_t *doc, int *fds, int n_fds,
   if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
   for (size_t i = 0; !r && i < n; i++) {
     let__lane *l = &g->lane[g->n];
-    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd};
+    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd, .due = LET_NEVER};
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->turn, NULL);
     g->n++;
@@ -358,6 +362,18 @@ static let_err send_health(worker *w) {
                                                 "memory_total", (json_int_t)h.memory_total, "uuid", h.uuid));
 }
 
+/* A lane thread that is stuck in a call of the engine or the device cannot report it itself. */
+static void look_for_stuck(worker *w) {
+  let_time now = let_now();
+  for (generation *g = w->generations; g; g = g->next)
+    for (uint32_t i = 0; i < g->n; i++)
+      if (atomic_load_explicit(&g->lane[i].due, memory_order_relaxed) < now) {
+        let_error e;
+        (void)let_fail(&e, LET_ERR_GPULET, "gpu-let %u is stuck in a batch far beyond its predicted time", g->lane[i].gpulet);
+        let__worker_die(&w->view, &e);
+      }
+}
+
 /* ---- the conversation --------------------------------------------------------------------------------------- */
 
 /* Waits for a document, sending health events meanwhile once |ready|. IO: the server is gone. */
@@ -371,6 +387,7 @@ static let_err next_doc(worker *w, bool ready, json_t **doc, int *fds, int *n_fd
     let_dur left = w->next_health - let_now();
     (void)poll(&f, 1, !ready ? -1 : left <= 0 ? 0 : (int)(left / LET_MS) + 1);
     if (ready && let_now() >= w->next_health) {
+      look_for_stuck(w);
       if (send_health(w)) return LET_ERR_IO;
       w->next_health = let_now() + HEALTH_MS * LET_MS;
     }
@@ -397,6 +414,8 @@ int let_worker_run(int control_fd) {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGINT, SIG_IGN); /* the server decides when to stop */
   let__fault_init();
+  const char *watchdog = getenv("GPULET_WATCHDOG_MS");
+  w.view.watchdog = watchdog && atol(watchdog) > 0 ? atol(watchdog) * LET_MS : WATCHDOG;
   if (next_doc(&w, false, &doc, fds, &n_fds) == LET_OK) {
     let_err r = init(&w, doc, fds, n_fds, &e);
     json_decref(doc);

@@ -9,6 +9,8 @@
  * that outlives the watchdog (ten times its predicted time, at least 5 s): the batch is reported, an error event
  * says why, and the process exits with 1 at once, because only a new process is sure to get a sane device.
  *
+ * GPULET_WATCHDOG_MS sets another least time than 5 s.
+ *
  * Fault injection, for tests: GPULET_FAULT="stage:n" raises SIGKILL at the n-th passage (from 1) of a stage:
  *   init         before `ready` is sent             prepare     before a (model, size) is prepared
  *   take         a batch was taken off the ring     copied      its inputs were copied

@@ -61,6 +61,8 @@ static let_model null_model(const char *name, uint32_t max_batch) {
   return m;
 }
 
+static const char *profile_dir = "";
+
 static void start(server *s, const char *fault, const char *device) {
   int fds[2];
   let_error e = {0};
@@ -81,7 +83,7 @@ static void start(server *s, const char *fault, const char *device) {
   assert_int_equal(let_ring_arena_new(8 << 20, RECORDS, &let_mem_libc, &s->arena, &e), LET_OK);
   int arena = let_ring_arena_fd(s->arena);
   json_t *doc = json_pack("{ss ss sI si ss ss si}", "op", "init", "device", device, "arena_bytes", (json_int_t)(8 << 20), "records", RECORDS,
-                          "profile", "", "plugin_dir", "", "spin_us", 0);
+                          "profile", profile_dir, "plugin_dir", "", "spin_us", 0);
   assert_int_equal(let_control_send(s->control, doc, &arena, 1, &e), LET_OK);
   json_decref(doc);
 }
@@ -480,10 +482,87 @@ static void test_generations(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
+/* Four simulated devices, three gpu-lets each, two batches ahead on every one. */
+static void test_sim(void **state) {
+  (void)state;
+  enum { DEVICES = 4, LANES = 3, BATCHES = 30 };
+  server s[DEVICES];
+  char dir[] = "/tmp/gpulet-worker-test-XXXXXX", path[64], name[32];
+  let_model m[2] = {null_model("a", 8), null_model("b", 8)};
+  snprintf(m[0].backend, sizeof m[0].backend, "pytorch"); /* the device has no arithmetic: no plugin is needed */
+  m[1].input[0].dims[0] = -1;
+  profile_dir = mkdtemp(dir);
+  assert_non_null(profile_dir);
+  snprintf(path, sizeof path, "%s/latency.csv", dir);
+  FILE *f = fopen(path, "w");
+  fprintf(f, "model,batch,sms,ms\na,1,8,0.3\na,8,8,0.9\nb,1,8,0.2\nb,8,8,0.4\n");
+  fclose(f);
+  for (int i = 0; i < DEVICES; i++) {
+    snprintf(name, sizeof name, "sim:h200#%d", i);
+    start(&s[i], NULL, name);
+    expect_ready(&s[i]);
+    assert_string_equal(json_string_value(json_object_get(s[i].last, "type")), "h200");
+    assert_int_equal(json_integer_value(json_object_get(s[i].last, "granules")), 16);
+    expect(prepare(&s[i], 1, LANES, m, 2), "prepared");
+  }
+  json_t *size = json_array_get(json_object_get(json_array_get(json_object_get(json_array_get(json_object_get(s[0].last, "lanes"), 0), "models"), 1), "sizes"), 2);
+  assert_int_equal(json_integer_value(json_object_get(size, "size")), 8);
+  assert_true(json_real_value(json_object_get(size, "p50_us")) >= 390); /* of varying shape too: the profile knows */
+  for (uint64_t k = 0; k < BATCHES; k += 2) {
+    for (int i = 0; i < DEVICES; i++)
+      for (uint32_t l = 0; l < LANES; l++)
+        for (uint32_t n = 0; n < 2; n++) {
+          request(&s[i], l * 8 + n * 4, 3, (unsigned)k + n);
+          let_batch_msg b = batch(l * 8 + n * 4, k + n, (uint32_t)(k / 2 + n) % 2, 8, 3, 1);
+          assert_true(let_lane_submit(s[i].lanes[1], l, &b));
+        }
+    for (int i = 0; i < DEVICES; i++)
+      for (uint32_t l = 0; l < LANES; l++)
+        for (uint32_t n = 0; n < 2; n++) {
+          let_done_msg d;
+          assert_true(outcome(&s[i], 1, l, &d));
+          assert_int_equal(d.batch, k + n); /* in order */
+          assert_int_equal(d.status, LET_OK);
+          assert_true(d.finished - d.started >= 250 * LET_US && d.finished <= let_now());
+          check_outputs(&s[i], let_ring_arena_record(s[i].arena, l * 8 + n * 4));
+        }
+  }
+  m[0] = null_model("unheard-of", 8);
+  expect(prepare(&s[0], 2, 1, m, 1), "failed");
+  assert_string_equal(json_string_value(json_object_get(s[0].last, "model")), "");
+  assert_non_null(strstr(json_string_value(json_object_get(s[0].last, "text")), "unheard-of"));
+  for (int i = DEVICES; i-- > 0;) assert_int_equal(finish(&s[i]), 0); /* later children hold earlier ones' sockets: fork without exec */
+  unlink(path);
+  rmdir(dir);
+  profile_dir = "";
+}
+
+/* A model that never comes back: the process ends itself and says why. */
+static void test_stuck(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  m.input[0].dims[0] = m.output[0].dims[0] = -1, m.n_outputs = 1; /* not measured, so not slow to prepare */
+  m.null_us = 600 * 1000 * 1000;
+  setenv("GPULET_WATCHDOG_MS", "50", 1);
+  start(&s, NULL, "cpu");
+  unsetenv("GPULET_WATCHDOG_MS");
+  expect_ready(&s);
+  expect(prepare(&s, 1, 1, &m, 1), "prepared");
+  request_n(&s, 0, 1, 10, 0, 8192);
+  let_batch_msg b = batch(0, 1, 0, 1, 1, 1);
+  assert_true(let_lane_submit(s.lanes[1], 0, &b));
+  expect(event(&s), "error");
+  assert_non_null(strstr(json_string_value(json_object_get(s.last, "text")), "stuck"));
+  assert_null(event(&s));
+  assert_int_equal(WEXITSTATUS(finish(&s)), 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_batches),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_varying), cmocka_unit_test(test_failing_prepare),
     cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),   cmocka_unit_test(test_generations),
+    cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
