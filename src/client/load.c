@@ -395,6 +395,18 @@ static let_err arrivals(load *l, let_error *e) {
   return err;
 }
 
+/* A workload without an SLO means the model's own. A server that tells none leaves it open, and the table shows "-". */
+static let_dur slo_of(load *l, const char *name) {
+  let_buf path, body;
+  let_buf_init(&path, &let_mem_libc), let_buf_init(&body, &let_mem_libc);
+  let_target_path(name, "/config", &path);
+  let_error e;
+  let_dur slo = 0;
+  if (!path.failed && let_target_get(&l->target, path.p, l->o->timeout, &body, &e) == LET_OK) slo = let_target_slo((let_str){body.p, body.n});
+  let_buf_fini(&path), let_buf_fini(&body);
+  return slo;
+}
+
 static let_err requests(load *l, let_error *e) {
   let_body_options b = {.rows = l->o->rows, .variable_dim = l->o->variable_dim, .data = l->o->data};
   let_rng rng;
@@ -416,6 +428,7 @@ static let_err requests(load *l, let_error *e) {
     let_target_path(name, "", &path);
     err = path.failed ? let_fail(e, LET_ERR_NOMEM, "out of memory") : let_target_get(&l->target, path.p, l->o->timeout, &meta, e);
     if (!err) err = let_target_request(&l->target, name, (let_str){meta.p, meta.n}, &b, &rng, &l->request[i], e);
+    if (!err && !l->tally[i].slo) l->tally[i].slo = slo_of(l, name);
   }
   let_buf_fini(&meta), let_buf_fini(&path);
   return err;

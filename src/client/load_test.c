@@ -139,7 +139,10 @@ static void got(uv_stream_t *t, ssize_t n, const uv_buf_t *b) {
     bool get_meta = p->n > 15 && memcmp(p->in, "GET /v2/models/", 15) == 0;
     if (get_meta) {
       char text[1024];
-      if (memcmp(p->in + 15, "m ", 2)) snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
+      static const char config[] = "{\"name\":\"m\",\"parameters\":{\"slo_ms\":{\"string_value\":\"12.5\"}}}";
+      if (memcmp(p->in + 15, "m/config ", 9) == 0)
+        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof config - 1, config);
+      else if (memcmp(p->in + 15, "m ", 2)) snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
       else snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof metadata - 1, metadata);
       say(p, text);
     } else {
@@ -237,6 +240,11 @@ static void test_infers_with_binary_tensors(void **state) {
   assert_true(number(doc, "ok") == number(doc, "sent"));
   assert_true(number(doc, "attainment") == 1);
   json_decref(doc);
+  assert_int_equal(s.requests, 200);
+  o.duration = 50 * LET_MS;
+  doc = load(&o, "m", 100, 0); /* the workload leaves the SLO to the model */
+  assert_true(json_number_value(json_object_get(json_array_get(json_object_get(doc, "models"), 0), "slo_ms")) == 12.5);
+  json_decref(doc);
   let_demand d = {.name = "absent", .rate = 1};
   let_workload w = {1, &d};
   let_error e = {0};
@@ -247,7 +255,6 @@ static void test_infers_with_binary_tensors(void **state) {
   let_buf_fini(&out);
   stop(&s);
   assert_int_equal(s.bad, 0);
-  assert_int_equal(s.requests, 200);
 }
 
 static void test_no_coordinated_omission(void **state) {

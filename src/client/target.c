@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/units.h"
 #include "client/reply.h"
 #include "conf/file.h"
 #include "model/model.h"
@@ -93,6 +94,16 @@ void let_target_path(const char *model, const char *rest, let_buf *out) {
     let_buf_fmt(out, plain ? "%c" : "%%%02X", *p);
   }
   let_buf_str(out, rest);
+}
+
+let_dur let_target_slo(let_str json) {
+  json_t *doc = json_loadb(json.p, json.n, 0, NULL);
+  json_t *p = json_object_get(json_object_get(json_object_get(doc, "parameters"), "slo_ms"), "string_value");
+  double ms;
+  let_error e;
+  bool given = json_is_string(p) && let_parse_f64(let_str_c(json_string_value(p)), 0, 3.6e6, &ms, &e) == LET_OK;
+  json_decref(doc);
+  return given ? (let_dur)(ms * 1e6) : 0;
 }
 
 /* ---- tensors --------------------------------------------------------------------------------------------- */

@@ -27,6 +27,9 @@ void let_target_path(const char *model, const char *rest, let_buf *out);
  * IO (another status; the text carries the server's). */
 LET_CHECKED let_err let_target_get(const let_target *t, const char *path, let_dur timeout, let_buf *body, let_error *e);
 
+/* The SLO that a model's configuration (|json|, of /v2/models/MODEL/config) gives as parameter slo_ms; 0: none. */
+let_dur let_target_slo(let_str json);
+
 typedef struct let_body_options {
   uint32_t rows, variable_dim;
   const char *data;  /* directory with MODEL/INPUT.bin; NULL: random */

@@ -118,7 +118,7 @@ let_err let_core_arrive(let_core *c, let_request *r, let_time now) {
   let_err err = let__admit(c, r, now);
   if (err) return err;
   if (!let__entry_take(c, r)) return let__refuse(r, LET_ERR_OVERLOADED, "the server holds %u requests, its limit; try again", c->limits.requests);
-  r->attempts = 0, r->status = LET_OK, r->why[0] = 0, r->next = NULL;
+  r->attempts = 0, r->cancelled = false, r->status = LET_OK, r->why[0] = 0, r->next = NULL;
   let__queue_put(c, &c->model[r->model], r);
   let__touch(c, r->model);
   return LET_OK;
