@@ -1,0 +1,275 @@
+#include "profile/fit.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/rng.h"
+
+/* With a few dozen samples a model is seen a handful of times: pull each one's factors towards the common ones. */
+#define RIDGE 1e-2
+#define RIDGE_SHAPE 3e-3
+enum { COMMON = 5, ROUNDS = 60, MODELS_MAX = 100 }; /* common: level, share of self, of other, batch of self, of other */
+
+typedef struct fitter {
+  const let_profile *p;
+  const let_samples *s;
+  let_interference_kind kind;
+  bool batch;
+  uint32_t n_models, dim;
+  uint32_t *slot;             /* per model of the profile: its number among those sampled, or UINT32_MAX */
+  double *w, *trial, *A, *g, *row; /* dim, dim, dim * dim, dim, dim */
+} fitter;
+
+static double share(const let_profile *p, const let_tenant *t) { return (double)t->granules / p->device.granules; }
+static double measured(const let_sample *s) { return s->together_ms / s->solo_ms; }
+
+/* Prediction under |w|, and its derivatives in f->row. */
+static double pressure_at(fitter *f, const double *w, const let_sample *s) {
+  double sum = 0, ls = log(share(f->p, &s->self)), lb = f->batch ? log2(s->self.batch) : 0;
+  memset(f->row, 0, f->dim * sizeof *f->row);
+  uint32_t self = COMMON + f->slot[s->self.model];
+  for (uint32_t k = 0; k < s->n; k++) {
+    const let_tenant *o = &s->other[k];
+    double lo = log(share(f->p, o)), bo = f->batch ? log2(o->batch) : 0;
+    uint32_t other = COMMON + f->n_models + f->slot[o->model];
+    double t = w[0] + w[1] * ls + w[2] * lo + w[3] * lb + w[4] * bo + w[self] + w[other];
+    double x = exp(t < 20 ? t : 20);
+    sum += x;
+    f->row[2] += x * lo, f->row[4] += x * bo, f->row[other] += x;
+  }
+  f->row[0] = f->row[self] = sum, f->row[1] = sum * ls, f->row[3] = sum * lb;
+  return 1 + sum;
+}
+
+static let_pressure util_of(const let_profile *p, const let_tenant *t) {
+  const let_profile_model *m = &p->model[t->model];
+  let_pressure none = {0};
+  for (uint32_t i = m->n_pressure; i-- > 0;)
+    if (m->pressure[i].batch <= t->batch || i == 0) return m->pressure[i].p;
+  return none;
+}
+
+static double linear_at(fitter *f, const double *w, const let_sample *s) {
+  let_pressure me = util_of(f->p, &s->self);
+  memset(f->row, 0, f->dim * sizeof *f->row);
+  f->row[LET_COEF_L2_SELF] = me.l2_util * share(f->p, &s->self);
+  f->row[LET_COEF_DRAM_SELF] = me.dram_util * share(f->p, &s->self);
+  for (uint32_t k = 0; k < s->n; k++) {
+    let_pressure o = util_of(f->p, &s->other[k]);
+    f->row[LET_COEF_L2_OTHER] += o.l2_util * share(f->p, &s->other[k]);
+    f->row[LET_COEF_DRAM_OTHER] += o.dram_util * share(f->p, &s->other[k]);
+  }
+  f->row[LET_COEF_CONSTANT] = 1;
+  double y = 0;
+  for (uint32_t i = 0; i < f->dim; i++) y += w[i] * f->row[i];
+  return y;
+}
+
+static double predict(fitter *f, const double *w, const let_sample *s) {
+  return f->kind == LET_INTERFERENCE_LINEAR ? linear_at(f, w, s) : pressure_at(f, w, s);
+}
+
+static double ridge(const fitter *f, uint32_t i) {
+  if (f->kind == LET_INTERFERENCE_LINEAR) return 1e-9;
+  return i == 0 ? 1e-9 : i < COMMON ? RIDGE_SHAPE : RIDGE;
+}
+
+static double cost(fitter *f, const double *w, const bool *out) {
+  double c = 0;
+  for (uint32_t i = 0; i < f->s->n; i++) {
+    if (out && out[i]) continue;
+    double r = predict(f, w, &f->s->sample[i]) / measured(&f->s->sample[i]) - 1;
+    c += r * r;
+  }
+  for (uint32_t i = 0; i < f->dim; i++) c += ridge(f, i) * w[i] * w[i];
+  return c;
+}
+
+/* Solves A x = g in place by Cholesky; A is symmetric and, with what was added to its diagonal, positive definite. */
+static bool cholesky(double *A, double *g, uint32_t n) {
+  for (uint32_t j = 0; j < n; j++) {
+    for (uint32_t i = j; i < n; i++) {
+      double x = A[i * n + j];
+      for (uint32_t k = 0; k < j; k++) x -= A[i * n + k] * A[j * n + k];
+      if (i == j && !(x > 0)) return false;
+      A[i * n + j] = i == j ? sqrt(x) : x / A[j * n + j];
+    }
+  }
+  for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t k = 0; k < i; k++) g[i] -= A[i * n + k] * g[k];
+    g[i] /= A[i * n + i];
+  }
+  for (uint32_t i = n; i-- > 0;) {
+    for (uint32_t k = i + 1; k < n; k++) g[i] -= A[k * n + i] * g[k];
+    g[i] /= A[i * n + i];
+  }
+  return true;
+}
+
+/* Levenberg-Marquardt on the relative error; samples marked in |out| are held out. */
+static void train(fitter *f, const bool *out) {
+  memset(f->w, 0, f->dim * sizeof *f->w);
+  if (f->kind == LET_INTERFERENCE_PRESSURE) f->w[0] = log(0.1);
+  double damp = 1e-3, now = cost(f, f->w, out);
+  for (int round = 0; round < ROUNDS && damp < 1e12; round++) {
+    memset(f->A, 0, (size_t)f->dim * f->dim * sizeof *f->A);
+    memset(f->g, 0, f->dim * sizeof *f->g);
+    for (uint32_t i = 0; i < f->s->n; i++) {
+      if (out && out[i]) continue;
+      double y = measured(&f->s->sample[i]), r = predict(f, f->w, &f->s->sample[i]) / y - 1;
+      for (uint32_t a = 0; a < f->dim; a++) {
+        if (f->row[a] == 0) continue;
+        f->g[a] -= f->row[a] / y * r;
+        for (uint32_t b = 0; b < f->dim; b++) f->A[a * f->dim + b] += f->row[a] * f->row[b] / (y * y);
+      }
+    }
+    for (uint32_t a = 0; a < f->dim; a++) {
+      f->g[a] -= ridge(f, a) * f->w[a];
+      f->A[a * f->dim + a] += ridge(f, a) + damp * (f->A[a * f->dim + a] + 1e-6);
+    }
+    if (!cholesky(f->A, f->g, f->dim)) {
+      damp *= 10;
+      continue;
+    }
+    for (uint32_t a = 0; a < f->dim; a++) f->trial[a] = f->w[a] + f->g[a];
+    double next = cost(f, f->trial, out);
+    if (next <= now) {
+      memcpy(f->w, f->trial, f->dim * sizeof *f->w);
+      if (now - next < 1e-12 * now) return;
+      now = next, damp *= 0.3;
+    } else
+      damp *= 10;
+  }
+}
+
+static int by_double(const void *x, const void *y) {
+  double a = *(const double *)x, b = *(const double *)y;
+  return (a > b) - (a < b);
+}
+
+static double quantile(const double *v, uint32_t n, double q) {
+  double at = q * (n - 1);
+  uint32_t i = (uint32_t)at;
+  return i + 1 < n ? v[i] + (v[i + 1] - v[i]) * (at - i) : v[n - 1];
+}
+
+static let_fit_error summary(double *v, uint32_t n) {
+  qsort(v, n, sizeof *v, by_double);
+  return (let_fit_error){quantile(v, n, 0.5), quantile(v, n, 0.9), quantile(v, n, 0.95), v[n - 1]};
+}
+
+static double error_of(fitter *f, const let_sample *s) {
+  double y = predict(f, f->w, s);
+  return fabs((y > 1 ? y : 1) / measured(s) - 1);
+}
+
+/* Every sample is predicted once by a fit that has not seen it. */
+static let_fit_error cross(fitter *f, uint32_t folds, uint64_t seed, uint32_t *order, bool *out, double *err) {
+  let_rng r;
+  let_rng_seed(&r, seed);
+  uint32_t n = f->s->n, k = 0;
+  for (uint32_t i = 0; i < n; i++) order[i] = i;
+  for (uint32_t i = n; i > 1; i--) {
+    uint32_t j = (uint32_t)let_rng_below(&r, i), t = order[j];
+    order[j] = order[i - 1], order[i - 1] = t;
+  }
+  for (uint32_t fold = 0; fold < folds; fold++) {
+    for (uint32_t i = 0; i < n; i++) out[order[i]] = i % folds == fold;
+    train(f, out);
+    for (uint32_t i = 0; i < n; i++)
+      if (out[i]) err[k++] = error_of(f, &f->s->sample[i]);
+  }
+  return summary(err, k);
+}
+
+static let_err fitter_init(fitter *f, let_arena *a, let_error *e) {
+  f->slot = let_arena_array(a, f->p->n_models, sizeof *f->slot);
+  if (!f->slot) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  memset(f->slot, 0xff, f->p->n_models * sizeof *f->slot);
+  for (uint32_t i = 0; i < f->s->n; i++)
+    for (uint32_t k = 0; k <= f->s->sample[i].n; k++) {
+      uint32_t m = k ? f->s->sample[i].other[k - 1].model : f->s->sample[i].self.model;
+      if (f->slot[m] == UINT32_MAX) f->slot[m] = f->n_models++;
+    }
+  if (f->n_models > MODELS_MAX) return let_fail(e, LET_ERR_INVALID, "samples of %u models: at most %d are fitted together", f->n_models, MODELS_MAX);
+  f->dim = f->kind == LET_INTERFERENCE_LINEAR ? LET_COEF_CONSTANT + 1 : COMMON + 2 * f->n_models;
+  f->w = let_arena_array(a, f->dim, sizeof(double)), f->trial = let_arena_array(a, f->dim, sizeof(double));
+  f->A = let_arena_array(a, (size_t)f->dim * f->dim, sizeof(double));
+  f->g = let_arena_array(a, f->dim, sizeof(double)), f->row = let_arena_array(a, f->dim, sizeof(double));
+  return f->w && f->trial && f->A && f->g && f->row ? LET_OK : let_fail(e, LET_ERR_NOMEM, "out of memory");
+}
+
+/* The fitted logarithms become rows: one per model, or one per power of two of the batch. A model that no sample has
+ * gets the profile's defaults: the worst that was seen. */
+static let_err store_pressure(const fitter *f, let_profile *p, let_arena *a, let_error *e) {
+  const double *w = f->w;
+  memset(p->coef, 0, sizeof p->coef);
+  p->coef[LET_COEF_SHARE_SELF] = w[1], p->coef[LET_COEF_SHARE_OTHER] = w[2];
+  for (uint32_t i = 0; i < p->n_models; i++) {
+    let_profile_model *m = &p->model[i];
+    uint32_t slot = f->slot[i], rows = 0, most = m->n_batches ? m->batch[m->n_batches - 1] : 1;
+    if (slot == UINT32_MAX) {
+      m->n_pressure = 0;
+      continue;
+    }
+    for (uint32_t b = 1; b <= most; b *= 2) rows++;
+    if (!f->batch) rows = 1;
+    let_pressure util = m->n_pressure ? m->pressure[0].p : (let_pressure){0};
+    m->pressure = let_arena_array(a, rows, sizeof *m->pressure);
+    if (!m->pressure) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+    m->n_pressure = rows;
+    for (uint32_t k = 0; k < rows; k++) {
+      let_pressure x = {.l2_util = util.l2_util, .dram_util = util.dram_util};
+      x.sensitivity = exp(w[0] / 2 + w[COMMON + slot] + w[3] * k);
+      x.pressure = exp(w[0] / 2 + w[COMMON + f->n_models + slot] + w[4] * k);
+      m->pressure[k].batch = 1u << k, m->pressure[k].p = x;
+      if (x.pressure > p->coef[LET_COEF_DEFAULT_PRESSURE]) p->coef[LET_COEF_DEFAULT_PRESSURE] = x.pressure;
+      if (x.sensitivity > p->coef[LET_COEF_DEFAULT_SENSITIVITY]) p->coef[LET_COEF_DEFAULT_SENSITIVITY] = x.sensitivity;
+    }
+  }
+  return LET_OK;
+}
+
+static void store_linear(const fitter *f, let_profile *p) {
+  memset(p->coef, 0, sizeof p->coef);
+  memcpy(p->coef, f->w, (LET_COEF_CONSTANT + 1) * sizeof *p->coef);
+  for (uint32_t i = 0; i < p->n_models; i++)
+    for (uint32_t k = 0; k < p->model[i].n_pressure; k++) {
+      const let_pressure *x = &p->model[i].pressure[k].p;
+      if (x->l2_util > p->coef[LET_COEF_DEFAULT_L2]) p->coef[LET_COEF_DEFAULT_L2] = x->l2_util;
+      if (x->dram_util > p->coef[LET_COEF_DEFAULT_DRAM]) p->coef[LET_COEF_DEFAULT_DRAM] = x->dram_util;
+    }
+}
+
+let_err let_fit(let_profile *p, const let_samples *s, let_interference_kind kind, uint32_t folds, uint64_t seed, let_arena *a,
+                let_fit_report *ret, let_error *e) {
+  if (kind != LET_INTERFERENCE_LINEAR && kind != LET_INTERFERENCE_PRESSURE) return let_fail(e, LET_ERR_INVALID, "no interference model to fit");
+  if (folds < 2 || s->n < 2 * folds) return let_fail(e, LET_ERR_INVALID, "%u samples are too few for %u folds: measure at least %u", s->n, folds, 2 * folds);
+  fitter f = {.p = p, .s = s, .kind = kind};
+  let_err r = fitter_init(&f, a, e);
+  if (r) return r;
+  uint32_t *order = let_arena_array(a, s->n, sizeof *order);
+  bool *out = let_arena_array(a, s->n, sizeof *out);
+  double *err = let_arena_array(a, s->n, sizeof *err);
+  if (!order || !out || !err) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  let_fit_report rep = {.n = s->n, .folds = folds};
+  rep.held_out = cross(&f, folds, seed, order, out, err);
+  if (kind == LET_INTERFERENCE_PRESSURE) {
+    f.batch = true;
+    let_fit_error with = cross(&f, folds, seed, order, out, err);
+    rep.batch = f.batch = with.p95 < rep.held_out.p95;
+    if (rep.batch) rep.held_out = with;
+  }
+  train(&f, NULL);
+  for (uint32_t i = 0; i < s->n; i++) err[i] = error_of(&f, &s->sample[i]);
+  rep.seen = summary(err, s->n);
+  if (kind == LET_INTERFERENCE_PRESSURE) r = store_pressure(&f, p, a, e);
+  else store_linear(&f, p);
+  if (r) return r;
+  for (uint32_t i = 0; i < p->n_models; i++)
+    for (uint32_t k = 0; k < p->model[i].n_pressure; k++) rep.utilisations |= p->model[i].pressure[k].p.l2_util > 0 || p->model[i].pressure[k].p.dram_util > 0;
+  p->interference = kind;
+  p->interference_error_p95 = rep.held_out.p95;
+  *ret = rep;
+  return LET_OK;
+}

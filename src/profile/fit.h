@@ -1,0 +1,25 @@
+/* fit.h: interference models fitted to measured samples (interference.csv), with their error on cases held out. */
+#ifndef LET_PROFILE_FIT_H
+#define LET_PROFILE_FIT_H
+
+#include "profile/profile.h"
+
+typedef struct let_fit_error { /* relative error of the predicted slowdown, absolute value */
+  double p50, p90, p95, max;
+} let_fit_error;
+
+typedef struct let_fit_report {
+  uint32_t n, folds;
+  let_fit_error held_out, seen;
+  bool batch;        /* PRESSURE: scaled with the batch, because that did better on held-out cases */
+  bool utilisations; /* LINEAR: the profile has them; without, only the constant is fitted */
+} let_fit_report;
+
+/* Fits |kind| to |s| and puts coefficients and pressure rows into |p|, memory from |a|. PRESSURE: slowdown = 1 +
+ * sensitivity x share_self^a x sum over neighbours of pressure x share^b: never below 1, any number of neighbours.
+ * LINEAR: the prototype's, least squares; clipped at 1 where it is used. |seed| deals the samples into |folds|.
+ * Errors: INVALID (fewer than 2 samples a fold, or kind NONE), NOMEM. */
+LET_CHECKED let_err let_fit(let_profile *p, const let_samples *s, let_interference_kind kind, uint32_t folds, uint64_t seed,
+                            let_arena *a, let_fit_report *ret, let_error *e);
+
+#endif
