@@ -136,16 +136,17 @@ static double slowdown_linear(const let_profile *p, const let_tenant *self, cons
          p->coef[LET_COEF_DRAM_SELF] * me.dram_util * mine + p->coef[LET_COEF_DRAM_OTHER] * dram + p->coef[LET_COEF_CONSTANT];
 }
 
-/* 1 + sensitivity * share_self^a * x / (1 + c x), x = sum over neighbours of pressure * share^b * busy. */
+/* 1 + sensitivity share_self^a x / (1 + c x), x = (sum over neighbours of pressure^(1/q) share busy)^q: one neighbour
+ * weighs pressure share^q, and weighs the same when it is cut in pieces; one more neighbour never makes it less. */
 static double slowdown_pressure(const let_profile *p, const let_tenant *self, const let_tenant *others, uint32_t n) {
   const double *c = p->coef;
-  double x = 0;
-  for (uint32_t i = 0; i < n; i++) {
-    double w = pressure_of(p, others[i].model, others[i].batch).pressure * others[i].busy;
-    if (c[LET_COEF_SHARE_OTHER] != 0) w *= pow(share_of(p, &others[i]), c[LET_COEF_SHARE_OTHER]);
-    x += w;
+  double q = c[LET_COEF_SHARE_OTHER] > LET_SHARE_OTHER_MIN ? c[LET_COEF_SHARE_OTHER] : LET_SHARE_OTHER_MIN, most = 0, sum = 0;
+  for (uint32_t i = 0; i < n; i++) { /* relative to the largest: the power of a small exponent overflows otherwise */
+    double w = pressure_of(p, others[i].model, others[i].batch).pressure;
+    if (w > most) sum *= most > 0 ? pow(most / w, 1 / q) : 0, most = w;
+    if (w > 0) sum += (w == most ? 1 : pow(w / most, 1 / q)) * share_of(p, &others[i]) * others[i].busy;
   }
-  double s = pressure_of(p, self->model, self->batch).sensitivity;
+  double x = most * pow(sum, q), s = pressure_of(p, self->model, self->batch).sensitivity;
   if (c[LET_COEF_SHARE_SELF] != 0) s *= pow(share_of(p, self), c[LET_COEF_SHARE_SELF]);
   return 1 + s * x / (1 + c[LET_COEF_SATURATION] * x);
 }

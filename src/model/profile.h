@@ -54,6 +54,7 @@ enum {
   LET_COEF_DEFAULT_L2 = 8, LET_COEF_DEFAULT_DRAM, LET_COEF_DEFAULT_PRESSURE, LET_COEF_DEFAULT_SENSITIVITY,
   LET_COEF_COUNT = 16
 };
+#define LET_SHARE_OTHER_MIN 0.05 /* the least exponent of a neighbour's share: nearly "only the worst neighbour counts" */
 
 typedef struct let_profile_model {
   char name[LET_NAME_MAX];

@@ -23,22 +23,26 @@ typedef struct fitter {
 static double share(const let_profile *p, const let_tenant *t) { return (double)t->granules / p->device.granules; }
 static double measured(const let_sample *s) { return s->together_ms / s->solo_ms; }
 
-/* Prediction under |w|, and its derivatives in f->row. */
+/* Prediction under |w|, and its derivatives in f->row: 1 + e^c U^q, U = sum of share_k e^(t_k / q), q the exponent of
+ * the neighbours' share. */
 static double pressure_at(fitter *f, const double *w, const let_sample *s) {
-  double sum = 0, ls = log(share(f->p, &s->self)), lb = f->batch ? log2(s->self.batch) : 0;
+  double ls = log(share(f->p, &s->self)), lb = f->batch ? log2(s->self.batch) : 0;
+  double q = w[2] > LET_SHARE_OTHER_MIN ? w[2] : LET_SHARE_OTHER_MIN, U = 0, tu = 0;
   memset(f->row, 0, f->dim * sizeof *f->row);
   uint32_t self = COMMON + f->slot[s->self.model];
   for (uint32_t k = 0; k < s->n; k++) {
     const let_tenant *o = &s->other[k];
-    double lo = log(share(f->p, o)), bo = f->batch ? log2(o->batch) : 0;
-    uint32_t other = COMMON + f->n_models + f->slot[o->model];
-    double t = w[0] + w[1] * ls + w[2] * lo + w[3] * lb + w[4] * bo + w[self] + w[other];
-    double x = exp(t < 20 ? t : 20);
-    sum += x;
-    f->row[2] += x * lo, f->row[4] += x * bo, f->row[other] += x;
+    double bo = f->batch ? log2(o->batch) : 0, t = w[4] * bo + w[COMMON + f->n_models + f->slot[o->model]];
+    double u = share(f->p, o) * exp(fmin(t / q, 200));
+    U += u, tu += u * t;
+    f->row[4] += u * bo, f->row[COMMON + f->n_models + f->slot[o->model]] += u;
   }
-  f->row[0] = f->row[self] = sum, f->row[1] = sum * ls, f->row[3] = sum * lb;
-  return 1 + sum;
+  double x = exp(fmin(w[0] + w[1] * ls + w[3] * lb + w[self] + q * log(U), 20));
+  f->row[4] *= x / U;
+  for (uint32_t i = COMMON + f->n_models; i < f->dim; i++) f->row[i] *= x / U;
+  f->row[0] = f->row[self] = x, f->row[1] = x * ls, f->row[3] = x * lb;
+  if (w[2] > LET_SHARE_OTHER_MIN) f->row[2] = x * (log(U) - tu / U / q);
+  return 1 + x;
 }
 
 static let_pressure util_of(const let_profile *p, const let_tenant *t) {
@@ -109,7 +113,7 @@ static bool cholesky(double *A, double *g, uint32_t n) {
 /* Levenberg-Marquardt on the relative error; samples marked in |out| are held out. */
 static void train(fitter *f, const bool *out) {
   memset(f->w, 0, f->dim * sizeof *f->w);
-  if (f->kind == LET_INTERFERENCE_PRESSURE) f->w[0] = log(0.1);
+  if (f->kind == LET_INTERFERENCE_PRESSURE) f->w[0] = log(0.1), f->w[2] = 0.3;
   double damp = 1e-3, now = cost(f, f->w, out);
   for (int round = 0; round < ROUNDS && damp < 1e12; round++) {
     memset(f->A, 0, (size_t)f->dim * f->dim * sizeof *f->A);
@@ -204,7 +208,7 @@ static let_err fitter_init(fitter *f, let_arena *a, let_error *e) {
 static let_err store_pressure(const fitter *f, let_profile *p, let_arena *a, let_error *e) {
   const double *w = f->w;
   memset(p->coef, 0, sizeof p->coef);
-  p->coef[LET_COEF_SHARE_SELF] = w[1], p->coef[LET_COEF_SHARE_OTHER] = w[2];
+  p->coef[LET_COEF_SHARE_SELF] = w[1], p->coef[LET_COEF_SHARE_OTHER] = w[2] > LET_SHARE_OTHER_MIN ? w[2] : LET_SHARE_OTHER_MIN;
   for (uint32_t i = 0; i < p->n_models; i++) {
     let_profile_model *m = &p->model[i];
     uint32_t slot = f->slot[i], rows = 0, most = m->n_batches ? m->batch[m->n_batches - 1] : 1;

@@ -16,7 +16,8 @@ typedef struct let_fit_report {
 } let_fit_report;
 
 /* Fits |kind| to |s| and puts coefficients and pressure rows into |p|, memory from |a|. PRESSURE: slowdown = 1 +
- * sensitivity x share_self^a x sum over neighbours of pressure x share^b: never below 1, any number of neighbours.
+ * sensitivity x share_self^a x (sum over neighbours of pressure^(1/q) x share)^q: never below 1, any number of
+ * neighbours, and a neighbour cut in pieces weighs what it weighed whole.
  * LINEAR: the prototype's, least squares; clipped at 1 where it is used. |seed| deals the samples into |folds|.
  * Errors: INVALID (fewer than 2 samples a fold, or kind NONE), NOMEM. */
 LET_CHECKED let_err let_fit(let_profile *p, const let_samples *s, let_interference_kind kind, uint32_t folds, uint64_t seed,

@@ -154,7 +154,7 @@ static void good_is_read(void **state) {
   let_error e = {0};
   assert_int_equal(parse(device_ok, "\xef\xbb\xbf# c\r\np99_ms,model,batch,granules,p50_ms\r\n5, a ,1,1,4\r\n1,b,1,2,1", "model,batch,mib\na,1,100\na,4,400\n",
                          SHEAD "a,1,2,b:1:2+a:1:4,1,1.25\n",
-                         "model: pressure\nheld_out_error_p95: 0.04\ncoefficients: {share_self: 0, share_other: 0, saturation: 0, default_pressure: .1, "
+                         "model: pressure\nheld_out_error_p95: 0.04\ncoefficients: {share_self: 0, share_other: 1, saturation: 0, default_pressure: .1, "
                          "default_sensitivity: 1}\nmodels:\n  - {name: a, batch: 1, pressure: 0.2, sensitivity: 0.5}\n",
                          &a, &p, &s, ps, &e),
                    LET_OK);
@@ -167,7 +167,7 @@ static void good_is_read(void **state) {
   assert_int_equal(s.sample[0].n, 2);
   assert_int_equal(s.sample[0].other[1].granules, 4);
   let_tenant self = {0, 1, 2, 1}, other[2] = {{1, 1, 2, 1}, {0, 1, 4, 1}};
-  assert_near(let_profile_slowdown(&p, &self, other, 2), 1 + 0.5 * (0.1 + 0.2), 1e-12);
+  assert_near(let_profile_slowdown(&p, &self, other, 2), 1 + 0.5 * (0.1 * 2 / 16 + 0.2 * 4 / 16), 1e-12);
   assert_near(let_profile_slowdown(&p, &self, other, 0), 1, 0);
   free(ps);
   let_arena_fini(&a);

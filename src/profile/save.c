@@ -109,6 +109,14 @@ let_err let_profile_save_fit(const char *dir, const let_profile *p, let_error *e
 }
 
 let_err let_profile_save(const char *dir, const let_profile *p, const let_samples *s, const char *comment, let_error *e) {
+  char path[4096];
+  if (strlen(dir) >= sizeof path) return let_fail(e, LET_ERR_INVALID, "the path of the profile is too long");
+  memcpy(path, dir, strlen(dir) + 1);
+  for (char *at = strchr(path + (path[0] == '/'), '/'); at; at = strchr(at + 1, '/')) { /* parents; the last mkdir tells what is wrong */
+    *at = 0;
+    (void)mkdir(path, 0777);
+    *at = '/';
+  }
   if (mkdir(dir, 0777) != 0 && errno != EEXIST) return let_fail(e, LET_ERR_IO, "%s: %s", dir, strerror(errno));
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
