@@ -1,0 +1,177 @@
+/* gpulet plan: profiles, workload, devices -> plan, as a table, a picture, JSON or the prototype's ModelList.txt. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/units.h"
+#include "cmd/cmd.h"
+#include "cmd/plan_print.h"
+#include "conf/file.h"
+#include "conf/plan_json.h"
+#include "conf/suggest.h"
+#include "conf/workload.h"
+#include "os/clock.h"
+#include "plan/plan.h"
+#include "profile/glet.h"
+
+typedef struct options {
+  const char *profile, *workload, *gpus, *policy, *running, *format;
+  bool json;
+  let_dur time_limit;
+  double headroom;
+  int64_t max_batch;
+} options;
+
+static const char *const formats[] = {"table", "json", "glet", NULL};
+static const let_option table[] = {
+    {.name = "profile", .type = LET_OPTION_STR, .offset = offsetof(options, profile), .value = "DIR[,DIR...]", .required = true, .help = "Profile directories, one per device type."},
+    {.name = "workload", .type = LET_OPTION_STR, .offset = offsetof(options, workload), .value = "FILE", .required = true, .help = "Workload YAML, or a task file of the prototype (.csv)."},
+    {.name = "gpus", .type = LET_OPTION_STR, .offset = offsetof(options, gpus), .value = "N", .required = true, .help = "How many devices: 4, or h200:4,a100:2 with several profiles."},
+    {.name = "policy", .type = LET_OPTION_STR, .offset = offsetof(options, policy), .value = "POLICY", .def = "optimal", .help = "optimal, elastic-int, elastic, selftune, temporal, static or shared."},
+    {.name = "format", .type = LET_OPTION_CHOICE, .offset = offsetof(options, format), .value = "FORMAT", .def = "table", .choices = formats, .help = "table, json, or glet (the prototype's ModelList.txt)."},
+    {.name = "json", .type = LET_OPTION_BOOL, .offset = offsetof(options, json), .help = "The same as --format json."},
+    {.name = "time-limit", .type = LET_OPTION_DUR, .offset = offsetof(options, time_limit), .value = "TIME", .def = "10s", .help = "Stop improving after this long and print the best plan so far."},
+    {.name = "running", .type = LET_OPTION_STR, .offset = offsetof(options, running), .value = "PLAN.json", .help = "The plan that is running: change as little of it as the workload allows."},
+    {.name = "headroom", .type = LET_OPTION_F64, .offset = offsetof(options, headroom), .value = "X", .def = "0", .min = 0, .max = 10, .help = "Plan for rates this much higher: 0.1 is 10 %."},
+    {.name = "max-batch", .type = LET_OPTION_I64, .offset = offsetof(options, max_batch), .value = "N", .def = "0", .min = 0, .max = LET_BATCH_MAX, .help = "No batch larger than this; 0: as profiled."},
+};
+
+enum { POOLS_MAX = 16 };
+
+static double now_ms(void *ctx) {
+  (void)ctx;
+  return (double)let_now() / 1e6;
+}
+
+static bool expired(void *ctx) { return now_ms(NULL) > *(const double *)ctx; }
+
+/* Cuts |*s| at the next comma. False: nothing is left. */
+static bool next_item(let_str *s, let_str *ret) {
+  if (s->n == 0) return false;
+  const char *comma = memchr(s->p, ',', s->n);
+  size_t n = comma ? (size_t)(comma - s->p) : s->n, skip = n + (comma != NULL);
+  *ret = (let_str){s->p, n};
+  s->p += skip, s->n -= skip;
+  return true;
+}
+
+static let_err profiles_load(const options *o, let_arena *a, let_plan_pool *pool, uint32_t *ret_n, let_error *e) {
+  let_str rest = let_str_c(o->profile), item;
+  uint32_t n = 0;
+  let_problems *ps = let_arena_alloc(a, sizeof *ps);
+  if (!ps) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  while (next_item(&rest, &item)) {
+    char *dir = let_arena_strdup(a, item.p, item.n);
+    let_profile *p = let_arena_alloc(a, sizeof *p);
+    if (!dir || !p) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+    if (n == POOLS_MAX) return let_fail(e, LET_ERR_INVALID, "--profile: at most %d directories", POOLS_MAX);
+    let_err r = let_profile_load_all(dir, a, p, NULL, ps, e);
+    if (r && ps->n) { /* every problem, then the summary as the error */
+      let_buf b;
+      let_buf_init(&b, &let_mem_libc);
+      let_problems_print(ps, &b);
+      if (!b.failed && b.n) fputs(b.p, stderr);
+      let_buf_fini(&b);
+    }
+    if (r) return r;
+    for (uint32_t i = 0; i < n; i++)
+      if (strcmp(pool[i].profile->device.name, p->device.name) == 0) return let_fail(e, LET_ERR_INVALID, "--profile: device type '%s' is there twice", p->device.name);
+    pool[n++] = (let_plan_pool){.profile = p};
+  }
+  *ret_n = n;
+  return n ? LET_OK : let_fail(e, LET_ERR_INVALID, "--profile is empty");
+}
+
+static let_err gpus_parse(const options *o, let_plan_pool *pool, uint32_t n, let_error *e) {
+  let_str rest = let_str_c(o->gpus), item;
+  bool any = false;
+  while (next_item(&rest, &item)) {
+    const char *colon = memchr(item.p, ':', item.n);
+    uint32_t at = 0;
+    let_str count = item;
+    if (colon) {
+      let_str type = {item.p, (size_t)(colon - item.p)};
+      count = (let_str){colon + 1, item.n - type.n - 1};
+      while (at < n && !let_str_is(type, pool[at].profile->device.name)) at++;
+      if (at == n) return let_fail(e, LET_ERR_INVALID, "--gpus: no profile is of device type '" LET_STR_FMT "'", LET_STR_ARG(type));
+    } else if (n > 1 || any)
+      return let_fail(e, LET_ERR_INVALID, "--gpus: with several profiles say how many of each type, such as %s:4", pool[0].profile->device.name);
+    int64_t v;
+    let_error why = {0};
+    if (let_parse_i64(count, 0, 1000000, &v, &why)) return let_fail(e, LET_ERR_INVALID, "--gpus: %s", why.text);
+    pool[at].count += (uint32_t)v;
+    any = true;
+  }
+  if (!any) return let_fail(e, LET_ERR_INVALID, "--gpus is empty");
+  for (uint32_t i = 1; i < n; i++) pool[i].first_id = pool[i - 1].first_id + pool[i - 1].count;
+  return LET_OK;
+}
+
+static let_err workload_load(const char *path, let_arena *a, let_workload *ret, let_error *e) {
+  if (!let_workload_is_csv(path)) return let_workload_load(path, a, ret, e);
+  let_profile_file f = {.name = path};
+  let_err r = let_file_read(path, a, &f.text, e);
+  return r ? r : let_glet_tasks(f, a, ret, e);
+}
+
+static int print_plan(const options *o, const let_plan *p, let_error *e) {
+  let_buf b;
+  let_buf_init(&b, &let_mem_libc);
+  struct winsize w = {0};
+  bool tty = isatty(STDOUT_FILENO);
+  uint32_t width = tty && ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80;
+  const char *no = getenv("NO_COLOR");
+  if (o->json || strcmp(o->format, "json") == 0) let_plan_to_json(p, &b);
+  else if (strcmp(o->format, "glet") == 0) let_plan_print_glet(p, &b);
+  else let_plan_print(p, width, tty && !(no && no[0]), &b);
+  bool ok = !b.failed && (b.n == 0 || fwrite(b.p, 1, b.n, stdout) == b.n) && fflush(stdout) == 0;
+  let_buf_fini(&b);
+  if (!ok) return let_fail(e, LET_ERR_IO, "cannot write the plan"), let_cmd_fail("plan", e);
+  return p->feasible ? LET_EXIT_OK : LET_EXIT_FAILED;
+}
+
+static int run_in(const options *o, let_arena *a) {
+  let_error e = {0};
+  const let_policy *policy = let_policy_find(o->policy);
+  uint32_t n;
+  if (!policy) {
+    let_suggest s = {.word = let_str_c(o->policy)};
+    char text[LET_SUGGEST_TEXT];
+    const let_policy *const *all = let_policies(&n);
+    for (uint32_t i = 0; i < n; i++) let_suggest_offer(&s, all[i]->name);
+    (void)let_fail(&e, LET_ERR_INVALID, "--policy: there is no '%s'%s", o->policy, let_suggest_text(&s, "", text));
+    return let_cmd_usage("plan", &e);
+  }
+  let_plan_pool pool[POOLS_MAX] = {0};
+  let_workload w;
+  let_plan running, plan;
+  if (profiles_load(o, a, pool, &n, &e)) return let_cmd_fail("plan", &e);
+  if (gpus_parse(o, pool, n, &e)) return let_cmd_usage("plan", &e);
+  if (workload_load(o->workload, a, &w, &e)) return let_cmd_fail("plan", &e);
+  if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
+  double until = now_ms(NULL) + (double)o->time_limit / 1e6;
+  let_plan_input in = {.workload = &w, .pool = pool, .n_pools = n, .running = o->running ? &running : NULL, .max_batch = (uint32_t)o->max_batch,
+                       .headroom = o->headroom, .expired = expired, .expired_ctx = &until, .now_ms = now_ms};
+  if (policy->make(&in, a, &plan, &e)) return let_cmd_fail("plan", &e);
+  return print_plan(o, &plan, &e);
+}
+
+static int run(const void *options_, int n_args, char **args) {
+  (void)n_args, (void)args;
+  let_arena a;
+  let_arena_init(&a, &let_mem_libc);
+  int code = run_in(options_, &a);
+  let_arena_fini(&a);
+  return code;
+}
+
+const let_command let_command_plan = {
+    .name = "plan",
+    .summary = "decide which gpu-lets to make and what runs where",
+    .arguments = "",
+    .text = "Exit code 0: there is a plan; 1: there is none, and the reasons say why and what would help.\n"
+            "Example: gpulet plan --profile profiles/h200 --workload w.yaml --gpus 4\n",
+    LET_COMMAND_OPTIONS(table, options),
+    .run = run,
+};
