@@ -16,7 +16,7 @@ typedef struct options {
   double share;
   int64_t batch, count, warmup, varying, seed;
   let_dur interval, timeout;
-  bool json;
+  bool json, verify;
 } options;
 
 #define FIELD(f) offsetof(options, f)
@@ -32,6 +32,7 @@ static const let_option table[] = {
     {"timeout", LET_OPTION_DUR, FIELD(timeout), "TIME", "60s", "longest time of one batch", .min = 1e6, .max = 1e15},
     {"profile", LET_OPTION_STR, FIELD(profile), "DIR", "", "profile directory: latencies of a sim device"},
     {"plugin-dir", LET_OPTION_STR, FIELD(plugin_dir), "DIR", "", "where libgpulet_torch.so is, if not beside the program"},
+    {"verify", LET_OPTION_BOOL, FIELD(verify), NULL, NULL, "first compare with MODEL_DIR/reference/batchN.txt (see models/export.py)"},
     {"json", LET_OPTION_BOOL, FIELD(json), NULL, NULL, "one JSON document instead of the table"},
 };
 
@@ -197,6 +198,75 @@ static let_err measure(session *s, let_error *e) {
   return r;
 }
 
+/* ---- the model's own reference: lines "input|output NAME DATATYPE FILE DIMENSIONS..." */
+
+static let_err read_exactly(const session *s, const char *name, void *to, uint64_t bytes, let_error *e) {
+  char path[1024];
+  snprintf(path, sizeof path, "%s/reference/%s", s->m.dir, name);
+  FILE *f = fopen(path, "rb");
+  if (!f) return let_fail(e, LET_ERR_NOT_FOUND, "%s: cannot be opened", path);
+  size_t n = fread(to, 1, bytes, f);
+  bool more = fgetc(f) != EOF;
+  fclose(f);
+  return n == bytes && !more ? LET_OK : let_fail(e, LET_ERR_INVALID, "%s: is not %llu bytes long, as this batch is", path, (unsigned long long)bytes);
+}
+
+/* Largest values differ by at most 1e-4 of themselves, small ones by 1e-5 of the largest; other types exactly. */
+static let_err compare(const char *name, uint8_t dtype, const void *got, const void *want, uint64_t bytes, let_error *e) {
+  if (dtype != LET_DTYPE_FP32)
+    return memcmp(got, want, bytes) == 0 ? LET_OK : let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s' differs from the reference", name);
+  const float *x = got, *y = want;
+  double largest = 0;
+  for (uint64_t i = 0; i < bytes / 4; i++) largest = fmax(largest, fabs((double)y[i]));
+  for (uint64_t i = 0; i < bytes / 4; i++)
+    if (!(fabs((double)x[i] - (double)y[i]) <= 1e-4 * fabs((double)y[i]) + 1e-5 * largest))
+      return let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s', element %llu: %g, the reference says %g", name, (unsigned long long)i, (double)x[i], (double)y[i]);
+  return LET_OK;
+}
+
+/* One line: loads an input, or (|outputs|) compares an output, which lie in s->out one after the other. */
+static let_err verify_line(session *s, const char *line, bool outputs, unsigned *seen, let_error *e) {
+  char kind[16], name[LET_NAME_MAX], type[16], file[64];
+  if (sscanf(line, "%15s %127s %15s %63s", kind, name, type, file) != 4 || strchr(file, '/')) return let_fail(e, LET_ERR_INVALID, "--verify: cannot read the line '%.60s'", line);
+  if ((strcmp(kind, "output") == 0) != outputs) return LET_OK;
+  const let_tensor_spec *spec = outputs ? s->m.output : s->m.input;
+  uint64_t at = 0;
+  for (unsigned k = 0; k < (outputs ? s->m.n_outputs : s->m.n_inputs); k++) {
+    uint64_t bytes = (outputs ? s->x->out[k].row_bytes : s->in[k].row_bytes) * rows_of(s);
+    if (strcmp(spec[k].name, name) != 0) {
+      at += bytes;
+      continue;
+    }
+    (*seen)++;
+    if (!outputs) return read_exactly(s, file, s->in[k].data, bytes, e);
+    void *want = malloc(bytes ? bytes : 1);
+    let_err r = want ? read_exactly(s, file, want, bytes, e) : let_fail(e, LET_ERR_NOMEM, "out of memory");
+    if (!r) r = compare(name, s->x->out[k].dtype, (const char *)s->out + at, want, bytes, e);
+    free(want);
+    return r;
+  }
+  return let_fail(e, LET_ERR_INVALID, "--verify: the reference has a tensor '%s', the model has none", name);
+}
+
+static let_err verify(session *s, let_error *e) {
+  char path[1024], line[512];
+  let_dur ignored;
+  snprintf(path, sizeof path, "%s/reference/batch%llu.txt", s->m.dir, (unsigned long long)rows_of(s));
+  FILE *f = fopen(path, "r");
+  if (!f) return let_fail(e, LET_ERR_NOT_FOUND, "--verify: %s: cannot be opened", path);
+  let_err r = LET_OK;
+  for (int outputs = 0; !r && outputs < 2; outputs++) {
+    unsigned seen = 0;
+    rewind(f);
+    while (!r && fgets(line, sizeof line, f)) r = verify_line(s, line, outputs, &seen, e);
+    if (!r && seen != (outputs ? s->m.n_outputs : s->m.n_inputs)) r = let_fail(e, LET_ERR_INVALID, "%s: does not name every tensor of the model", path);
+    if (!r && !outputs) r = batch(s, &ignored, e);
+  }
+  fclose(f);
+  if (!r) fprintf(stderr, "gpulet run: %s: answers equal the reference\n", s->m.name);
+  return r;
+}
+
 /* ---- report */
 
 static int by_length(const void *a, const void *b) {
@@ -273,6 +343,7 @@ static int run(const void *opts, int n_args, char **args) {
   if (!r) r = open_device(s, &e);
   if (!r) r = load(s, &e);
   if (!r) r = make_inputs(s, &e);
+  if (!r && s->o->verify) r = verify(s, &e);
   if (!r) r = measure(s, &e);
   int code = r ? let_cmd_fail("run", &e) : report(s);
   finish(s);
