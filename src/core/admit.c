@@ -72,24 +72,28 @@ typedef struct neighbours {
   double share;  /* of the gpu-let's time */
   let_dur queued; /* time for what they have queued with an earlier deadline */
   let_dur least;  /* see least_time */
+  let_dur room;   /* a queue longer than this would make a neighbour's next request late */
 } neighbours;
 
 static neighbours look_around(let_core *c, const let__route *r, const let_request *q, let_time now) {
   uint32_t n;
   const uint32_t *on = let__routes_on(c, r->gpulet, &n);
-  neighbours ret = {0};
+  neighbours ret = {.room = INT64_MAX};
   for (uint32_t i = 0; i < n; i++) {
     const let__route *o = &c->table->route[on[i]];
     double part;
     if (o == r) continue;
-    ret.share += owed(c, o, n, now, &part);
+    double share = owed(c, o, n, now, &part);
+    ret.share += share;
     const let__model *m = &c->model[o->model];
+    if (share > 0.01 && m->m->slo > 0 && m->m->slo - o->predict[o->full] < ret.room) ret.room = m->m->slo - o->predict[o->full];
     double rows = (double)let__queue_rows_before(c, m, let__key_at(m->levels, q->deadline)) * part;
     uint64_t batches = ((uint64_t)(rows + 0.999) + o->batch - 1) / o->batch;
     ret.queued += (let_dur)batches * o->predict[o->full];
   }
-  double part;
-  (void)owed(c, r, n, now, &part);
+  /* Only who takes more than was planned has to keep out of the neighbours' way. */
+  double part, own = owed(c, r, n, now, &part);
+  if (let_rate_get(&c->model[r->model].rate, now) * part * (double)r->predict[r->full] / 1e9 / r->batch < own * 1.1) ret.room = INT64_MAX;
   ret.least = least_time(c, r, q, ret.share, part, now);
   return ret;
 }
@@ -118,6 +122,8 @@ static uint64_t capacity(const let_core *c, const let__route *r, neighbours besi
   uint64_t one = after >= beside.least ? rows_within(r, after) : 0;
   let_dur fair = (let_dur)((double)t * (beside.share < 1 ? 1 - beside.share : 0));
   if (fair > after) fair = after;
+  if (beside.room < INT64_MAX && fair > beside.room - (start - now)) fair = beside.room - (start - now);
+  if (fair < 0) fair = 0;
   let_dur each = r->predict[r->most] + r->late > 0 ? r->predict[r->most] + r->late : 1;
   uint64_t many = (uint64_t)((fair + r->late) / each) * r->size[r->most];
   return rows + (one > many ? one : many);

@@ -490,7 +490,7 @@ static void test_overload_stays_at_home(void **state) {
     double victim = (double)w.t[0].good / (double)w.t[0].sent;
     report(tight ? "beside wide SLO, 5x" : "beside tight SLO, 5x", &w.t[1], each, 20 * LET_S, &goodput);
     print_message("%-28s attainment of the model inside its plan: %.2f %%\n", "", 100 * victim);
-    assert_true(victim > 0.88); /* the neighbour's earlier deadlines still go first: the price of one EDF order */
+    assert_true(victim > 0.92); /* not more: one batch of the neighbour's may still lie before each of its own */
     assert_true(goodput > 0.8 * each);
   }
 }
