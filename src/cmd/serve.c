@@ -1,0 +1,127 @@
+/* serve.c: `gpulet serve`: from the command line to let_serve_run. This is where devices, files and the server meet. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cmd/cmd.h"
+#include "conf/plan_json.h"
+#include "conf/repository.h"
+#include "device/device.h"
+#include "obs/log.h"
+#include "serve/serve.h"
+
+typedef struct options {
+  const char *repository, *config, *devices, *isolation, *plan, *batching, *profile, *log_level;
+  let_serve_options serve;
+} options;
+
+#define FIELD(f) offsetof(options, f)
+static const char *const isolations[] = {"device", "process", NULL}, *const batchings[] = {"deferred", "eager", NULL},
+                  *const levels[] = {"error", "warn", "info", "debug", NULL};
+static const let_option table[] = {
+    {"model-repository", LET_OPTION_STR, FIELD(repository), "DIR", NULL, "models in Triton's layout: DIR/MODEL/config.pbtxt and DIR/MODEL/1/model.pt", .required = true},
+    {"config", LET_OPTION_STR, FIELD(config), "FILE", NULL, "YAML file with any of these options; the command line wins"},
+    {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto", "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4"},
+    {"isolation", LET_OPTION_CHOICE, FIELD(isolation), "KIND", "device", "GPUs: one worker process per device (green contexts), or one per gpu-let (MPS)", .choices = isolations},
+    {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL, "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
+    {"profile", LET_OPTION_STR, FIELD(profile), "DIR", "", "profile directory: latencies of sim devices"},
+    {"batching", LET_OPTION_CHOICE, FIELD(batching), "KIND", "deferred", "deferred: wait for a fuller batch while the SLO allows; eager: run at once when idle", .choices = batchings},
+    {"host", LET_OPTION_STR, FIELD(serve.host), "ADDRESS", "0.0.0.0", "address to listen on"},
+    {"http-port", LET_OPTION_I64, FIELD(serve.http_port), "PORT", "8000", "Open Inference Protocol over HTTP; 0: any free port", .max = 65535},
+    {"metrics-port", LET_OPTION_I64, FIELD(serve.metrics_port), "PORT", "8002", "Prometheus metrics; 0: any free port, -1: only on the HTTP port", .min = -1, .max = 65535},
+    {"default-slo", LET_OPTION_DUR, FIELD(serve.default_slo), "TIME", "1s", "SLO of models whose config.pbtxt has no slo_ms"},
+    {"arena-size", LET_OPTION_SIZE, FIELD(serve.arena_bytes), "SIZE", "512MiB", "shared memory for tensors in flight"},
+    {"max-requests", LET_OPTION_I64, FIELD(serve.requests), "N", "8192", "requests in flight at most", .min = 1, .max = 1 << 20},
+    {"max-queue", LET_OPTION_I64, FIELD(serve.queue), "N", "2048", "waiting requests per model at most", .min = 1, .max = 1 << 20},
+    {"max-connections", LET_OPTION_I64, FIELD(serve.connections), "N", "4096", "open connections at most", .min = 1, .max = 1 << 20},
+    {"max-body", LET_OPTION_SIZE, FIELD(serve.body_max), "SIZE", "64MiB", "largest request body"},
+    {"head-timeout", LET_OPTION_DUR, FIELD(serve.head_timeout), "TIME", "10s", "a request head must arrive within this"},
+    {"body-timeout", LET_OPTION_DUR, FIELD(serve.body_timeout), "TIME", "10s", "longest pause within a request body"},
+    {"idle-timeout", LET_OPTION_DUR, FIELD(serve.idle_timeout), "TIME", "5m", "longest pause between requests of a connection"},
+    {"exit-timeout", LET_OPTION_DUR, FIELD(serve.exit_timeout), "TIME", "30s", "after SIGTERM, wait this long for requests in flight"},
+    {"spin", LET_OPTION_DUR, FIELD(serve.spin), "TIME", "0", "how long a worker watches its ring before it sleeps (costs CPU, saves wake-ups)"},
+    {"plugin-dir", LET_OPTION_STR, FIELD(serve.plugin_dir), "DIR", "", "where libgpulet_torch.so is, if not beside the program"},
+    {"ready-file", LET_OPTION_STR, FIELD(serve.ready_file), "FILE", NULL, "written once requests are served, with the ports"},
+    {"log-level", LET_OPTION_CHOICE, FIELD(log_level), "LEVEL", "info", "what to log on stderr", .choices = levels},
+};
+
+enum { DEVICES = 64 };
+
+typedef struct planning {
+  const char *file;
+  const let_model *models;
+  uint32_t n_models, n_devices;
+  const let_serve_device *devices;
+} planning;
+
+static let_err make_plan(void *ctx, let_arena *arena, let_plan *ret, let_error *e) {
+  const planning *p = ctx;
+  if (p->file) return let_plan_load(p->file, arena, ret, e);
+  return let_serve_default_plan(p->models, p->n_models, p->devices, p->n_devices, arena, ret, e);
+}
+
+static let_err inventory(const options *o, let_serve_device *ret, uint32_t *ret_n, let_error *e) {
+  let_device_name names[DEVICES];
+  let_err r = let_device_list(o->devices, o->profile, names, DEVICES, ret_n, e);
+  if (r) return r;
+  for (uint32_t i = 0; i < *ret_n; i++) {
+    bool cpu = strncmp(names[i].name, "cpu", 3) == 0;
+    ret[i] = (let_serve_device){.type = names[i].type, .worker_per_gpulet = cpu, .depth = cpu ? 1 : 2};
+    snprintf(ret[i].name, sizeof ret[i].name, "%s", names[i].name);
+  }
+  return LET_OK;
+}
+
+static int run(const void *opts, int n_args, char **args) {
+  (void)n_args, (void)args;
+  options o = *(const options *)opts;
+  let_arena arena;
+  let_arena_init(&arena, &let_mem_libc);
+  let_error e = {0};
+  int code = LET_EXIT_FAILED;
+  if (o.config && let_options_from_yaml(o.config, table, sizeof table / sizeof *table, &o, &arena, &e)) {
+    code = let_cmd_usage("serve", &e);
+    goto out;
+  }
+  for (int i = 0; levels[i]; i++)
+    if (strcmp(levels[i], o.log_level) == 0) let_log_set((let_log_level)i);
+  o.serve.eager = strcmp(o.batching, "eager") == 0;
+  o.serve.profile_dir = o.profile;
+  char program[4096];
+  ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+  if (n < 0) {
+    let_fail(&e, LET_ERR_IO, "cannot read /proc/self/exe: %s", strerror(errno));
+    code = let_cmd_fail("serve", &e);
+    goto out;
+  }
+  program[n] = 0;
+  o.serve.program = program;
+  let_model *models;
+  uint32_t n_models, n_devices = 0;
+  static let_serve_device devices[DEVICES];
+  let_err r = let_repository_load(o.repository, &arena, &models, &n_models, &e);
+  if (!r) r = inventory(&o, devices, &n_devices, &e);
+  if (!r) {
+    planning p = {.file = o.plan, .models = models, .n_models = n_models, .devices = devices, .n_devices = n_devices};
+    let_serve_planner planner = {make_plan, &p};
+    r = let_serve_run(&o.serve, models, n_models, devices, n_devices, &planner, &e);
+  }
+  code = r ? let_cmd_fail("serve", &e) : LET_EXIT_OK;
+out:
+  let_arena_fini(&arena);
+  return code;
+}
+
+extern const let_command let_command_serve;
+const let_command let_command_serve = {
+    .name = "serve",
+    .summary = "serve a model repository over HTTP, every request inside its SLO",
+    .arguments = "",
+    .text = "Serves every model that the plan gives a gpu-let, over the Open Inference Protocol. Without --plan, the\n"
+            "devices are shared out evenly. SIGTERM answers what is in flight and leaves; SIGHUP reads --plan again\n"
+            "and changes to it without dropping a request; PUT /v2/gpulet/plan does the same over HTTP.\n\n"
+            "  gpulet serve --model-repository models --devices cpu\n",
+    LET_COMMAND_OPTIONS(table, options),
+    .run = run,
+};

@@ -1,0 +1,295 @@
+/* infer.c: the road of a request through the server: front -> core -> ring, and from the ring back to the front.
+ * Every request leaves through finish(), once. */
+#include <stdio.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#include "obs/log.h"
+#include "serve_int.h"
+
+let_time serve_now(void) { return (let_time)uv_hrtime(); /* CLOCK_MONOTONIC, the workers' clock too */ }
+
+/* ---- the pool ------------------------------------------------------------------------------------------- */
+
+static let_request *request_take(void *ctx) {
+  server *s = ctx;
+  let_request *r = s->idle;
+  if (r) s->idle = r->next;
+  else if (s->fresh < s->n_requests) r = &s->request[s->fresh++];
+  else return NULL;
+  uint32_t index = (uint32_t)(r - s->request);
+  *r = (let_request){.id = ++s->next_id, .index = index, .in_slot = LET_SLOT_NONE, .out_slot = LET_SLOT_NONE};
+  let_heap_node_init(&r->node);
+  r->rec = let_ring_arena_record(s->arena, index);
+  memset(r->rec, 0, sizeof *r->rec);
+  s->in_flight++;
+  return r;
+}
+
+static void request_release(void *ctx, let_request *r) {
+  server *s = ctx;
+  LET_ASSERT(r->state == LET_REQUEST_IDLE);
+  let_ring_slot_free(s->arena, r->in_slot);
+  let_ring_slot_free(s->arena, r->out_slot);
+  r->in_slot = r->out_slot = LET_SLOT_NONE;
+  r->next = s->idle;
+  s->idle = r;
+  s->in_flight--;
+}
+
+/* ---- front -> core -------------------------------------------------------------------------------------- */
+
+static void finish(server *s, let_request *r) {
+  r->state = LET_REQUEST_IDLE;
+  r->stamp[LET_STAGE_DONE] = serve_now();
+  let_model_metrics *m = &s->metrics[r->model];
+  m->pending--;
+  struct timespec wall;
+  clock_gettime(CLOCK_REALTIME, &wall);
+  let_metrics_finish(m, r, wall.tv_sec * 1000 + wall.tv_nsec / 1000000);
+  let_front_done(s->front, r);
+}
+
+static void refuse(server *s, let_request *r, let_err why, const char *text) {
+  r->status = why;
+  if (text) snprintf(r->why, sizeof r->why, "%s", text);
+  finish(s, r);
+}
+
+static bool output_slot(server *s, let_request *r) {
+  let_ring_slot_free(s->arena, r->out_slot);
+  r->out_cap = s->out_bytes[r->model] * r->rows;
+  r->out_slot = let_ring_slot_alloc(s->arena, r->out_cap);
+  if (r->out_slot == LET_SLOT_NONE) return false;
+  r->out_cap = let_ring_slot_bytes(s->arena, r->out_slot);
+  r->rec->out_offset = r->out_slot;
+  r->rec->out_bytes = r->out_cap;
+  return true;
+}
+
+static void infer(void *ctx, let_request *r, let_dur timeout) {
+  server *s = ctx;
+  const let_model *m = &s->model[r->model];
+  s->metrics[r->model].received++;
+  s->metrics[r->model].pending++;
+  if (timeout <= 0 || !m->allow_timeout_override) timeout = m->default_timeout > 0 ? m->default_timeout : s->slo[r->model];
+  r->arrival = r->stamp[LET_STAGE_RECEIVED];
+  r->deadline = r->arrival + timeout;
+  if (s->stopping) {
+    refuse(s, r, LET_ERR_UNAVAILABLE, "the server is shutting down");
+    return;
+  }
+  if (!output_slot(s, r)) {
+    refuse(s, r, LET_ERR_NOMEM, "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
+    return;
+  }
+  let_time now = serve_now();
+  r->stamp[LET_STAGE_QUEUED] = now;
+  let_err why = let_core_arrive(s->core, r, now);
+  if (why) refuse(s, r, why, NULL);
+}
+
+static void cancel(void *ctx, let_request *r) {
+  server *s = ctx;
+  if (let_core_cancel(s->core, r)) refuse(s, r, LET_ERR_CANCELLED, "the client went away");
+}
+
+/* ---- core -> ring --------------------------------------------------------------------------------------- */
+
+static uint32_t place_of(const gpulet *g, uint32_t model) {
+  for (uint32_t i = 0; i < g->n_places; i++)
+    if (g->place[i].model == model) return i;
+  return UINT32_MAX;
+}
+
+static void submit(server *s, const let_action *a, let_time now) {
+  group *g = &s->group[s->where[a->gpulet].group];
+  uint32_t lane = s->where[a->gpulet].lane;
+  LET_ASSERT(g->used && g->gpulet[lane].number == a->gpulet);
+  let_batch_msg msg;
+  msg.batch = a->batch;
+  msg.model = place_of(&g->gpulet[lane], a->model);
+  LET_ASSERT(msg.model != UINT32_MAX);
+  msg.size = a->size;
+  msg.rows = a->rows;
+  msg.n = a->n;
+  msg.submitted = now;
+  for (uint32_t i = 0; i < a->n; i++) {
+    let_request *r = a->request[i];
+    r->stamp[LET_STAGE_BATCHED] = now;
+    r->rec->status = LET_OK;
+    r->rec->out_need = 0;
+    msg.record[i] = r->index;
+    if (r->attempts) s->metrics[r->model].retries++;
+  }
+  if (!g->lanes || !let_lane_submit(g->lanes, lane, &msg)) let_core_batch_failed(s->core, a->batch, LET_ERR_GPULET, now);
+}
+
+static void arm_timer(server *s) {
+  let_time at = let_core_wake(s->core), t = let_apply_wake(s->apply);
+  if (t < at) at = t;
+  t = serve_fleet_wake(s);
+  if (t < at) at = t;
+  if (s->draining && s->exit_by < at) at = s->exit_by;
+  if (at == s->timer_at) return;
+  s->timer_at = at;
+  struct itimerspec spec = {0};
+  if (at != LET_NEVER) {
+    if (at < 1) at = 1; /* 0 would disarm */
+    spec.it_value.tv_sec = at / LET_S;
+    spec.it_value.tv_nsec = at % LET_S;
+  }
+  timerfd_settime(s->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
+}
+
+void serve_pump(server *s) {
+  let_time now = serve_now();
+  static let_action a; /* 2 KiB, not for the stack of a callback chain */
+  while (let_core_step(s->core, now, &a)) {
+    if (a.kind == LET_ACTION_SUBMIT) submit(s, &a, now);
+    else refuse(s, a.request[0], a.why, NULL);
+  }
+  arm_timer(s);
+}
+
+/* ---- ring -> front -------------------------------------------------------------------------------------- */
+
+/* The worker's word about where an output lies is checked against the slot that the server gave it. */
+static bool outputs_sane(const let_request *r, const let_model *m) {
+  const let_record *rec = r->rec;
+  if (rec->n_out != m->n_outputs) return false;
+  for (uint32_t i = 0; i < rec->n_out; i++) {
+    const let_tensor *t = &rec->out[i];
+    if (t->rank > LET_RANK_MAX || t->offset < r->out_slot || t->bytes > r->out_cap || t->offset - r->out_slot > r->out_cap - t->bytes) return false;
+  }
+  return true;
+}
+
+static void answer(server *s, let_request *r, const let_done_msg *d) {
+  r->stamp[LET_STAGE_STARTED] = d->started;
+  r->stamp[LET_STAGE_FINISHED] = d->finished;
+  let_err status = (let_err)(d->status ? d->status : r->rec->status);
+  if (r->cancelled) {
+    refuse(s, r, LET_ERR_CANCELLED, "the client went away");
+    return;
+  }
+  if (status == LET_ERR_OUTPUT_TOO_LARGE) {
+    uint64_t per_row = r->rec->out_need / (r->rows ? r->rows : 1) + 1;
+    if (r->rec->out_need > r->out_cap && r->rec->out_need <= let_ring_arena_size(s->arena) / 4) { /* learn, and run it again */
+      if (per_row > s->out_bytes[r->model]) s->out_bytes[r->model] = per_row;
+      if (output_slot(s, r)) {
+        let_err why = let_core_arrive(s->core, r, serve_now());
+        if (why) refuse(s, r, why, NULL);
+        return;
+      }
+    }
+    refuse(s, r, LET_ERR_NOMEM, "the outputs do not fit the arena: start the server with a larger --arena-size");
+    return;
+  }
+  if (status == LET_OK && !outputs_sane(r, &s->model[r->model])) {
+    refuse(s, r, LET_ERR_INTERNAL, "the worker returned outputs that make no sense");
+    return;
+  }
+  if (status != LET_OK && d->text[0]) snprintf(r->why, sizeof r->why, "%.*s", (int)sizeof r->why - 1, d->text);
+  else if (status != LET_OK) snprintf(r->why, sizeof r->why, "model '%s': %s", s->model[r->model].name, let_err_text(status));
+  r->status = status;
+  finish(s, r);
+}
+
+static void batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let_time now) {
+  static let_request *done[LET_BATCH_MAX];
+  uint32_t n = 0;
+  d->text[sizeof d->text - 1] = 0;
+  if ((unsigned)d->status >= LET_ERR_COUNT) d->status = LET_ERR_INTERNAL;
+  if (d->started > now || d->started < 0) d->started = now;
+  if (d->finished > now || d->finished < d->started) d->finished = now;
+  if (d->status == LET_ERR_GPULET || d->status == LET_ERR_DEVICE) {
+    /* Its requests go elsewhere; the worker is replaced when it gives up or is seen dead. */
+    let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", g->gpulet[lane].number, d->text);
+    let_core_gpulet_down(s->core, g->gpulet[lane].number);
+    let_core_batch_failed(s->core, d->batch, (let_err)d->status, now);
+    serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), d->text);
+    return;
+  }
+  let_dur took = d->finished - d->started;
+  if (!let_core_batch_done(s->core, d->batch, took, now, done, &n)) return; /* forged or stale */
+  g->gpulet[lane].busy += took;
+  g->gpulet[lane].batches++;
+  uint32_t rows = 0;
+  for (uint32_t i = 0; i < n; i++) rows += done[i]->rows;
+  if (n) let_metrics_batch(&s->metrics[done[0]->model], rows, took);
+  for (uint32_t i = 0; i < n; i++) {
+    done[i]->state = LET_REQUEST_IDLE;
+    answer(s, done[i], d);
+  }
+}
+
+static void take_all(server *s, group *g, bool *corrupt) {
+  static let_done_msg d;
+  let_time now = serve_now();
+  for (uint32_t lane = 0; lane < g->n_gpulets && g->lanes; lane++)
+    while (let_lane_take_done(g->lanes, lane, &d, corrupt)) batch_ended(s, g, lane, &d, now);
+}
+
+void serve_group_done_events(server *s, group *g) {
+  bool corrupt = false;
+  if (!g->lanes) return;
+  let_lanes_disarm_done(g->lanes); /* awake: workers need not call */
+  take_all(s, g, &corrupt);
+  let_lanes_arm_done(g->lanes);
+  take_all(s, g, &corrupt); /* what came between the last look and the arming */
+  if (corrupt) serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
+}
+
+void serve_group_lost(server *s, group *g) {
+  let_time now = serve_now();
+  if (g->lanes) { /* what it finished before it died is finished */
+    static let_done_msg d;
+    bool corrupt = false;
+    for (uint32_t lane = 0; lane < g->n_gpulets; lane++)
+      while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE) batch_ended(s, g, lane, &d, now);
+  }
+  for (uint32_t i = 0; i < g->n_gpulets; i++) {
+    if (!g->gpulet[i].declared) continue;
+    let_core_gpulet_down(s->core, g->gpulet[i].number);
+    for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;) let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
+  }
+}
+
+/* ---- what the front sees of the server ------------------------------------------------------------------- */
+
+static bool model_ready(void *ctx, uint32_t model) {
+  const server *s = ctx;
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+    if (!s->group[i].used || !let_apply_group_serving(s->apply, i)) continue;
+    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
+      if (place_of(&s->group[i].gpulet[k], model) != UINT32_MAX) return true;
+  }
+  return false;
+}
+
+static bool ready(void *ctx) {
+  server *s = ctx;
+  if (!s->serving || s->draining) return false;
+  for (uint32_t p = 0; p < s->plan->n_gpus; p++)
+    for (uint32_t k = 0; k < s->plan->gpu[p].n_gpulets; k++)
+      for (uint32_t j = 0; j < s->plan->gpu[p].gpulet[k].n_entries; j++)
+        for (uint32_t m = 0; m < s->n_models; m++)
+          if (strcmp(s->model[m].name, s->plan->gpu[p].gpulet[k].entry[j].name) == 0 && !model_ready(s, m)) return false;
+  return true;
+}
+
+static uint32_t models(void *ctx) { return ((server *)ctx)->n_models; }
+static const let_model *model(void *ctx, uint32_t i) { return &((server *)ctx)->model[i]; }
+static let_time now_of(void *ctx) { return (void)ctx, serve_now(); }
+static uint64_t slot_alloc(void *ctx, uint64_t n) { return let_ring_slot_alloc(((server *)ctx)->arena, n); }
+static void slot_free(void *ctx, uint64_t slot) { let_ring_slot_free(((server *)ctx)->arena, slot); }
+static uint64_t slot_bytes(void *ctx, uint64_t slot) { return let_ring_slot_bytes(((server *)ctx)->arena, slot); }
+static void *at(void *ctx, uint64_t offset) { return let_ring_slot_at(((server *)ctx)->arena, offset); }
+
+void serve_front_interface(server *s, let_front_i *ret) {
+  *ret = (let_front_i){.ctx = s, .ready = ready, .models = models, .model = model, .model_ready = model_ready, .now = now_of,
+                       .slot_alloc = slot_alloc, .slot_free = slot_free, .slot_bytes = slot_bytes, .at = at,
+                       .request_take = request_take, .request_release = request_release, .infer = infer, .cancel = cancel,
+                       .extra = serve_extra};
+}

@@ -1,0 +1,151 @@
+/* serve_int.h: the server's insides, shared by the files of serve/. Everything runs on the loop's thread. */
+#ifndef LET_SERVE_INT_H
+#define LET_SERVE_INT_H
+
+#include <jansson.h>
+#include <uv.h>
+
+#include "apply/apply.h"
+#include "core/core.h"
+#include "front/front.h"
+#include "obs/metrics.h"
+#include "ring/ring.h"
+#include "serve/serve.h"
+
+enum { SERVE_GROUPS = 128, SERVE_GPULETS = 1024, SERVE_ENV_MAX = 8 };
+
+/* One model in one gpu-let. */
+typedef struct place {
+  uint32_t model;          /* server's index */
+  uint32_t batch, next_batch; /* rows to aim for, now and after the switch under way */
+  double rate, next_rate;
+  uint32_t n_sizes;
+  uint32_t size[LET_SIZES_MAX];
+  let_dur planned;         /* predicted by the plan for |batch|; 0: take what the worker measures */
+  let_dur predict[LET_SIZES_MAX];
+  uint64_t memory_bytes;
+  bool eager;              /* could not be captured, runs without a graph */
+} place;
+
+typedef struct gpulet {
+  uint32_t number;         /* in the core */
+  uint32_t first, granules;
+  bool shared, declared;   /* declared: the core knows it */
+  uint32_t n_places;
+  place *place;
+  let_dur busy;            /* time spent in batches since the group began to serve */
+  uint64_t batches;
+} gpulet;
+
+/* What one worker serves through one set of lanes; slots are apply's. */
+typedef struct group {
+  bool used;
+  uint64_t generation;     /* that made it */
+  uint32_t device, n_gpulets;
+  gpulet *gpulet;
+  let_lanes *lanes;        /* NULL while its worker is away */
+  uv_poll_t *poll;
+  let_time since;          /* serving since, for busy fractions */
+  struct server *server;
+} group;
+
+typedef struct worker {
+  uint32_t device;
+  uint64_t starts;         /* processes started in this slot so far */
+  bool alive, ready;
+  uv_process_t *process;
+  uv_poll_t *poll;
+  int control;             /* -1: closed */
+  let_time stop_by;        /* after STOP: killed when still there */
+  char why[200];           /* last words */
+  json_t *health;          /* last health event */
+  struct server *server;
+} worker;
+
+typedef struct change {    /* the plan being applied */
+  bool under_way;
+  let_arena arena;
+  let_plan *plan;
+  void *call;              /* front's, waiting for the outcome of PUT /v2/gpulet/plan; or NULL */
+  let_time began;
+} change;
+
+typedef struct server {
+  const let_serve_options *o;
+  const let_model *model;
+  uint32_t n_models;
+  const let_serve_device *device;
+  uint32_t n_devices;
+  const let_serve_planner *planner;
+  uv_loop_t loop;
+  uv_check_t check;
+  uv_signal_t signal[4];
+  uv_poll_t timer;
+  int timer_fd;
+  let_time timer_at;
+  let_front *front;
+  let_ring_arena *arena;
+  let_core *core;
+  let_apply *apply;
+
+  let_request *request;    /* the pool */
+  uint32_t n_requests, fresh; /* those from |fresh| on were never used */
+  let_request *idle;
+  uint32_t in_flight;
+  uint64_t next_id;
+
+  let_model_metrics *metrics;
+  uint64_t *out_bytes;     /* per model: bytes of an output slot per row; grows when a worker says so */
+  let_dur *slo;
+
+  group group[SERVE_GROUPS];
+  worker worker[SERVE_GROUPS];
+  struct { /* by the core's gpu-let number */
+    bool used;
+    uint32_t group, lane;
+  } where[SERVE_GPULETS];
+
+  uint64_t generation;     /* newest asked for */
+  let_arena plan_arena;
+  let_plan *plan;          /* being served */
+  let_time plan_since;
+  let_dur plan_took;       /* from asking to the switch */
+  change change;
+  bool serving;            /* a first plan is up */
+  bool draining, stopping; /* draining: no new requests; stopping: workers are told to go */
+  let_time exit_by, began;
+  bool failed;
+  let_error error;         /* why, when the server has to give up */
+  uint64_t worker_restarts;
+} server;
+
+let_time serve_now(void);
+
+/* infer.c: the road of a request */
+void serve_front_interface(server *s, let_front_i *ret);
+void serve_pump(server *s);                      /* carry out what the core decides; re-arm the timer */
+void serve_group_done_events(server *s, group *g); /* completions of one group's lanes */
+void serve_group_lost(server *s, group *g);      /* its worker is dead: give its batches back to the core */
+void serve_corrupt(server *s, uint32_t group, const char *what);
+
+/* fleet.c: workers */
+void serve_fleet_step(server *s);                /* carry out what apply decides */
+void serve_fleet_tick(server *s, let_time now);  /* kill what did not obey, forget what is gone */
+let_time serve_fleet_wake(const server *s);
+void serve_fleet_kill(server *s, uint32_t worker, const char *why);
+void serve_worker_control(uv_poll_t *poll, int status, int events);
+
+/* plan.c: generations */
+let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call, let_error *e); /* takes arena on success */
+let_err serve_plan_reload(server *s, let_error *e);
+void serve_plan_switch(server *s);
+void serve_plan_ended(server *s, bool ok, const char *why);
+void serve_group_free(server *s, uint32_t group);
+uint32_t serve_device_of(const server *s, const let_plan_gpu *gpu);
+
+/* admin.c: everything that is not inference */
+int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call);
+void serve_plan_text(const server *s, const let_plan *p, let_buf *out);
+void serve_debug_text(const server *s, let_buf *out);
+
+#endif
