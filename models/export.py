@@ -17,6 +17,7 @@ DIR/<model>/reference/batch<N>.txt and .bin files: inputs, and what PyTorch itse
 DIR/lenet/reference/digits.npz: 360 digits that were not trained on, with their labels
 """
 import argparse
+import copy
 import csv
 import os
 import sys
@@ -137,7 +138,16 @@ def write_tensor(directory, file, name, tensor):
     return f"{name} {OIP_DTYPE[tensor.dtype]} {file} {' '.join(map(str, tensor.shape))}\n"
 
 
-def write_references(directory, model, compiled, entry, output_names):
+def on_device(model, given, args):
+    """What PyTorch answers on the device, in the precision and memory format that the server will use there."""
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    there = copy.deepcopy(model).to(args.reference_device, dtype, memory_format=layout)
+    moved = [t.to(args.reference_device, dtype if t.is_floating_point() else t.dtype) for t in given]
+    return [t.float().cpu() for t in tensors(there(*moved))]
+
+
+def write_references(directory, model, compiled, entry, output_names, args):
     """Writes the answers of PyTorch itself and checks that the compiled model gives them too."""
     os.makedirs(directory, exist_ok=True)
     for batch in SIZES:
@@ -148,6 +158,9 @@ def write_references(directory, model, compiled, entry, output_names):
             if not torch.isfinite(w).all() or w.abs().max() > 1e4:
                 raise SystemExit(f"{directory}: output {name} has values that half precision cannot hold")
             torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5 * max(1.0, w.abs().max().item()))
+        if args.reference_device:
+            with torch.no_grad():
+                wanted = on_device(model, given, args)
         text = ""
         for i, (x, t) in enumerate(zip(entry.inputs, given)):
             text += "input " + write_tensor(directory, f"batch{batch}.in{i}.bin", x[0], t)
@@ -214,7 +227,7 @@ def export(name, entry, args, slo):
     with torch.no_grad():
         shapes = [t.shape for t in tensors(model(*inputs_for(entry, 2, 1)))]
     outputs = [(f"OUTPUT__{i}", "FP32", list(s[1:])) for i, s in enumerate(shapes)]
-    write_references(reference, model, compiled, entry, [o[0] for o in outputs])
+    write_references(reference, model, compiled, entry, [o[0] for o in outputs], args)
     parameters = []
     if args.precision != "fp32":
         parameters.append(("precision", args.precision))
@@ -235,6 +248,7 @@ def main():
     p.add_argument("--max-batch", type=int, metavar="N", help="max_batch_size (default: demo 8, paper 32)")
     p.add_argument("--precision", choices=["fp32", "fp16", "bf16"], help="on GPUs (default: demo fp32, paper fp16)")
     p.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=None, help="for convolutions on GPUs (default: with --precision other than fp32)")
+    p.add_argument("--reference-device", metavar="cuda:0", help="compute the references there, in --precision (default: CPU, fp32)")
     args = p.parse_args()
     # Many threads on small operators spin against one another: on a 16-core virtual machine the default made this 40 times slower.
     torch.set_num_threads(min(4, os.cpu_count() or 1))

@@ -83,7 +83,17 @@ static void use_workspace(int device, cudaStream_t stream, void *workspace) {
 
 static c10::cuda::CUDAStream external(cudaStream_t s, int device) { return c10::cuda::getStreamFromExternal(s, (c10::DeviceIndex)device); }
 
+/* A plugin is opened with RTLD_LOCAL and the worker is a C program, but cuDNN opens parts of itself later that find
+ * the C++ library and one another only in the global scope (without: a call of std::call_once through NULL). */
+static void make_global() {
+  (void)dlopen("libstdc++.so.6", RTLD_NOW | RTLD_GLOBAL);
+  Dl_info info;
+  if (dladdr((const void *)&at::cuda::getChosenWorkspaceSize, &info) && info.dli_fname)
+    (void)dlopen(info.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
+}
+
 void cuda_start() {
+  make_global();
   at::globalContext().setBenchmarkCuDNN(false); /* its trial runs fail on green contexts */
 }
 

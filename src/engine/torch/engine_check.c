@@ -77,20 +77,20 @@ static double ms(void) {
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
-static bool put(const let_exec *x, const reference *r, uint32_t rows) {
+static bool put(const let_exec *x, void *stream, const reference *r, uint32_t rows) {
   for (unsigned k = 0; k < x->n_in; k++)
-    if (!let_check_copy(&gpu, x->in[k].data, r->in[k], rows * x->in[k].row_bytes)) return false;
+    if (!let_check_copy(&gpu, x->in[k].data, r->in[k], rows * x->in[k].row_bytes, stream)) return false;
   return true;
 }
 
 /* The largest error as a part of what is allowed (above 1: wrong), or -1 when the copy failed. */
-static double judge(const let_exec *x, const reference *r, uint32_t rows) {
+static double judge(const let_exec *x, void *stream, const reference *r, uint32_t rows) {
   double worst = 0;
   for (unsigned j = 0; j < x->n_out; j++) {
     uint64_t bytes = rows * x->out[j].row_bytes, n = bytes / sizeof(float);
     float *got = malloc(bytes);
     const float *want = r->out[j];
-    if (!got || !let_check_copy(&gpu, got, x->out[j].data, bytes)) return free(got), -1;
+    if (!got || !let_check_copy(&gpu, got, x->out[j].data, bytes, stream)) return free(got), -1;
     double scale = 1;
     for (uint64_t i = 0; i < n; i++) scale = fmax(scale, fabs((double)want[i]));
     for (uint64_t i = 0; i < n; i++) {
@@ -111,16 +111,17 @@ static void check_size(let_engine_model *em, let_model *m, uint32_t rows, uint32
     if (engine->prepare(em, &targets[g], size, 0, &x[g], &note, &e)) complain(m, "prepare", &e);
   double prepared = ms() - start;
   for (int g = 0; g < GPULETS; g++)
-    if (x[g] && !put(x[g], r, rows)) complain(m, "copying inputs", &e), engine->discard(x[g]), x[g] = NULL;
+    if (x[g] && !put(x[g], targets[g].stream, r, rows)) complain(m, "copying inputs", &e), engine->discard(x[g]), x[g] = NULL;
   start = ms();
   for (int i = 0; i < (gpu.ordinal >= 0 ? ROUNDS : 1); i++)
     for (int g = 0; g < GPULETS; g++)
       if (x[g] && !let_check_launch(&gpu, x[g], targets[g].stream, &e)) complain(m, "run", &e), engine->discard(x[g]), x[g] = NULL;
-  if (!let_check_wait(&gpu)) snprintf(e.text, sizeof e.text, "the GPU reports an error"), complain(m, "wait", &e);
+  for (int g = 0; g < GPULETS; g++)
+    if (!let_check_wait(&gpu, targets[g].stream)) snprintf(e.text, sizeof e.text, "the GPU reports an error"), complain(m, "wait", &e);
   each = (ms() - start) / (gpu.ordinal >= 0 ? ROUNDS : GPULETS);
   for (int g = 0; g < GPULETS; g++) {
     if (!x[g]) continue;
-    double error = judge(x[g], r, rows);
+    double error = judge(x[g], targets[g].stream, r, rows);
     if (error < 0 || error > 1) wrong++;
     worst = error < 0 ? INFINITY : fmax(worst, error);
   }

@@ -13,8 +13,8 @@ typedef struct let_check_gpu {
 } let_check_gpu;
 
 bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n);
-bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes);
+bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes, void *stream); /* and waits */
 bool let_check_launch(const let_check_gpu *g, let_exec *x, void *stream, let_error *e);
-bool let_check_wait(const let_check_gpu *g); /* for everything on the device */
+bool let_check_wait(const let_check_gpu *g, void *stream);
 
 #endif

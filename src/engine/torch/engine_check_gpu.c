@@ -19,7 +19,7 @@ static bool run_host(let_exec *x, void *stream, let_error *e) { return x->run(x,
 #define CALLS(X)                                                                                                        \
   X(cuInit) X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuDeviceGetDevResource)  \
   X(cuDevSmResourceSplitByCount) X(cuDevResourceGenerateDesc) X(cuGreenCtxCreate) X(cuCtxFromGreenCtx)                  \
-  X(cuGreenCtxStreamCreate) X(cuMemAlloc) X(cuMemcpy) X(cuCtxSynchronize) X(cuGraphLaunch)
+  X(cuGreenCtxStreamCreate) X(cuMemAlloc) X(cuMemcpyAsync) X(cuStreamSynchronize) X(cuGraphLaunch)
 
 #define X(name) static __typeof__(&name) p_##name;
 CALLS(X)
@@ -72,10 +72,10 @@ bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
   return true;
 }
 
-bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes) {
+bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes, void *stream) {
   if (g->ordinal < 0) return memcpy(dst, src, bytes), true;
-  TRY(cuMemcpy((CUdeviceptr)(uintptr_t)dst, (CUdeviceptr)(uintptr_t)src, bytes));
-  return true;
+  TRY(cuMemcpyAsync((CUdeviceptr)(uintptr_t)dst, (CUdeviceptr)(uintptr_t)src, bytes, (CUstream)stream));
+  return let_check_wait(g, stream);
 }
 
 bool let_check_launch(const let_check_gpu *g, let_exec *x, void *stream, let_error *e) {
@@ -84,8 +84,9 @@ bool let_check_launch(const let_check_gpu *g, let_exec *x, void *stream, let_err
   return r == CUDA_SUCCESS || (let_fail(e, LET_ERR_DEVICE, "cuGraphLaunch: CUDA error %d", (int)r), false);
 }
 
-bool let_check_wait(const let_check_gpu *g) {
-  if (g->ordinal >= 0) TRY(cuCtxSynchronize());
+/* By stream: synchronising the primary context was seen not to wait for the streams of green contexts. */
+bool let_check_wait(const let_check_gpu *g, void *stream) {
+  if (g->ordinal >= 0) TRY(cuStreamSynchronize((CUstream)stream));
   return true;
 }
 
@@ -96,8 +97,8 @@ bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
   return open_host(g, targets, n);
 }
 
-bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes) {
-  (void)g;
+bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes, void *stream) {
+  (void)g, (void)stream;
   return memcpy(dst, src, bytes), true;
 }
 
@@ -106,6 +107,9 @@ bool let_check_launch(const let_check_gpu *g, let_exec *x, void *stream, let_err
   return run_host(x, stream, e);
 }
 
-bool let_check_wait(const let_check_gpu *g) { return g != NULL; }
+bool let_check_wait(const let_check_gpu *g, void *stream) {
+  (void)g, (void)stream; /* on the CPU everything is done when the call returns */
+  return true;
+}
 
 #endif
