@@ -120,6 +120,8 @@ static int run(const void *o_, int n_args, char **args) {
   } else {
     printf("%s: %u models, %u cells measured and %u interpolated, %u groups side by side (%u measurements from the journal)\n", o->output, r.models,
            r.cells, r.interpolated, r.pairs, r.resumed);
+    if (r.interference_error_p95 >= 0) printf("interference: fitted; 95 %% of held-out cases within %.1f %%\n", 100 * r.interference_error_p95);
+    else printf("interference: too few groups measured to fit a model (20 are needed)\n");
     if (r.expected_error < 1e6) printf("largest error still expected of a latency: %.1f %%\n", 100 * r.expected_error);
     else printf("the budget was too small for a coarse grid of every model: run again to go on\n");
   }

@@ -10,6 +10,7 @@
 #include "measure/rig.h"
 #include "measure/sampler.h"
 #include "os/clock.h"
+#include "profile/fit.h"
 #include "profile/profile.h"
 
 enum { GROUPS_MAX = 400 };
@@ -289,6 +290,16 @@ static let_err collect_samples(run *r, const let_profile *p, let_arena *a, let_s
   return LET_OK;
 }
 
+/* Only with enough of them that a held-out error means something. */
+static let_err fit(run *r, let_profile *p, const let_samples *s, let_arena *a, let_error *e) {
+  enum { FOLDS = 10 };
+  if (s->n < 4 * FOLDS) return LET_OK;
+  let_fit_report report;
+  let_err err = let_fit(p, s, LET_INTERFERENCE_PRESSURE, FOLDS, r->o->seed, a, &report, e);
+  if (!err) r->result.interference_error_p95 = report.held_out.p95;
+  return err;
+}
+
 static let_err write_profile(run *r, let_error *e) {
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -304,6 +315,7 @@ static let_err write_profile(run *r, let_error *e) {
   if (!err) {
     qsort(p.model, p.n_models, sizeof *p.model, by_name);
     err = collect_samples(r, &p, &a, &samples, e);
+    if (!err) err = fit(r, &p, &samples, &a, e);
   }
   r->result.pairs = r->n_groups;
   if (!err) {
@@ -320,6 +332,7 @@ static let_err write_profile(run *r, let_error *e) {
 let_err let_measure(const let_measure_options *o, let_measure_result *ret, let_error *e) {
   if (!o->n_models) return let_fail(e, LET_ERR_INVALID, "no models to measure");
   run r = {.o = o, .began = let_now()};
+  r.result.interference_error_p95 = -1;
   let_err err = let_rig_open(o->device, o->profile_dir, o->plugin_dir, o->models, o->n_models, &r.rig, e);
   if (err) return err;
   r.type = let_rig_type(r.rig);

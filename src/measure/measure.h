@@ -34,6 +34,7 @@ typedef struct let_measure_options {
 
 typedef struct let_measure_result {
   uint32_t models, cells, interpolated, pairs, resumed; /* interpolated: cells written that were not measured */
+  double interference_error_p95; /* of the fitted model on held-out samples; -1: too few samples, none was fitted */
   double expected_error; /* the largest relative error still expected of a latency */
 } let_measure_result;
 
