@@ -8,44 +8,46 @@ seconds=${SECONDS_EACH:-15}
 bad=0
 for model in ${BENCH_MODELS:-resnet50 bert}; do
   for batch in ${BENCH_BATCHES:-32}; do
-    one=$out/bench-repo-$model
-    mkdir -p "$one"
-    ln -sfn "$repo/$model" "$one/$model"
+    one=${GPULET_WORK:-/tmp/gpulet}/bench-$model
+    [ -d "$one/$model" ] || { mkdir -p "$one" && cp -r "$repo/$model" "$one/"; }
     "$gpulet" run "$repo/$model" --device "$device" --share 100 --batch "$batch" --count 400 --json >"$out/bench-$model-direct.json" || { bad=1; continue; }
-    direct=$(python3 - "$out/bench-$model-direct.json" <<'PY'
+    direct=$(python3 - "$out/bench-$model-direct.json" "$out/bench-$model-plan.json" <<'PY'
 import json, sys
 d = json.load(open(sys.argv[1]))
-def find(o, names):
-    if isinstance(o, dict):
-        for n in names:
-            if isinstance(o.get(n), (int, float)):
-                return o[n]
-        o = list(o.values())
-    for v in o if isinstance(o, list) else []:
-        r = find(v, names)
-        if r is not None:
-            return r
-print(int(find(d, ["rows_per_second", "throughput", "rows_per_s", "per_second"]) or 0))
+rate = d["rows_per_s"]
+model = {"name": d["model"], "batch": d["batch"], "rate": rate, "latency_ms": d["p50_ms"], "slo_ms": 1000}
+gpulet = {"granules": d["granules"], "share": 100, "models": [model]}
+plan = {"policy": "optimal", "feasible": True, "gpus_used": 1, "reasons": [], "gpus": [{"id": 0, "type": d["device"], "gpulets": [gpulet]}]}
+json.dump(plan, open(sys.argv[2], "w"))
+print(int(rate))
 PY
 )
     [ "${direct:-0}" -gt 0 ] || { echo "$model: no throughput in $out/bench-$model-direct.json"; bad=1; continue; }
-    printf 'models:\n  - name: %s\n    rate: %s/s\n    slo: 500ms\n' "$model" $((direct * 12 / 10)) >"$out/bench-$model.yaml"
-    "$gpulet" serve --model-repository "$one" --devices "$device" --policy shared --http-port 0 --grpc-port 0 --metrics-port 0 \
-      --port-file "$out/bench-$model.ports" >"$out/bench-$model-serve.log" 2>&1 &
+    printf 'models:\n  - name: %s\n    rate: %s/s\n    slo: 1s\n' "$model" $((direct * 12 / 10)) >"$out/bench-$model.yaml"
+    ready=$out/bench-$model.ready
+    rm -f "$ready"
+    "$gpulet" serve --model-repository "$one" --devices "$device" --plan "$out/bench-$model-plan.json" --host 127.0.0.1 --http-port 0 \
+      --metrics-port -1 --default-slo 1s --ready-file "$ready" >"$out/bench-$model-serve.log" 2>&1 &
     server=$!
     i=0
-    while [ ! -s "$out/bench-$model.ports" ] && [ $i -lt 300 ] && kill -0 $server 2>/dev/null; do i=$((i + 1)); sleep 0.2; done
-    port=$(sed -n 's/^http[^0-9]*\([0-9][0-9]*\).*/\1/p' "$out/bench-$model.ports" 2>/dev/null | head -1)
+    while [ ! -s "$ready" ] && [ $i -lt 300 ] && kill -0 $server 2>/dev/null; do i=$((i + 1)); sleep 0.2; done
+    if [ ! -s "$ready" ]; then
+      echo "$model: the server is not up: $(tail -1 "$out/bench-$model-serve.log")"
+      kill $server 2>/dev/null
+      bad=1
+      continue
+    fi
+    port=$(sed -n 's/^http //p' "$ready")
     "$gpulet" load --url "http://127.0.0.1:$port" --workload "$out/bench-$model.yaml" --duration "${seconds}s" --arrival uniform --json >"$out/bench-$model-load.json" || bad=1
     kill $server 2>/dev/null
     wait $server 2>/dev/null
-    python3 - "$model" "$batch" "$direct" "$seconds" "$out/bench-$model-load.json" <<'PY' || bad=1
+    python3 - "$model" "$batch" "$direct" "$out/bench-$model-load.json" <<'PY' || bad=1
 import json, sys
-model, batch, direct, seconds, path = sys.argv[1:]
+model, batch, direct, path = sys.argv[1:]
 d = json.load(open(path))
 m = next(x for x in d.get("models", []) if x.get("name") == model)
-served = next(m[k] for k in ("goodput", "throughput", "answered_per_second") if k in m)
-print(f"{model} batch {batch}: {direct}/s back to back, {served:.0f}/s through the server: {served / float(direct):.3f}")
+served = m["ok"] / d["seconds"]
+print(f"{model} batch {batch}: {direct}/s back to back, {served:.0f}/s through the server: {served / float(direct):.3f}, p99 {m['p99_ms']:.1f} ms")
 PY
   done
 done
