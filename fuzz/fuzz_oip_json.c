@@ -33,6 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
       bool in_room = t->offset < bytes;
       LET_ASSERT(t->bytes <= (in_room ? bytes - t->offset : raw) && (in_room || t->offset - bytes <= raw - t->bytes));
       o[i] = (let_oip_output){.t = *t, .data = in_room ? room + t->offset : p + json + (t->offset - bytes)};
+      x.out_binary[x.n_out] = false;
       x.out[x.n_out++] = i;
     }
     let_buf out;

@@ -23,7 +23,7 @@ typedef enum let_http1_method { LET_HTTP1_GET, LET_HTTP1_HEAD, LET_HTTP1_POST, L
 typedef struct let_http1_head {
   let_http1_method method;
   let_str method_name;
-  let_str path;  /* raw, starts with '/'; decode segment by segment with let_http1_decode */
+  let_str path;  /* raw, starts with '/' (or is a constant "/"); decode segment by segment with let_http1_decode */
   let_str query; /* without the '?' */
   uint8_t minor; /* HTTP/1.minor */
   bool keep_alive, chunked, expect_continue;
