@@ -8,7 +8,7 @@
 
 #include "plan/optimal.h"
 
-enum { ACTIVE = 64, CONTENT = 24, CYCLES = 32, ROUNDS = 3 };
+enum { ACTIVE = 64, CONTENT = 24, CYCLES = 32, CLASSES = 4, MANY = 48 };
 
 typedef struct content {
   double value;
@@ -24,13 +24,17 @@ typedef struct choice {
 struct let__fill {
   let__problem *p;
   double *rest;            /* per model: what this device has not taken yet */
-  double *slow;            /* per kind and model: slowdown to expect beside neighbours */
+  double *slow;            /* per class, kind and model: slowdown to expect beside neighbours */
+  uint32_t class;          /* gpu-lets have at least 2^class granules: fewer neighbours, less interference */
   content *best;           /* per size */
   choice pick[ACTIVE];
   uint32_t active[ACTIVE], n_active;
   const double *price;
+  double trust;
   uint32_t kind;
 };
+
+void let__fill_trust(let__fill *f, double trust) { f->trust = trust; }
 
 let__fill *let__fill_new(let__problem *p) {
   let__fill *f = let_arena_alloc(p->scratch, sizeof *f);
@@ -38,17 +42,21 @@ let__fill *let__fill_new(let__problem *p) {
   uint32_t most = 0;
   for (uint32_t k = 0; k < p->n_kinds; k++)
     if (p->kind[k].granules > most) most = p->kind[k].granules;
-  f->p = p;
+  f->p = p, f->trust = 1;
   f->rest = let_arena_array(p->scratch, p->n + 1u, sizeof *f->rest);
-  f->slow = let_arena_array(p->scratch, (size_t)p->n * p->n_kinds + 1, sizeof *f->slow);
+  f->slow = let_arena_array(p->scratch, (size_t)p->n * p->n_kinds * CLASSES + 1, sizeof *f->slow);
   f->best = let_arena_array(p->scratch, most + 1u, sizeof *f->best);
   if (!f->rest || !f->slow || !f->best) return NULL;
-  for (size_t i = 0; i < (size_t)p->n * p->n_kinds; i++) f->slow[i] = 1;
+  for (size_t i = 0; i < (size_t)p->n * p->n_kinds * CLASSES; i++) f->slow[i] = 1;
   return f;
 }
 
+static double *slow_at(const let__fill *f, uint32_t m) {
+  return &f->slow[((size_t)f->class * f->p->n_kinds + f->kind) * f->p->n + m];
+}
+
 static double slow_of(const let__fill *f, uint32_t m, uint32_t g) {
-  return g < f->p->kind[f->kind].granules ? f->slow[(size_t)f->kind * f->p->n + m] : 1;
+  return g < f->p->kind[f->kind].granules ? 1 + f->trust * (*slow_at(f, m) - 1) : 1;
 }
 
 static double time_of(const let__fill *f, uint32_t m, uint32_t b, uint32_t g) {
@@ -194,11 +202,12 @@ static uint32_t build(let__fill *f, double greed, let__item *ret) {
   uint32_t n = 0, slot = 0;
   double total = 0;
   for (uint32_t i = 0; i < f->n_active; i++) total += f->rest[f->active[i]] * f->price[f->active[i]];
-  for (uint32_t g = 1; g <= k->granules; g++) make_content(f, g);
+  uint32_t least = 1u << f->class;
+  for (uint32_t g = least; g <= k->granules; g++) make_content(f, g);
   for (uint32_t left = k->granules; left > 0;) {
     uint32_t at = 0;
     double most = 0;
-    for (uint32_t g = 1; g <= left; g++) {
+    for (uint32_t g = least; g <= left; g++) {
       double v = f->best[g].value, w = v + fmin(greed * k->room[left - g], total - v);
       if (v <= 0) continue;
       if (w > most * (1 + 1e-9)) most = w, at = g;
@@ -218,7 +227,7 @@ static uint32_t build(let__fill *f, double greed, let__item *ret) {
     for (uint32_t i = 0; i < f->n_active; i++)
       if (f->rest[f->active[i]] > 0) f->active[live++] = f->active[i];
     f->n_active = live;
-    for (uint32_t g = 1; g <= left; g++)
+    for (uint32_t g = least; g <= left; g++)
       if (touched(&f->best[g], &c)) make_content(f, g);
   }
   return n;
@@ -235,16 +244,14 @@ static double worth(let__fill *f, const double *rest, const let__item *item, uin
 }
 
 /* What the neighbours did, for the next round and the next device. */
-static bool learn(let__fill *f, const let__item *item, uint32_t n) {
+static void learn(let__fill *f, const let__item *item, uint32_t n) {
   const let__kind *k = &f->p->kind[f->kind];
-  bool new = false;
   for (uint32_t i = 0; i < n; i++) {
     if (item[i].granules == k->granules) continue;
-    double *s = &f->slow[(size_t)f->kind * f->p->n + item[i].model];
+    double *s = slow_at(f, item[i].model);
     double seen = (double)item[i].lat / (double)let__lat(k, item[i].model, item[i].batch, item[i].granules);
-    if (fabs(seen - *s) > 1e-4) new = true, *s = seen > *s ? seen : 0.5 * (*s + seen);
+    *s = seen > *s ? seen : 0.5 * (*s + seen);
   }
-  return new;
 }
 
 uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *ret,
@@ -253,20 +260,21 @@ uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const do
   uint32_t n_ret = 0;
   f->kind = kind, f->price = price;
   *ret_value = 0;
-  for (uint32_t round = 0; round < ROUNDS; round++) {
+  uint32_t rounds = f->p->kind[kind].alone ? 1 : f->p->n > MANY ? 2 : 1 + CLASSES;
+  for (uint32_t round = 0; round < rounds; round++) { /* the first class twice: the second time it knows the neighbours */
+    f->class = round < 2 ? 0 : round - 1;
+    if (1u << f->class > f->p->kind[kind].granules) continue;
     choose_active(f, rest);
     uint32_t n = build(f, greed, item);
-    if (!n) break;
+    if (!n) continue;
     uint32_t bad;
     bool held = let__evaluate(f->p, kind, item, n, &bad);
-    bool new = !f->p->kind[kind].alone && learn(f, item, n);
+    if (!f->p->kind[kind].alone) learn(f, item, n);
     if (!held || f->p->kind[kind].profile->device.bandwidth > 0) n = let__mend(f->p, kind, item, n);
     double v = worth(f, rest, item, n);
-    if (v > *ret_value * (1 + 1e-9)) {
-      memcpy(ret, item, n * sizeof *item);
-      n_ret = n, *ret_value = v;
-    }
-    if (!new) break;
+    if (v <= *ret_value * (1 + 1e-9)) continue;
+    memcpy(ret, item, n * sizeof *item);
+    n_ret = n, *ret_value = v;
   }
   return n_ret;
 }

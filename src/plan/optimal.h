@@ -99,6 +99,8 @@ uint32_t let__mend(const let__problem *p, uint32_t kind, let__item *item, uint32
 /* Everything one run of fills needs; its arrays are reused from device to device. */
 typedef struct let__fill let__fill;
 let__fill *let__fill_new(let__problem *p); /* from the problem's arena; NULL: out of memory */
+/* How much of the slowdown seen so far to expect again: 1 all of it (the default), 0 none: then what does not hold is mended. */
+void let__fill_trust(let__fill *f, double trust);
 /* The content of one device of |kind| that serves most of |rest| (requests/s by model) at |price|. |greed| around 1
  * weighs what stays free. Returns the number of items (0: nothing fits), at most LET__ITEMS. */
 uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *ret,

@@ -229,6 +229,7 @@ static let_err improve(search *s, let__set *best, uint32_t *over) {
       rests(s->p, &part, s->rest);
       use(s, &part, &o);
       perturb(s, 0.2 + let_rng_unit(&s->rng));
+      let__fill_trust(s->fill, (double)let_rng_below(&s->rng, 4) / 3);
       r = construct(s, &tmp, &part, 0.5 + 0.55 * let_rng_unit(&s->rng), &o, now.cost * (1 + 4e-9), &complete);
     }
     if (!r && complete) {
@@ -257,6 +258,7 @@ static let_err fresh(search *s, let__set *best, uint32_t *over) {
     rests(s->p, &set, s->rest);
     use(s, &set, &o);
     perturb(s, i < 2 ? 0 : 0.3);
+    let__fill_trust(s->fill, i % 2 ? 0.3 : 1);
     let_err r = construct(s, s->p->scratch, &set, greed[i], &o, best->n && !*over ? best->cost : INFINITY, &complete);
     if (r) return r;
     if (!complete) continue;
@@ -305,7 +307,8 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   s.used = let_arena_array(p->scratch, p->n_kinds, sizeof *s.used);
   if (!s.fill || !s.rest || !s.price || !s.cap || !s.factor || !s.used) return LET_ERR_NOMEM;
   let_rng_seed(&s.rng, 1);
-  s.work = 150000;
+  s.work = run->n ? 20000 : p->n > 32 && p->n <= 200 ? 25000 * (uint64_t)p->n : 250000; /* milliseconds, measured by bench/plan_scale */
+  s.work += p->work;
   let__set best = {0}, hot = {0};
   uint32_t over = 0, hot_over = 0;
   let_err r = LET_OK;
@@ -315,7 +318,7 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
     best = hot, over = hot_over;
   }
   if (!best.n || !done(&s, &best, over)) r = fresh(&s, &best, &over);
-  if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, 150000, &best, &over);
+  if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, run->n ? 10000 : 40000, &best, &over);
   if (!r && best.n) r = improve(&s, &best, &over);
   if (r) return r;
   uint32_t n = devices(&best);
