@@ -14,6 +14,7 @@
 
 #include "os/clock.h"
 #include "os/cpu.h"
+#include "profile/profile.h"
 
 static char dir[] = "/tmp/gpulet-device-test-XXXXXX", raw[] = "/tmp/gpulet-device-raw-XXXXXX";
 
@@ -150,9 +151,16 @@ static void test_sim(void **state) {
   about(ms_of(one, "a", 1, 0, true), 4);
   about(ms_of(one, "a", 8, 0, true), 400);
   about(ms_of(three, "a", 1, 0, true), 4.0 / 3); /* between 1 and 4 granules: in proportion to 1 / granules */
-  /* Two at once: b beside a, with pressure 0.5, takes 1.5 times as long; a, which was first, does not. */
+  /* Two at once: b beside a takes as much longer as the profile predicts; a, which was first, does not. */
+  let_arena arena;
+  let_profile p;
+  let_arena_init(&arena, &let_mem_libc);
+  assert_int_equal(let_profile_load(dir, &arena, &p, &e), LET_OK);
+  double slow = let_profile_slowdown(&p, &(let_tenant){.model = 1, .batch = 1, .granules = 3, .busy = 1}, &(let_tenant){.model = 0, .batch = 8, .granules = 1, .busy = 1}, 1);
+  let_arena_fini(&arena);
+  assert_true(slow > 1.2);
   (void)ms_of(one, "a", 8, 0, false);
-  about(ms_of(three, "b", 1, 0, true), 3);
+  about(ms_of(three, "b", 1, 0, true), 2 * slow);
   let_time a, b;
   assert_int_equal(d->i->wait(one, 0, LET_S, &a, &b, &e), LET_OK);
   about((double)(b - a) / 1e6, 400);

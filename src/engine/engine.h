@@ -15,7 +15,7 @@
 #include "base/time.h"
 #include "model/model.h"
 
-enum { LET_ENGINE_ABI = 1 };
+enum { LET_ENGINE_ABI = 2 }; /* one more whenever a struct of this header changes: a stale plugin is refused */
 
 /* Where an engine is to run: filled by the device. */
 typedef struct let_engine_target {

@@ -16,7 +16,7 @@
  *   ready    {pid, device, type, sms, granules, granule_sms, memory_bytes}
  *   progress {generation, text, done, total}
  *   prepared {generation, lanes:[{gpulet, models:[{name, memory_bytes, output_row_bytes, eager: <why, or "">,
- *             sizes:[{size, p50_us, p99_us}]}]}]}
+ *             sizes:[{size, p50_us, p99_us}]}]}]}   0 us: not known before requests come (shapes vary)
  *   failed   {generation, gpulet, model, code, text}   nothing of that generation is kept; code: let_err, a number
  *   retired  {generation}
  *   health   {lanes:[{generation, gpulet, busy_ns, batches}], memory_bytes, gpu: {utilization, power_w, memory_used,

@@ -68,10 +68,12 @@ typedef struct let_batch_msg {
 /* Its outcome. Per-request results are in the let_records. */
 typedef struct let_done_msg {
   uint64_t batch;
-  int32_t status;     /* let_err: OK, INVALID (the model refused these inputs), OUTPUT_TOO_LARGE, GPULET, DEVICE, ... */
+  int32_t status;     /* let_err. OK: the batch ran, each request's outcome is its record's status (INVALID: the model refused
+                       * it, OUTPUT_TOO_LARGE: see out_need). Otherwise the batch as a whole failed, the records say nothing:
+                       * INTERNAL, NOMEM, ...; GPULET and DEVICE: the worker exits right after */
   uint32_t rows;
   let_time started, finished; /* CLOCK_MONOTONIC, the worker's reading */
-  char text[224];     /* a sentence when status != OK */
+  char text[224];     /* a sentence about the (last) failure, of the batch or of one of its requests; "" when there was none */
 } let_done_msg;
 
 typedef struct let_lanes let_lanes;
@@ -86,7 +88,7 @@ int let_lanes_fd(const let_lanes *l);
 int let_lanes_submit_event(const let_lanes *l, uint32_t lane);
 int let_lanes_done_event(const let_lanes *l); /* server: poll this for reading */
 
-/* Server. Puts a batch on |lane|; wakes the worker when it sleeps. False: ring full. */
+/* Server. Puts a batch on |lane|; wakes the worker when it sleeps. False: LET_RING_ENTRIES are unanswered already. */
 bool let_lane_submit(let_lanes *l, uint32_t lane, const let_batch_msg *m);
 /* Server. Takes one outcome from |lane|; false: none. A corrupt ring (indices that cannot be) sets *corrupt. */
 bool let_lane_take_done(let_lanes *l, uint32_t lane, let_done_msg *ret, bool *corrupt);
