@@ -110,8 +110,12 @@ static void one(const study *s, uint32_t number, const let_policy *const *policy
     if (policy[k]->make(&in, &a, &p, &e)) die(e.text);
     t[k].ms[t[k].n_ms++] = now_ms(NULL) - start;
     if (i == 0) bound = p.lower_bound, optimal = p.feasible ? p.gpus_used : UINT32_MAX;
-    if (i == 0 && p.feasible && p.gpus_used < p.lower_bound - 1e-6) fprintf(stderr, "case %u: %u gpus, bound %.6f\n", number, p.gpus_used, p.lower_bound);
-    add(&t[k], &p, policy[k]->promises && p.feasible && let_plan_check(&p, &in, &e) == LET_OK, bound, optimal);
+    bool judged = policy[k]->promises && p.feasible && let_plan_check(&p, &in, &e) == LET_OK;
+    add(&t[k], &p, judged, bound, optimal);
+    if (judged && p.gpus_used < bound - 1e-6) { /* then the certificate is worth nothing */
+      fprintf(stderr, "plan_study: case %u: '%s' needs %u devices, the certified bound is %.6g\n", number, policy[k]->name, p.gpus_used, bound);
+      exit(1);
+    }
     let_arena_fini(&a);
   }
 }

@@ -61,6 +61,13 @@ static bool fake_profile(crowd *c, let_err *err) {
   return f->coef[LET_COEF_SATURATION] >= 0;
 }
 
+/* The pressure model adds neighbours up below a power q (model/profile.c): weights are taken to the 1/q, where they add,
+ * and back where a slowdown is asked for. The linear model adds as it stands. */
+static double power(const crowd *c) {
+  if (c->fake.interference == LET_INTERFERENCE_LINEAR) return 1;
+  return fmax(c->fake.coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN);
+}
+
 static double weight(const crowd *c, let_tenant t) {
   let_profile probed = c->fake;
   let_tenant self = {.model = probed.n_models - 2, .batch = 1, .granules = c->k->granules, .busy = 1};
@@ -68,7 +75,8 @@ static double weight(const crowd *c, let_tenant t) {
     probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
   else
     probed.coef[LET_COEF_SATURATION] = 0;
-  return (let_profile_slowdown(&probed, &self, &t, 1) - 1) * 1e-6 * (1 - 1e-9);
+  double x = (let_profile_slowdown(&probed, &self, &t, 1) - 1) * 1e-6;
+  return pow(fmax(0, x), 1 / power(c)) * (1 - 1e-6);
 }
 
 static double slowed(crowd *c, let_tenant self, double x) {
@@ -78,7 +86,7 @@ static double slowed(crowd *c, let_tenant self, double x) {
     if (f[LET_COEF_L2_OTHER] > 0) w->l2_util = x / f[LET_COEF_L2_OTHER];
     else w->dram_util = x / f[LET_COEF_DRAM_OTHER];
   } else {
-    w->pressure = x;
+    w->pressure = pow(x, power(c));
   }
   let_tenant wall = {.model = c->fake.n_models - 1, .batch = 1, .granules = c->k->granules, .busy = 1};
   return let_profile_slowdown(&c->fake, &self, &wall, 1);

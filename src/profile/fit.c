@@ -23,6 +23,11 @@ typedef struct fitter {
 static double share(const let_profile *p, const let_tenant *t) { return (double)t->granules / p->device.granules; }
 static double measured(const let_sample *s) { return s->together_ms / s->solo_ms; }
 
+/* Planners count on predicted times that never fall with a larger batch or fewer granules, whatever a few noisy samples
+ * say: no exponent may take a slowdown that way. */
+static double self_share(const double *w) { return w[1] < 0 ? w[1] : 0; }
+static double batch_of(double w) { return w > 0 ? w : 0; }
+
 /* Prediction under |w|, and its derivatives in f->row: 1 + e^c U^q, U = sum of share_k e^(t_k / q), q the exponent of
  * the neighbours' share. */
 static double pressure_at(fitter *f, const double *w, const let_sample *s) {
@@ -32,15 +37,15 @@ static double pressure_at(fitter *f, const double *w, const let_sample *s) {
   uint32_t self = COMMON + f->slot[s->self.model];
   for (uint32_t k = 0; k < s->n; k++) {
     const let_tenant *o = &s->other[k];
-    double bo = f->batch ? log2(o->batch) : 0, t = w[4] * bo + w[COMMON + f->n_models + f->slot[o->model]];
+    double bo = f->batch ? log2(o->batch) : 0, t = batch_of(w[4]) * bo + w[COMMON + f->n_models + f->slot[o->model]];
     double u = share(f->p, o) * exp(fmin(t / q, 200));
     U += u, tu += u * t;
     f->row[4] += u * bo, f->row[COMMON + f->n_models + f->slot[o->model]] += u;
   }
-  double x = exp(fmin(w[0] + w[1] * ls + w[3] * lb + w[self] + q * log(U), 20));
-  f->row[4] *= x / U;
+  double x = exp(fmin(w[0] + self_share(w) * ls + batch_of(w[3]) * lb + w[self] + q * log(U), 20));
+  f->row[4] *= w[4] > 0 ? x / U : 0;
   for (uint32_t i = COMMON + f->n_models; i < f->dim; i++) f->row[i] *= x / U;
-  f->row[0] = f->row[self] = x, f->row[1] = x * ls, f->row[3] = x * lb;
+  f->row[0] = f->row[self] = x, f->row[1] = w[1] < 0 ? x * ls : 0, f->row[3] = w[3] > 0 ? x * lb : 0;
   if (w[2] > LET_SHARE_OTHER_MIN) f->row[2] = x * (log(U) - tu / U / q);
   return 1 + x;
 }
@@ -113,7 +118,7 @@ static bool cholesky(double *A, double *g, uint32_t n) {
 /* Levenberg-Marquardt on the relative error; samples marked in |out| are held out. */
 static void train(fitter *f, const bool *out) {
   memset(f->w, 0, f->dim * sizeof *f->w);
-  if (f->kind == LET_INTERFERENCE_PRESSURE) f->w[0] = log(0.1), f->w[2] = 0.3;
+  if (f->kind == LET_INTERFERENCE_PRESSURE) f->w[0] = log(0.1), f->w[1] = -0.01, f->w[2] = 0.3, f->w[3] = f->w[4] = 0.01;
   double damp = 1e-3, now = cost(f, f->w, out);
   for (int round = 0; round < ROUNDS && damp < 1e12; round++) {
     memset(f->A, 0, (size_t)f->dim * f->dim * sizeof *f->A);
@@ -208,7 +213,7 @@ static let_err fitter_init(fitter *f, let_arena *a, let_error *e) {
 static let_err store_pressure(const fitter *f, let_profile *p, let_arena *a, let_error *e) {
   const double *w = f->w;
   memset(p->coef, 0, sizeof p->coef);
-  p->coef[LET_COEF_SHARE_SELF] = w[1], p->coef[LET_COEF_SHARE_OTHER] = w[2] > LET_SHARE_OTHER_MIN ? w[2] : LET_SHARE_OTHER_MIN;
+  p->coef[LET_COEF_SHARE_SELF] = self_share(w), p->coef[LET_COEF_SHARE_OTHER] = w[2] > LET_SHARE_OTHER_MIN ? w[2] : LET_SHARE_OTHER_MIN;
   for (uint32_t i = 0; i < p->n_models; i++) {
     let_profile_model *m = &p->model[i];
     uint32_t slot = f->slot[i], rows = 0, most = m->n_batches ? m->batch[m->n_batches - 1] : 1;
@@ -224,8 +229,8 @@ static let_err store_pressure(const fitter *f, let_profile *p, let_arena *a, let
     m->n_pressure = rows;
     for (uint32_t k = 0; k < rows; k++) {
       let_pressure x = {.l2_util = util.l2_util, .dram_util = util.dram_util};
-      x.sensitivity = exp(w[0] / 2 + w[COMMON + slot] + w[3] * k);
-      x.pressure = exp(w[0] / 2 + w[COMMON + f->n_models + slot] + w[4] * k);
+      x.sensitivity = exp(w[0] / 2 + w[COMMON + slot] + batch_of(w[3]) * k);
+      x.pressure = exp(w[0] / 2 + w[COMMON + f->n_models + slot] + batch_of(w[4]) * k);
       m->pressure[k].batch = 1u << k, m->pressure[k].p = x;
       if (x.pressure > p->coef[LET_COEF_DEFAULT_PRESSURE]) p->coef[LET_COEF_DEFAULT_PRESSURE] = x.pressure;
       if (x.sensitivity > p->coef[LET_COEF_DEFAULT_SENSITIVITY]) p->coef[LET_COEF_DEFAULT_SENSITIVITY] = x.sensitivity;
