@@ -377,12 +377,11 @@ static void look_for_stuck(worker *w) {
 /* ---- the conversation --------------------------------------------------------------------------------------- */
 
 /* Waits for a document, sending health events meanwhile once |ready|. IO: the server is gone. */
-static let_err next_doc(worker *w, bool ready, json_t **doc, int *fds, int *n_fds) {
+static let_err next_doc(worker *w, bool ready, json_t **doc, int *fds, int *n_fds, let_error *e) {
   for (;;) {
-    let_error e;
-    let_err r = let_control_recv(w->view.control_fd, doc, fds, n_fds, &e);
+    let_err r = let_control_recv(w->view.control_fd, doc, fds, n_fds, e);
     if (r == LET_OK || r == LET_ERR_IO) return r;
-    if (r != LET_ERR_AGAIN && send_error(w, &e)) return LET_ERR_IO;
+    if (r != LET_ERR_AGAIN && send_error(w, e)) return LET_ERR_IO;
     struct pollfd f = {.fd = w->view.control_fd, .events = POLLIN};
     let_dur left = w->next_health - let_now();
     (void)poll(&f, 1, !ready ? -1 : left <= 0 ? 0 : (int)(left / LET_MS) + 1);
@@ -416,7 +415,10 @@ int let_worker_run(int control_fd) {
   let__fault_init();
   const char *watchdog = getenv("GPULET_WATCHDOG_MS");
   w.view.watchdog = watchdog && atol(watchdog) > 0 ? atol(watchdog) * LET_MS : WATCHDOG;
-  if (next_doc(&w, false, &doc, fds, &n_fds) == LET_OK) {
+  if (next_doc(&w, false, &doc, fds, &n_fds, &e) != LET_OK) {
+    fprintf(stderr, "gpulet worker: %s: workers are started by `gpulet serve`\n", e.text);
+    code = 1;
+  } else {
     let_err r = init(&w, doc, fds, n_fds, &e);
     json_decref(doc);
     for (int i = 0; i < n_fds; i++) close(fds[i]);
@@ -427,7 +429,7 @@ int let_worker_run(int control_fd) {
       code = 1;
     } else if (send_ready(&w) == LET_OK) {
       bool go = true;
-      while (go && next_doc(&w, true, &doc, fds, &n_fds) == LET_OK) {
+      while (go && next_doc(&w, true, &doc, fds, &n_fds, &e) == LET_OK) {
         go = carry_out(&w, doc, fds, n_fds);
         json_decref(doc);
       }
