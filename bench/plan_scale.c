@@ -36,7 +36,7 @@ typedef struct outcome {
 static void one(outcome *o, uint32_t models, double devices, bool interference, uint64_t seed) {
   let_arena a, b, c;
   let_arena_init(&a, &let_mem_libc), let_arena_init(&b, &counting), let_arena_init(&c, &counting);
-  let__sample how = {.models = models, .granules = 16, .max_batch = 32, .least_ms = 0.2, .most_ms = 20, .interference = interference};
+  let__sample how = {.models = models, .granules = 16, .max_batch = 32, .least_ms = 0.2, .most_ms = 20, .interference = interference ? 2 : 0};
   let_profile *p = let__sample_profile(&how, "made", &a, seed);
   let_workload w = let__sample_workload(p, devices, 0.9, &a, seed);
   let_plan_pool pool = {.profile = p, .count = (uint32_t)(devices * 4 + 8)};

@@ -1,8 +1,8 @@
 /* A second certified bound, for devices whose gpu-lets slow each other down.
  *
- * A device is a set of sizes g_1 .. g_q, sum g_j <= G. Both forms of interference see neighbours as one weighted sum,
- * so gpu-let j is slowed at least as by x_j = sum over the others of gentle(g), the least weight of any content of that
- * size. With T_i(g, x) the most requests/s of model i on g granules beside x, the claims of bound.c hold within each set
+ * A device is a set of sizes g_1 .. g_q, sum g_j <= G. Both forms of interference see neighbours as one weight, which
+ * grows with the weight of each, so gpu-let j is slowed at least as by x_j, the weight of the others together when each
+ * is the gentlest content of its size. With T_i(g, x) the most requests/s of model i on g granules beside x, the claims of bound.c hold within each set
  * of sizes P: at prices y a device is worth at most K_P = sum_j max_i y_i T_i(g_j, x_j), and cost >= sum_i y_i r_i /
  * max_P K_P. All sets are enumerated; the prices come from column generation over them. Then the slots of P may be
  * priced at anything that adds up to the cost of a device, and model i costs at least U_i at those prices (bound.c). */
@@ -12,7 +12,7 @@
 #include "plan/lp.h"
 #include "plan/optimal.h"
 
-enum { SETS = 2400, LEVELS = 48, ALONE = LEVELS - 1, MODELS = 96, TURNS = 80, COLUMNS = 6 };
+enum { SETS = 2400, LEVELS = 48, ALONE = LEVELS - 1, MODELS = 96, TURNS = 80, COLUMNS = 6, SLOTS = 18 };
 
 typedef struct cell { /* a size beside a level of neighbours */
   uint32_t g, level;
@@ -31,7 +31,8 @@ typedef struct crowd {
   let__kind *k;
   let_profile fake;   /* the profile and two more models: a probe that feels everything, a wall that weighs what we say */
   let_profile_model *probe, *wall;
-  double *gentle, step;
+  let_tenant *gentle; /* per size: the least of a neighbour; model UINT32_MAX: nobody can live there */
+  double step;
   set *sets;
   uint32_t n_sets, n_pairs, n_cells;
   uint32_t *pair_cell, *pair_count, *cell_of;
@@ -61,22 +62,14 @@ static bool fake_profile(crowd *c, let_err *err) {
   return f->coef[LET_COEF_SATURATION] >= 0;
 }
 
-/* The pressure model adds neighbours up below a power q (model/profile.c): weights are taken to the 1/q, where they add,
- * and back where a slowdown is asked for. The linear model adds as it stands. */
-static double power(const crowd *c) {
-  if (c->fake.interference == LET_INTERFERENCE_LINEAR) return 1;
-  return fmax(c->fake.coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN);
-}
-
-static double weight(const crowd *c, let_tenant t) {
+static double weight(const crowd *c, const let_tenant *t, uint32_t n) {
   let_profile probed = c->fake;
   let_tenant self = {.model = probed.n_models - 2, .batch = 1, .granules = c->k->granules, .busy = 1};
   if (probed.interference == LET_INTERFERENCE_LINEAR)
     probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
   else
     probed.coef[LET_COEF_SATURATION] = 0;
-  double x = (let_profile_slowdown(&probed, &self, &t, 1) - 1) * 1e-6;
-  return pow(fmax(0, x), 1 / power(c)) * (1 - 1e-6);
+  return (let_profile_slowdown(&probed, &self, t, n) - 1) * 1e-6 * (1 - 1e-9);
 }
 
 static double slowed(crowd *c, let_tenant self, double x) {
@@ -86,7 +79,7 @@ static double slowed(crowd *c, let_tenant self, double x) {
     if (f[LET_COEF_L2_OTHER] > 0) w->l2_util = x / f[LET_COEF_L2_OTHER];
     else w->dram_util = x / f[LET_COEF_DRAM_OTHER];
   } else {
-    w->pressure = pow(x, power(c));
+    w->pressure = x;
   }
   let_tenant wall = {.model = c->fake.n_models - 1, .batch = 1, .granules = c->k->granules, .busy = 1};
   return let_profile_slowdown(&c->fake, &self, &wall, 1);
@@ -99,15 +92,17 @@ static bool gentles(crowd *c) {
   if (!c->gentle) return false;
   for (uint32_t g = 1; g <= G; g++) {
     double least = INFINITY;
+    c->gentle[g].model = UINT32_MAX;
     for (uint32_t m = 0; m < c->p->n; m++) {
       if (!c->k->most[m] || !(let__best(c->k, m, g) > 0)) continue;
       const let_profile_model *pm = &c->k->profile->model[c->k->at[m]];
       for (uint32_t i = 0; i <= pm->n_pressure; i++) {
         uint32_t b = i < pm->n_pressure ? pm->pressure[i].batch : 1;
-        least = fmin(least, weight(c, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1}));
+        let_tenant t = {.model = c->k->at[m], .batch = b, .granules = g, .busy = 1};
+        double w = weight(c, &t, 1);
+        if (w < least) least = w, c->gentle[g] = t;
       }
     }
-    c->gentle[g] = least;
   }
   return true;
 }
@@ -123,22 +118,24 @@ static uint32_t cell_at(crowd *c, uint32_t g, double x) {
 
 static void close_set(crowd *c, const uint32_t *size, uint32_t slots) {
   set *s = &c->sets[c->n_sets++];
-  double sum = 0;
+  let_tenant other[SLOTS];
   *s = (set){.first = c->n_pairs, .slots = slots};
-  for (uint32_t i = 0; i < slots; i++) sum += c->gentle[size[i]];
   for (uint32_t i = 0; i < slots; i++) {
     if (i && size[i] == size[i - 1]) {
       c->pair_count[c->n_pairs - 1]++;
       continue;
     }
-    double x = slots > 1 ? fmax(0, (sum - c->gentle[size[i]]) * (1 - 1e-9)) : -1;
+    uint32_t n = 0;
+    for (uint32_t j = 0; j < slots; j++)
+      if (j != i) other[n++] = c->gentle[size[j]];
+    double x = n ? fmax(0, weight(c, other, n)) : -1;
     c->pair_cell[c->n_pairs] = cell_at(c, size[i], x), c->pair_count[c->n_pairs++] = 1, s->n++;
   }
 }
 
 static bool sets_of(crowd *c, uint32_t *size, uint32_t slots, uint32_t left, uint32_t largest) {
   for (uint32_t g = largest < left ? largest : left; g >= 1; g--) {
-    if (isinf(c->gentle[g])) continue; /* nobody can live there */
+    if (c->gentle[g].model == UINT32_MAX) continue; /* nobody can live there */
     if (c->n_sets == SETS) return false;
     size[slots] = g;
     close_set(c, size, slots + 1);
@@ -245,10 +242,13 @@ static double units(crowd *c, double most) {
 
 static bool tables(crowd *c) {
   let_arena *a = c->p->scratch;
-  uint32_t G = c->k->granules, size[64];
+  uint32_t G = c->k->granules, size[SLOTS];
   double most = 0;
-  for (uint32_t g = 1; g <= G; g++)
-    if (!isinf(c->gentle[g])) most = fmax(most, c->gentle[g] * (G / g));
+  for (uint32_t g = 1; g <= G; g++) {
+    let_tenant all[SLOTS];
+    for (uint32_t i = 0; i < G / g; i++) all[i] = c->gentle[g];
+    if (all[0].model != UINT32_MAX) most = fmax(most, weight(c, all, G / g));
+  }
   c->step = most > 0 ? most / (ALONE - 1) : 1;
   c->sets = let_arena_array(a, SETS, sizeof *c->sets);
   c->pair_cell = let_arena_array(a, (size_t)SETS * 8, sizeof *c->pair_cell);

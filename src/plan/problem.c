@@ -53,7 +53,7 @@ static let_err table(let__problem *p, let__kind *k, uint32_t m) {
 }
 
 /* The neighbour that slows others least, per room of h granules or fewer. Which one it is does not depend on whom it
- * slows: both forms of interference take neighbours as one weighted sum and grow with it. So one probe that is far more
+ * slows: both forms of interference take neighbours as one weight and grow with it. So one probe that is far more
  * sensitive than any model finds it. False: the fit has signs that do not allow that; then nothing is assumed. */
 static bool gentlest(let__problem *p, let__kind *k, let_tenant *ret, let_err *ret_err) {
   let_profile probed = *k->profile;

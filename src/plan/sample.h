@@ -12,7 +12,7 @@
 typedef struct let__sample {
   uint32_t models, granules, max_batch; /* max_batch: a power of two */
   double least_ms, most_ms;             /* of one row on the whole device, spread evenly in the logarithm */
-  bool interference;
+  uint32_t interference;                /* 0 none, 1 linear, 2 pressure */
 } let__sample;
 
 /* Latency = start + work(batch) / speed(granules): speed saturates where the batch has no more to spread. */
@@ -60,7 +60,10 @@ static inline let_profile *let__sample_profile(const let__sample *s, const char 
     snprintf(p->model[i].name, sizeof p->model[i].name, "model%05u", i);
     let__sample_model(&p->model[i], s, a, &r);
   }
-  if (s->interference) {
+  if (s->interference == 2) {
+    p->interference = LET_INTERFERENCE_PRESSURE;
+    p->coef[LET_COEF_SHARE_SELF] = 0.15, p->coef[LET_COEF_SHARE_OTHER] = 0.3;
+  } else if (s->interference) {
     p->interference = LET_INTERFERENCE_LINEAR;
     p->coef[0] = 0.05, p->coef[1] = 0.15, p->coef[2] = 0.05, p->coef[3] = 0.15, p->coef[4] = 0.98;
   }
