@@ -278,7 +278,9 @@ static let_err overhead_add(const char *dir, const char *table, double ratio, le
   while (let_csv_next(&c)) {
     uint32_t b;
     double v;
-    if (let_csv_u32(&c, 0, 1, LET_BATCH_MAX, &b) & let_csv_f64(&c, 1, 0, 1e6, &v)) ms[b] = v;
+    bool ok = let_csv_u32(&c, 0, 1, LET_BATCH_MAX, &b);
+    ok &= let_csv_f64(&c, 1, 0, 1e6, &v);
+    if (ok) ms[b] = v;
   }
   if (ps->n_errors) return let_problems_fail(ps, e);
   for (uint32_t i = 0; i < m->n_cells; i++) {

@@ -110,7 +110,8 @@ static let_err parse_latency(let_profile_file f, let_arena *a, let_profile *p, l
     bool ok = let_csv_name(&c, 0, r->name);
     ok &= let_csv_u32(&c, 1, 1, LET_BATCH_MAX, &r->cell.batch);
     ok &= let_csv_u32(&c, 2, 1, p->device.granules, &r->cell.granules);
-    bool both = let_csv_positive(&c, 3, 1e7, &r->cell.p50_ms) & let_csv_positive(&c, 4, 1e7, &r->cell.p99_ms);
+    bool both = let_csv_positive(&c, 3, 1e7, &r->cell.p50_ms);
+    both &= let_csv_positive(&c, 4, 1e7, &r->cell.p99_ms);
     if (both && r->cell.p99_ms < r->cell.p50_ms) let_csv_problem(&c, 4, false, "p99_ms %g is less than p50_ms %g", r->cell.p99_ms, r->cell.p50_ms), both = false;
     n += ok && both;
   }
@@ -188,7 +189,9 @@ static void parse_inputs(let_profile_file f, let_profile *p, let_problems *ps) {
   while (let_csv_next(&c)) {
     uint32_t m;
     double bytes;
-    if (!(model_of(&c, p, let_csv_str(&c, 0), 0, &m) & let_csv_positive(&c, 1, 1e12, &bytes))) continue;
+    bool ok = model_of(&c, p, let_csv_str(&c, 0), 0, &m);
+    ok &= let_csv_positive(&c, 1, 1e12, &bytes);
+    if (!ok) continue;
     if (p->model[m].input_bytes) let_csv_problem(&c, 0, false, "model '%s' is there twice", p->model[m].name);
     p->model[m].input_bytes = (uint64_t)bytes;
   }
