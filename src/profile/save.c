@@ -81,10 +81,11 @@ static bool samples_text(let_buf *b, const let_profile *p, const let_samples *s)
 }
 
 static void fit_text(let_buf *b, const let_profile *p) {
-  let_buf_fmt(b, "# Fitted to interference.csv; the error is the held-out one, relative, of 95 %% of the cases.\nmodel: %s\n",
-              let_interference_name(p->interference));
-  let_buf_str(b, "held_out_error_p95: "), number(b, p->interference_error_p95);
-  let_buf_str(b, "\ncoefficients:\n");
+  bool fitted = p->interference_error_p95 > 0; /* an imported model tells no error of its own */
+  if (fitted) let_buf_str(b, "# Fitted to interference.csv; the error is the held-out one, relative, of 95 % of the cases.\n");
+  let_buf_fmt(b, "model: %s\n", let_interference_name(p->interference));
+  if (fitted) let_buf_str(b, "held_out_error_p95: "), number(b, p->interference_error_p95), let_buf_str(b, "\n");
+  let_buf_str(b, "coefficients:\n");
   for (const let_coef_name *c = let_coef_names(p->interference); c->name; c++)
     let_buf_fmt(b, "  %s: ", c->name), number(b, p->coef[c->index]), let_buf_str(b, "\n");
   bool any = false;
