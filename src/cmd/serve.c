@@ -68,7 +68,7 @@ static let_err inventory(const options *o, let_serve_device *ret, uint32_t *ret_
   for (uint32_t i = 0; i < *ret_n; i++) {
     bool cpu = strncmp(names[i].name, "cpu", 3) == 0;
     ret[i] = (let_serve_device){.type = names[i].type, .worker_per_gpulet = cpu, .depth = cpu ? 1 : 2};
-    snprintf(ret[i].name, sizeof ret[i].name, "%s", names[i].name);
+    snprintf(ret[i].name, sizeof ret[i].name, "%.63s", names[i].name);
   }
   return LET_OK;
 }

@@ -198,9 +198,7 @@ static let_err read_gpu(place *at, json_t *o, let_plan_gpu *ret) {
     if ((r = read_gpulet(at, json_array_get(list, i), ret->granules, &ret->gpulet[i]))) return r;
   }
   at->gpulet = -1;
-  if (!granules && ret->n_gpulets)
-    return fail(at, "granules", "is missing: how many the whole device has (or give a gpu-let both granules and share)");
-  return LET_OK;
+  return LET_OK; /* granules may stay 0: who serves the plan knows the device */
 }
 
 static let_err read_reasons(const place *at, json_t *root, let_plan *ret) {

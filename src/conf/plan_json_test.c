@@ -109,7 +109,7 @@ static void test_plan_malformed(void **state) {
       {"{\"gpus\":[],\"feasible\":1}", "feasible", "true"}, {"{\"gpus\":[],\"gpus_used\":-1}", "gpus_used", "range"}, {"{\"gpus\":[],\"reasons\":[1]}", "reasons", "string"},
       {"{\"gpus\":[{\"gpulets\":[]}]}", "gpus[0].id", "missing"}, {"{\"gpus\":[{\"id\":0}]}", "gpus[0].gpulets", "missing"}, {"{\"gpus\":[{\"id\":0.5,\"gpulets\":[]}]}", "gpus[0].id", "whole"},
       {"{\"gpus\":[{\"id\":0,\"gpulets\":[]},{\"id\":0,\"gpulets\":[]}]}", "p: gpu 0", "twice"}, {"{\"gpus\":[{\"id\":0,\"type\":5,\"gpulets\":[]}]}", "gpus[0].type", "string"},
-      {"{\"gpus\":[{\"id\":0,\"gpulets\":[{\"granules\":4,\"models\":[{\"name\":\"a\",\"batch\":1}]}]}]}", "gpus[0].granules", "missing"},
+      {"{\"gpus\":[{\"id\":0,\"gpulets\":[{\"share\":25,\"models\":[{\"name\":\"a\",\"batch\":1}]}]}]}", "gpulets[0].granules", "missing"},
       {"{\"gpus\":[{\"id\":0,\"gpulets\":[{\"share\":50,\"models\":[{\"name\":\"a\",\"batch\":1}]}]}]}", "granules", "write gpus[0].granules"},
       {"{\"gpus\":[{\"id\":0,\"gpulets\":[{\"granules\":8,\"share\":50,\"models\":[{\"name\":\"a\",\"batch\":1}]},{\"granules\":4,\"share\":50,\"models\":[{\"name\":\"a\",\"batch\":1}]}]}]}", "gpus[0].gpulets", "fit"},
       {G("5"), "gpus[0].gpulets[0]", "object"}, {G("{\"models\":[]}"), "gpus[0].gpulets[0].granules", "missing"}, {G("{\"granules\":4}"), "gpulets[0].models", "missing"},

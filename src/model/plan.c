@@ -3,12 +3,15 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+enum { GRANULES_MAX = 1 << 16 }; /* where the device is not known */
+
 static let_err gpulet_valid(const let_plan_gpu *g, const let_plan_gpulet *l, uint32_t i, let_error *e) {
-  if (l->granules < 1 || l->granules > g->granules)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: granules is %u, must be 1 to %u", g->id, i, l->granules, g->granules);
-  if (l->first != UINT32_MAX && (l->first > g->granules || l->first + l->granules > g->granules))
+  uint32_t device = g->granules ? g->granules : GRANULES_MAX;
+  if (l->granules < 1 || l->granules > device)
+    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: granules is %u, must be 1 to %u", g->id, i, l->granules, device);
+  if (l->first != UINT32_MAX && (l->first > device || l->first + l->granules > device))
     return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: granules %u to %u are beyond the device's %u", g->id, i, l->first,
-                    l->first + l->granules - 1, g->granules);
+                    l->first + l->granules - 1, device);
   if (l->n_entries == 0) return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: models is empty", g->id, i);
   for (uint32_t k = 0; k < l->n_entries; k++) {
     const let_plan_entry *m = &l->entry[k];
@@ -39,7 +42,7 @@ static let_err gpu_valid(const let_plan_gpu *g, let_error *e) {
         return let_fail(e, LET_ERR_INVALID, "gpu %u: gpu-lets %u and %u overlap", g->id, j, i);
     }
   }
-  if (sum > g->granules)
+  if (g->granules && sum > g->granules)
     return let_fail(e, LET_ERR_INVALID, "gpu %u: its gpu-lets take %llu granules, the device has %u", g->id, (unsigned long long)sum, g->granules);
   return LET_OK;
 }

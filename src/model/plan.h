@@ -30,7 +30,7 @@ typedef struct let_plan_gpulet {
 typedef struct let_plan_gpu {
   uint32_t id;       /* device number of the inventory */
   char type[64];     /* device type */
-  uint32_t granules; /* of the whole device */
+  uint32_t granules; /* of the whole device; 0: a file that does not say */
   uint32_t n_gpulets;
   let_plan_gpulet *gpulet;
 } let_plan_gpu;
@@ -53,7 +53,8 @@ typedef struct let_plan {
  * serve can trust a plan from a file. Errors: INVALID naming gpu, gpu-let and field. */
 LET_CHECKED let_err let_plan_validate(const let_plan *p, let_error *e);
 
-/* Gives every gpu-let without a place a contiguous run of granules. Errors: INVALID when they do not fit. */
+/* Gives every gpu-let without a place a contiguous run of granules. The devices' granules must be known. Errors:
+ * INVALID when they do not fit. */
 LET_CHECKED let_err let_plan_place(let_plan *p, let_error *e);
 
 /* What to plan for. */

@@ -129,9 +129,10 @@ static void read_sizes(place *p, json_t *sizes) {
   size_t i;
   json_t *x;
   json_array_foreach(sizes, i, x) {
-    json_int_t size = json_integer_value(json_object_get(x, "size")), p99 = json_integer_value(json_object_get(x, "p99_us"));
+    json_int_t size = json_integer_value(json_object_get(x, "size"));
+    double p99_us = json_number_value(json_object_get(x, "p99_us")); /* 0: not measured, the core learns it */
     for (uint32_t k = 0; k < p->n_sizes; k++)
-      if (p->size[k] == size && p99 >= 0 && p99 < 3600LL * 1000000) p->predict[k] = p99 ? p99 * LET_US : LET_US;
+      if (p->size[k] == size && p99_us >= 0 && p99_us < 3.6e9) p->predict[k] = (let_dur)(p99_us * 1e3);
   }
 }
 

@@ -19,6 +19,8 @@ import unittest
 
 GPULET = os.environ.get("GPULET", "build/release/bin/gpulet")
 SANITIZED = bool(os.environ.get("GPULET_SANITIZE"))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PROFILE = os.path.join(ROOT, "profiles", "h200")  # what simulated H200s take their latencies from
 PATIENCE = 120 if SANITIZED else 60  # seconds; these machines are shared and slow
 
 os.environ.setdefault("ASAN_OPTIONS", "abort_on_error=0:detect_leaks=1:exitcode=99")
@@ -75,7 +77,7 @@ class Server:
         self.ready = os.path.join(self.dir, "ready")
         self.log_path = os.path.join(self.dir, "log")
         argv = [GPULET, "serve", "--model-repository", models, "--devices", devices, "--host", "127.0.0.1", "--http-port", "0",
-                "--metrics-port", "0", "--ready-file", self.ready, *map(str, args)]
+                "--metrics-port", "0", "--ready-file", self.ready, *(["--profile", PROFILE] if devices.startswith("sim") else []), *map(str, args)]
         with open(self.log_path, "wb") as log:
             self.proc = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})})
         self.port = self.metrics_port = None
