@@ -25,9 +25,11 @@ let_external(uv      HEADER uv.h        LIBS uv_a EXTRA Threads::Threads ${CMAKE
 let_external(jansson HEADER jansson.h   LIBS jansson)
 let_external(yaml    HEADER yaml.h      LIBS yaml)
 let_external(cmocka  HEADER cmocka.h    LIBS cmocka)
+# libstdc++ stays dynamic: with a static copy in the program, CUDA's libraries (which the worker loads with the torch
+# plugin) resolve part of their symbols to it and crash.
 let_external(clp     HEADER coin/Clp_C_Interface.h LIBS Clp CoinUtils bz2 z lapack blas EXTRA stdc++)
 
-# The compiler's own run-time libraries, statically too.
+# The compiler's own run-time library, statically too.
 add_library(let_external_static INTERFACE)
 if(NOT GPULET_SANITIZE)
   target_link_options(let_external_static INTERFACE -static-libgcc)

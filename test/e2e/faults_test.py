@@ -31,7 +31,7 @@ class Faults(unittest.TestCase):
                     before = set(s.workers())
                     seen = load.count()
                     os.kill(sorted(before)[0], signal.SIGKILL)
-                    until(lambda: len(set(s.workers()) - before) == 1 and s.request("GET", "/v2/health/ready")[0] == 200, "a new worker serves")
+                    until(lambda: len(set(s.workers()) - before) == 1 and all(g["state"] == "serving" for g in s.json("GET", "/debug/server")[1]["groups"]), "a new worker serves")
                     until(lambda: load.count() > seen + 20, "requests go on")
                 outcomes = load.stop()
                 failed = self.check(outcomes, 20)
