@@ -13,10 +13,10 @@
 
 typedef struct options {
   const char *device, *profile, *plugin_dir;
-  double share;
+  double share, rtol, atol;
   int64_t batch, count, warmup, varying, seed;
   let_dur interval, timeout;
-  bool json, verify;
+  bool json, verify, replay;
 } options;
 
 #define FIELD(f) offsetof(options, f)
@@ -33,6 +33,9 @@ static const let_option table[] = {
     {"profile", LET_OPTION_STR, FIELD(profile), "DIR", "", "profile directory: latencies of a sim device"},
     {"plugin-dir", LET_OPTION_STR, FIELD(plugin_dir), "DIR", "", "where libgpulet_torch.so is, if not beside the program"},
     {"verify", LET_OPTION_BOOL, FIELD(verify), NULL, NULL, "first compare with MODEL_DIR/reference/batchN.txt (see models/export.py)"},
+    {"rtol", LET_OPTION_F64, FIELD(rtol), "X", "1e-4", "--verify: allowed difference of a value, relative to it", .max = 1},
+    {"atol", LET_OPTION_F64, FIELD(atol), "X", "1e-5", "--verify: allowed in addition, relative to the largest value of the tensor", .max = 1},
+    {"replay", LET_OPTION_BOOL, FIELD(replay), NULL, NULL, "also the device's own speed: launches one behind the other, without copies or waiting"},
     {"json", LET_OPTION_BOOL, FIELD(json), NULL, NULL, "one JSON document instead of the table"},
 };
 
@@ -50,6 +53,7 @@ typedef struct session {
   uint64_t out_bytes;
   let_dur load, prepare, *took;
   const char *note;
+  double replay; /* rows/s of bare launches; 0: not measured */
 } session;
 
 /* ---- inputs */
@@ -185,6 +189,19 @@ static let_err batch(session *s, let_dur *ret, let_error *e) {
   return r;
 }
 
+/* The device's own speed: launches one behind the other, no copies, one wait at the end. */
+static let_err replay(session *s, let_error *e) {
+  const let_device_i *d = s->device->i;
+  let_time start = let_now(), began, ended;
+  let_err r = s->x->dynamic ? let_fail(e, LET_ERR_UNSUPPORTED, "--replay: '%s' has dimensions that vary", s->m.name) : LET_OK;
+  for (int64_t i = 0; i < s->o->count && !r; i++) r = d->launch(s->g, s->x, e);
+  if (!r) r = d->mark(s->g, 0, e);
+  if (!r) r = d->wait(s->g, 0, s->o->timeout, &began, &ended, e);
+  if (r) return r;
+  s->replay = (double)rows_of(s) * (double)s->o->count * 1e9 / (double)(let_now() - start);
+  return LET_OK;
+}
+
 static let_err measure(session *s, let_error *e) {
   let_err r = LET_OK;
   let_dur ignored;
@@ -195,7 +212,7 @@ static let_err measure(session *s, let_error *e) {
     if (s->o->interval && i) let_sleep_until(next += s->o->interval);
     r = batch(s, &s->took[i], e);
   }
-  return r;
+  return r || !s->o->replay ? r : replay(s, e);
 }
 
 /* ---- the model's own reference: lines "input|output NAME DATATYPE FILE DIMENSIONS..." */
@@ -211,15 +228,15 @@ static let_err read_exactly(const session *s, const char *name, void *to, uint64
   return n == bytes && !more ? LET_OK : let_fail(e, LET_ERR_INVALID, "%s: is not %llu bytes long, as this batch is", path, (unsigned long long)bytes);
 }
 
-/* Largest values differ by at most 1e-4 of themselves, small ones by 1e-5 of the largest; other types exactly. */
-static let_err compare(const char *name, uint8_t dtype, const void *got, const void *want, uint64_t bytes, let_error *e) {
+/* Floats by --rtol and --atol; other types exactly. */
+static let_err compare(const options *o, const char *name, uint8_t dtype, const void *got, const void *want, uint64_t bytes, let_error *e) {
   if (dtype != LET_DTYPE_FP32)
     return memcmp(got, want, bytes) == 0 ? LET_OK : let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s' differs from the reference", name);
   const float *x = got, *y = want;
   double largest = 0;
   for (uint64_t i = 0; i < bytes / 4; i++) largest = fmax(largest, fabs((double)y[i]));
   for (uint64_t i = 0; i < bytes / 4; i++)
-    if (!(fabs((double)x[i] - (double)y[i]) <= 1e-4 * fabs((double)y[i]) + 1e-5 * largest))
+    if (!(fabs((double)x[i] - (double)y[i]) <= o->rtol * fabs((double)y[i]) + o->atol * largest))
       return let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s', element %llu: %g, the reference says %g", name, (unsigned long long)i, (double)x[i], (double)y[i]);
   return LET_OK;
 }
@@ -241,7 +258,7 @@ static let_err verify_line(session *s, const char *line, bool outputs, unsigned 
     if (!outputs) return read_exactly(s, file, s->in[k].data, bytes, e);
     void *want = malloc(bytes ? bytes : 1);
     let_err r = want ? read_exactly(s, file, want, bytes, e) : let_fail(e, LET_ERR_NOMEM, "out of memory");
-    if (!r) r = compare(name, s->x->out[k].dtype, (const char *)s->out + at, want, bytes, e);
+    if (!r) r = compare(s->o, name, s->x->out[k].dtype, (const char *)s->out + at, want, bytes, e);
     free(want);
     return r;
   }
@@ -293,6 +310,7 @@ static int report(session *s) {
     json_t *j = json_pack("{s:s,s:s,s:s,s:i,s:f,s:i,s:I,s:f,s:f,s:I,s:I,s:f,s:f}", "model", s->m.name, "device", t->name, "engine", s->engine->version, "granules",
                           (int)s->granules, "share", share, "batch", (int)rows_of(s), "count", (json_int_t)s->o->count, "load_ms", (double)s->load / 1e6, "prepare_ms",
                           (double)s->prepare / 1e6, "weights_bytes", (json_int_t)weights, "batch_bytes", (json_int_t)memory, "mean_ms", mean, "rows_per_s", rows_s);
+    if (j && s->replay > 0) json_object_set_new(j, "replay_rows_per_s", json_real(s->replay));
     for (int i = 0; j && i < 5; i++) json_object_set_new(j, names[i], json_real(quantile_ms(s, q[i])));
     char *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) : NULL;
     if (text) puts(text);
@@ -309,6 +327,7 @@ static int report(session *s) {
          (long long)s->o->count);
   for (int i = 0; i < 5; i++) printf(" %9.3f", quantile_ms(s, q[i]));
   printf(" %11.1f\n", rows_s);
+  if (s->replay > 0) printf("replayed back to back, without copies: %.1f rows/s\n", s->replay);
   return LET_EXIT_OK;
 }
 

@@ -13,6 +13,7 @@
 
 typedef struct options {
   const char *repository, *config, *devices, *isolation, *plan, *batching, *profile, *log_level;
+  double max_wait;
   let_serve_options serve;
 } options;
 
@@ -27,6 +28,7 @@ static const let_option table[] = {
     {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL, "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
     {"profile", LET_OPTION_STR, FIELD(profile), "DIR", "", "profile directory: latencies of sim devices"},
     {"batching", LET_OPTION_CHOICE, FIELD(batching), "KIND", "deferred", "deferred: wait for a fuller batch while the SLO allows; eager: run at once when idle", .choices = batchings},
+    {"max-wait", LET_OPTION_F64, FIELD(max_wait), "FRACTION", "0.5", "deferred batching: longest wait for a fuller batch, as part of the SLO, where config.pbtxt has no max_queue_delay_microseconds", .max = 1},
     {"host", LET_OPTION_STR, FIELD(serve.host), "ADDRESS", "0.0.0.0", "address to listen on"},
     {"http-port", LET_OPTION_I64, FIELD(serve.http_port), "PORT", "8000", "Open Inference Protocol over HTTP; 0: any free port", .max = 65535},
     {"metrics-port", LET_OPTION_I64, FIELD(serve.metrics_port), "PORT", "8002", "Prometheus metrics; 0: any free port, -1: only on the HTTP port", .min = -1, .max = 65535},
@@ -73,6 +75,14 @@ static let_err inventory(const options *o, let_serve_device *ret, uint32_t *ret_
   return LET_OK;
 }
 
+/* How long a batch may wait to become fuller where config.pbtxt does not say. A feasible plan has 2 L <= SLO, so half of
+ * the SLO costs no batch that the plan counts on, keeps the other half for running it, and keeps a lightly loaded
+ * server from answering at the last moment. Models without an SLO do as in Triton: no wait. */
+static void set_delays(let_model *m, uint32_t n, double max_wait) {
+  for (uint32_t i = 0; i < n; i++)
+    if (m[i].max_queue_delay == LET_NEVER) m[i].max_queue_delay = (let_dur)((double)m[i].slo * max_wait);
+}
+
 static int run(const void *opts, int n_args, char **args) {
   (void)n_args, (void)args;
   options o = *(const options *)opts;
@@ -101,6 +111,7 @@ static int run(const void *opts, int n_args, char **args) {
   uint32_t n_models, n_devices = 0;
   static let_serve_device devices[DEVICES];
   let_err r = let_repository_load(o.repository, &arena, &models, &n_models, &e);
+  if (!r) set_delays(models, n_models, o.max_wait);
   if (!r) r = inventory(&o, devices, &n_devices, &e);
   if (!r) {
     planning p = {.file = o.plan, .models = models, .n_models = n_models, .devices = devices, .n_devices = n_devices};

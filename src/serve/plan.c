@@ -36,12 +36,14 @@ static let_err check(const server *s, let_plan *p, let_error *e) {
   return r ? r : let_plan_place(p, e);
 }
 
-/* Sizes to prepare: the model's own up to the planned batch, and the planned batch itself. */
+/* Sizes to prepare: the model's own up to the planned batch, the planned batch itself, and the largest one that
+ * config.pbtxt promises to clients: a single request may have that many rows. */
 static void choose_sizes(const let_model *m, uint32_t batch, place *p) {
   uint32_t all[LET_SIZES_MAX], n = let_model_sizes(m, all);
   p->n_sizes = 0;
-  for (uint32_t i = 0; i < n && all[i] < batch && p->n_sizes + 1 < LET_SIZES_MAX; i++) p->size[p->n_sizes++] = all[i];
+  for (uint32_t i = 0; i < n && all[i] < batch && p->n_sizes + 2 < LET_SIZES_MAX; i++) p->size[p->n_sizes++] = all[i];
   p->size[p->n_sizes++] = batch;
+  if (all[n - 1] > batch) p->size[p->n_sizes++] = all[n - 1];
 }
 
 static uint64_t mix(uint64_t h, uint64_t v) { /* FNV-1a over eight bytes */
@@ -167,7 +169,9 @@ let_err serve_plan_reload(server *s, let_error *e) {
 
 static let_dur predicted(const place *p, uint32_t k) {
   /* What the worker measured alone, stretched by what the plan expects of the neighbours. */
-  let_dur top = p->predict[p->n_sizes - 1];
+  let_dur top = 0;
+  for (uint32_t i = 0; i < p->n_sizes; i++)
+    if (p->size[i] == p->next_batch) top = p->predict[i];
   double stretch = p->planned > 0 && top > 0 && p->planned > top ? (double)p->planned / (double)top : 1;
   if (stretch > 3) stretch = 3; /* a plan for another device is not evidence */
   return (let_dur)((double)p->predict[k] * stretch);
