@@ -6,13 +6,11 @@
 
 #include "base/units.h"
 #include "cmd/cmd.h"
+#include "cmd/plan_input.h"
 #include "cmd/plan_print.h"
 #include "conf/file.h"
 #include "conf/plan_json.h"
-#include "conf/suggest.h"
 #include "conf/workload.h"
-#include "os/clock.h"
-#include "plan/plan.h"
 #include "profile/glet.h"
 
 typedef struct options {
@@ -37,56 +35,10 @@ static const let_option table[] = {
     {.name = "max-batch", .type = LET_OPTION_I64, .offset = offsetof(options, max_batch), .value = "N", .def = "0", .min = 0, .max = LET_BATCH_MAX, .help = "No batch larger than this; 0: as profiled."},
 };
 
-enum { POOLS_MAX = 16 };
-
-static double now_ms(void *ctx) {
-  (void)ctx;
-  return (double)let_now() / 1e6;
-}
-
-static bool expired(void *ctx) { return now_ms(NULL) > *(const double *)ctx; }
-
-/* Cuts |*s| at the next comma. False: nothing is left. */
-static bool next_item(let_str *s, let_str *ret) {
-  if (s->n == 0) return false;
-  const char *comma = memchr(s->p, ',', s->n);
-  size_t n = comma ? (size_t)(comma - s->p) : s->n, skip = n + (comma != NULL);
-  *ret = (let_str){s->p, n};
-  s->p += skip, s->n -= skip;
-  return true;
-}
-
-static let_err profiles_load(const options *o, let_arena *a, let_plan_pool *pool, uint32_t *ret_n, let_error *e) {
-  let_str rest = let_str_c(o->profile), item;
-  uint32_t n = 0;
-  let_problems *ps = let_arena_alloc(a, sizeof *ps);
-  if (!ps) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  while (next_item(&rest, &item)) {
-    char *dir = let_arena_strdup(a, item.p, item.n);
-    let_profile *p = let_arena_alloc(a, sizeof *p);
-    if (!dir || !p) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-    if (n == POOLS_MAX) return let_fail(e, LET_ERR_INVALID, "--profile: at most %d directories", POOLS_MAX);
-    let_err r = let_profile_load_all(dir, a, p, NULL, ps, e);
-    if (r && ps->n) { /* every problem, then the summary as the error */
-      let_buf b;
-      let_buf_init(&b, &let_mem_libc);
-      let_problems_print(ps, &b);
-      if (!b.failed && b.n) fputs(b.p, stderr);
-      let_buf_fini(&b);
-    }
-    if (r) return r;
-    for (uint32_t i = 0; i < n; i++)
-      if (strcmp(pool[i].profile->device.name, p->device.name) == 0) return let_fail(e, LET_ERR_INVALID, "--profile: device type '%s' is there twice", p->device.name);
-    pool[n++] = (let_plan_pool){.profile = p};
-  }
-  *ret_n = n;
-  return n ? LET_OK : let_fail(e, LET_ERR_INVALID, "--profile is empty");
-}
-
 static let_err gpus_parse(const options *o, let_plan_pool *pool, uint32_t n, let_error *e) {
   let_str rest = let_str_c(o->gpus), item;
   bool any = false;
-  while (next_item(&rest, &item)) {
+  while (let_cmd_next_item(&rest, &item)) {
     const char *colon = memchr(item.p, ':', item.n);
     uint32_t at = 0;
     let_str count = item;
@@ -133,26 +85,19 @@ static int print_plan(const options *o, const let_plan *p, let_error *e) {
 
 static int run_in(const options *o, let_arena *a) {
   let_error e = {0};
-  const let_policy *policy = let_policy_find(o->policy);
+  const let_policy *policy;
   uint32_t n;
-  if (!policy) {
-    let_suggest s = {.word = let_str_c(o->policy)};
-    char text[LET_SUGGEST_TEXT];
-    const let_policy *const *all = let_policies(&n);
-    for (uint32_t i = 0; i < n; i++) let_suggest_offer(&s, all[i]->name);
-    (void)let_fail(&e, LET_ERR_INVALID, "--policy: there is no '%s'%s", o->policy, let_suggest_text(&s, "", text));
-    return let_cmd_usage("plan", &e);
-  }
-  let_plan_pool pool[POOLS_MAX] = {0};
+  if (let_cmd_policy(o->policy, &policy, &e)) return let_cmd_usage("plan", &e);
+  let_plan_pool pool[LET_POOLS_MAX] = {0};
   let_workload w;
   let_plan running, plan;
-  if (profiles_load(o, a, pool, &n, &e)) return let_cmd_fail("plan", &e);
+  if (let_cmd_profiles(o->profile, a, pool, &n, &e)) return let_cmd_fail("plan", &e);
   if (gpus_parse(o, pool, n, &e)) return let_cmd_usage("plan", &e);
   if (workload_load(o->workload, a, &w, &e)) return let_cmd_fail("plan", &e);
   if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
-  double until = now_ms(NULL) + (double)o->time_limit / 1e6;
+  double until = let_cmd_now_ms(NULL) + (double)o->time_limit / 1e6;
   let_plan_input in = {.workload = &w, .pool = pool, .n_pools = n, .running = o->running ? &running : NULL, .max_batch = (uint32_t)o->max_batch,
-                       .headroom = o->headroom, .expired = expired, .expired_ctx = &until, .now_ms = now_ms};
+                       .headroom = o->headroom, .expired = let_cmd_expired, .expired_ctx = &until, .now_ms = let_cmd_now_ms};
   if (policy->make(&in, a, &plan, &e)) return let_cmd_fail("plan", &e);
   return print_plan(o, &plan, &e);
 }

@@ -5,14 +5,16 @@
 #include <unistd.h>
 
 #include "cmd/cmd.h"
-#include "conf/plan_json.h"
+#include "cmd/plan_input.h"
+#include "cmd/serve_plan.h"
 #include "conf/repository.h"
 #include "device/device.h"
 #include "obs/log.h"
 #include "serve/serve.h"
 
 typedef struct options {
-  const char *repository, *config, *devices, *isolation, *plan, *batching, *profile, *log_level;
+  const char *repository, *config, *devices, *isolation, *plan, *workload, *policy, *batching, *profile, *log_level;
+  let_dur plan_time;
   double max_wait;
   let_serve_options serve;
 } options;
@@ -26,7 +28,10 @@ static const let_option table[] = {
     {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto", "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4"},
     {"isolation", LET_OPTION_CHOICE, FIELD(isolation), "KIND", "device", "GPUs: one worker process per device (green contexts), or one per gpu-let (MPS)", .choices = isolations},
     {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL, "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
-    {"profile", LET_OPTION_STR, FIELD(profile), "DIR", "", "profile directory: latencies of sim devices"},
+    {"workload", LET_OPTION_STR, FIELD(workload), "FILE", NULL, "plan for these rates and SLOs (YAML: models: [{name, rate, slo}]) on the devices found; needs --profile; read again on SIGHUP"},
+    {"policy", LET_OPTION_STR, FIELD(policy), "POLICY", "optimal", "how --workload is planned: optimal, elastic-int, elastic, selftune, temporal, static or shared"},
+    {"plan-time", LET_OPTION_DUR, FIELD(plan_time), "TIME", "2s", "stop improving a plan after this", .min = 1, .max = 3.6e12},
+    {"profile", LET_OPTION_STR, FIELD(profile), "DIR[,DIR...]", "", "profile directories, one per device type: for --workload, and the latencies of sim devices"},
     {"batching", LET_OPTION_CHOICE, FIELD(batching), "KIND", "deferred", "deferred: wait for a fuller batch while the SLO allows; eager: run at once when idle", .choices = batchings},
     {"max-wait", LET_OPTION_F64, FIELD(max_wait), "FRACTION", "0.5", "deferred batching: longest wait for a fuller batch, as part of the SLO, where config.pbtxt has no max_queue_delay_microseconds", .max = 1},
     {"host", LET_OPTION_STR, FIELD(serve.host), "ADDRESS", "0.0.0.0", "address to listen on"},
@@ -49,19 +54,6 @@ static const let_option table[] = {
 };
 
 enum { DEVICES = 64 };
-
-typedef struct planning {
-  const char *file;
-  const let_model *models;
-  uint32_t n_models, n_devices;
-  const let_serve_device *devices;
-} planning;
-
-static let_err make_plan(void *ctx, let_arena *arena, let_plan *ret, let_error *e) {
-  const planning *p = ctx;
-  if (p->file) return let_plan_load(p->file, arena, ret, e);
-  return let_serve_default_plan(p->models, p->n_models, p->devices, p->n_devices, arena, ret, e);
-}
 
 static let_err inventory(const options *o, let_serve_device *ret, uint32_t *ret_n, let_error *e) {
   let_device_name names[DEVICES];
@@ -94,6 +86,14 @@ static int run(const void *opts, int n_args, char **args) {
     code = let_cmd_usage("serve", &e);
     goto out;
   }
+  const let_policy *policy;
+  let_err wrong = let_cmd_policy(o.policy, &policy, &e);
+  if (!wrong && o.workload && !o.plan && !o.profile[0])
+    wrong = let_fail(&e, LET_ERR_INVALID, "--workload needs --profile DIR: measured latencies of the devices' type (`gpulet profile` measures them)");
+  if (wrong) {
+    code = let_cmd_usage("serve", &e);
+    goto out;
+  }
   for (int i = 0; levels[i]; i++)
     if (strcmp(levels[i], o.log_level) == 0) let_log_set((let_log_level)i);
   o.serve.eager = strcmp(o.batching, "eager") == 0;
@@ -107,17 +107,19 @@ static int run(const void *opts, int n_args, char **args) {
   }
   program[n] = 0;
   o.serve.program = program;
-  let_model *models;
-  uint32_t n_models, n_devices = 0;
+  let_model *models = NULL;
+  uint32_t n_models = 0, n_devices = 0;
   static let_serve_device devices[DEVICES];
   let_err r = let_repository_load(o.repository, &arena, &models, &n_models, &e);
   if (!r) set_delays(models, n_models, o.max_wait);
   if (!r) r = inventory(&o, devices, &n_devices, &e);
-  if (!r) {
-    planning p = {.file = o.plan, .models = models, .n_models = n_models, .devices = devices, .n_devices = n_devices};
-    let_serve_planner planner = {make_plan, &p};
-    r = let_serve_run(&o.serve, models, n_models, devices, n_devices, &planner, &e);
-  }
+  let_serve_planning p = {.plan = o.plan, .workload = o.workload, .profiles = o.profile, .repository = o.repository, .policy = policy, .time_limit = o.plan_time,
+                          .models = models, .n_models = n_models, .devices = devices, .n_devices = n_devices, .default_slo = o.serve.default_slo};
+  let_buf_init(&p.last, &let_mem_libc);
+  let_serve_planner planner = {let_serve_planning_make, &p};
+  if (!r && o.plan && o.workload) let_log(LET_LOG_INFO, "serve", "--plan wins: --workload %s is not looked at", o.workload);
+  if (!r) r = let_serve_run(&o.serve, models, n_models, devices, n_devices, &planner, &e);
+  let_buf_fini(&p.last);
   code = r ? let_cmd_fail("serve", &e) : LET_EXIT_OK;
 out:
   let_arena_fini(&arena);
@@ -129,10 +131,12 @@ const let_command let_command_serve = {
     .name = "serve",
     .summary = "serve a model repository over HTTP, every request inside its SLO",
     .arguments = "",
-    .text = "Serves every model that the plan gives a gpu-let, over the Open Inference Protocol. Without --plan, the\n"
-            "devices are shared out evenly. SIGTERM answers what is in flight and leaves; SIGHUP reads --plan again\n"
-            "and changes to it without dropping a request; PUT /v2/gpulet/plan does the same over HTTP.\n\n"
-            "  gpulet serve --model-repository models --devices cpu\n",
+    .text = "Serves every model that the plan gives a gpu-let, over the Open Inference Protocol. The plan is --plan, or is made\n"
+            "by --policy from --workload and --profile for the devices found, or else shares the devices out evenly. SIGHUP\n"
+            "reads --plan or --workload again and changes to it without dropping a request (what cannot be served leaves the\n"
+            "old plan serving); PUT /v2/gpulet/plan does the same over HTTP. SIGTERM answers what is in flight and leaves.\n\n"
+            "  gpulet serve --model-repository models --devices cpu\n"
+            "  gpulet serve --model-repository models --workload w.yaml --profile profiles/h200\n",
     LET_COMMAND_OPTIONS(table, options),
     .run = run,
 };

@@ -157,7 +157,7 @@ let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call
   return LET_OK;
 }
 
-let_err serve_plan_reload(server *s, let_error *e) {
+let_err serve_plan_first(server *s, let_error *e) {
   let_arena arena;
   let_arena_init(&arena, &let_mem_libc);
   let_plan *plan = let_arena_alloc(&arena, sizeof *plan);
@@ -165,6 +165,37 @@ let_err serve_plan_reload(server *s, let_error *e) {
   if (!r) r = serve_plan_begin(s, &arena, plan, NULL, e);
   let_arena_fini(&arena);
   return r;
+}
+
+static void replan(uv_work_t *w) {
+  server *s = w->data;
+  s->replan_plan = let_arena_alloc(&s->replan_arena, sizeof *s->replan_plan);
+  s->replan_result = s->replan_plan ? s->planner->make(s->planner->ctx, &s->replan_arena, s->replan_plan, &s->replan_error)
+                                    : let_fail(&s->replan_error, LET_ERR_NOMEM, "out of memory");
+}
+
+static void replanned(uv_work_t *w, int status) {
+  server *s = w->data;
+  let_error *e = &s->replan_error;
+  let_err r = status ? let_fail(e, LET_ERR_CANCELLED, "the server is leaving") : s->replan_result;
+  s->replanning = false;
+  if (!r && s->draining) r = let_fail(e, LET_ERR_UNAVAILABLE, "the server is shutting down");
+  if (!r) r = serve_plan_begin(s, &s->replan_arena, s->replan_plan, NULL, e);
+  let_arena_fini(&s->replan_arena);
+  if (r == LET_ERR_AGAIN) s->replan_again = true; /* the files are read once more when the other plan serves */
+  else if (r) let_log(LET_LOG_ERROR, "serve", "SIGHUP: the plan stays as it is: %s", e->text);
+  if (s->replan_again && !s->change.under_way && !s->draining) serve_plan_reload(s);
+}
+
+void serve_plan_reload(server *s) {
+  s->replan_again = s->replanning;
+  if (s->replanning) return;
+  let_arena_init(&s->replan_arena, &let_mem_libc);
+  s->replan_error = (let_error){0};
+  s->replan.data = s;
+  int uv = uv_queue_work(&s->loop, &s->replan, replan, replanned);
+  s->replanning = uv == 0;
+  if (uv) let_log(LET_LOG_ERROR, "serve", "SIGHUP: the plan stays as it is: no thread to plan on: %s", uv_strerror(uv));
 }
 
 static let_dur predicted(const place *p, uint32_t k) {
@@ -191,6 +222,17 @@ static uint32_t routes_of(server *s, uint32_t i, let_core_gpulet *gpulets, let_c
     }
   }
   return g->n_gpulets;
+}
+
+/* What the plan was made to keep; config.pbtxt's where it does not say. */
+static void adopt_slos(server *s, const let_plan *p) {
+  for (uint32_t i = 0; i < s->n_models; i++) s->slo[i] = s->model[i].slo ? s->model[i].slo : s->o->default_slo;
+  for (uint32_t i = 0; i < p->n_gpus; i++)
+    for (uint32_t k = 0; k < p->gpu[i].n_gpulets; k++)
+      for (uint32_t j = 0; j < p->gpu[i].gpulet[k].n_entries; j++) {
+        const let_plan_entry *x = &p->gpu[i].gpulet[k].entry[j];
+        if (x->slo > 0) s->slo[model_named(s, x->name)] = x->slo;
+      }
 }
 
 /* One call into the core moves all traffic. */
@@ -226,6 +268,7 @@ void serve_plan_switch(server *s) {
     }
     if (!g->since) g->since = before;
   }
+  adopt_slos(s, s->change.plan);
   s->plan_took = before - s->change.began;
   s->serving = true;
   s->plan_since = before;
@@ -257,6 +300,7 @@ void serve_plan_ended(server *s, bool ok, const char *why) {
     let_front_reply(s->front, call, ok ? 200 : 409, "application/json", (let_str){b.p, b.n});
     let_buf_fini(&b);
   }
+  if (s->replan_again && !s->replanning && !s->draining) serve_plan_reload(s);
   if (!ok && !s->serving) { /* the very first plan: there is nothing to fall back to */
     s->failed = true;
     let_fail(&s->error, LET_ERR_UNAVAILABLE, "%s", why);

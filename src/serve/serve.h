@@ -29,7 +29,8 @@ typedef struct let_serve_device {
   void *environment_ctx;
 } let_serve_device;
 
-/* The seam to planning: serve asks one function for a plan, at start and again on SIGHUP. */
+/* The seam to planning: serve asks one function for a plan: at start on the calling thread, on SIGHUP on a thread
+ * beside the loop, never two at once. */
 typedef struct let_serve_planner {
   let_err (*make)(void *ctx, let_arena *arena, let_plan *ret, let_error *e);
   void *ctx;
@@ -45,7 +46,7 @@ typedef struct let_serve_options {
   let_dur head_timeout, body_timeout, idle_timeout, exit_timeout;
   int64_t queue;            /* waiting requests per model */
   bool eager;               /* close batches whenever a gpu-let is idle */
-  let_dur default_slo;      /* for models without slo_ms */
+  let_dur default_slo;      /* for models without slo_ms, in plans that name none */
   let_dur spin;             /* how long a worker looks at its ring before it sleeps */
   const char *profile_dir;  /* for sim devices, "" otherwise */
   const char *plugin_dir;   /* where libgpulet_torch.so is, "" for the usual places */

@@ -111,6 +111,12 @@ typedef struct server {
   let_time plan_since;
   let_dur plan_took;       /* from asking to the switch */
   change change;
+  uv_work_t replan;        /* SIGHUP: plans are made beside the loop */
+  let_arena replan_arena;
+  let_plan *replan_plan;
+  let_err replan_result;
+  let_error replan_error;
+  bool replanning, replan_again; /* again: another SIGHUP came meanwhile */
   bool serving;            /* a first plan is up */
   bool draining, stopping; /* draining: no new requests; stopping: workers are told to go */
   let_time exit_by, began;
@@ -137,7 +143,8 @@ void serve_worker_control(uv_poll_t *poll, int status, int events);
 
 /* plan.c: generations */
 let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call, let_error *e); /* takes arena on success */
-let_err serve_plan_reload(server *s, let_error *e);
+let_err serve_plan_first(server *s, let_error *e);
+void serve_plan_reload(server *s); /* beside the loop; a failure is logged and changes nothing */
 void serve_plan_switch(server *s);
 void serve_plan_ended(server *s, bool ok, const char *why);
 void serve_group_free(server *s, uint32_t group);

@@ -67,11 +67,8 @@ static void begin_drain(server *s, const char *why) {
 
 static void on_signal(uv_signal_t *h, int sig) {
   server *s = h->data;
-  let_error e = {0};
   switch (sig) {
-    case SIGHUP:
-      if (serve_plan_reload(s, &e)) let_log(LET_LOG_ERROR, "serve", "SIGHUP: the plan stays as it is: %s", e.text);
-      break;
+    case SIGHUP: serve_plan_reload(s); break;
     case SIGUSR1: {
       let_buf b;
       let_buf_init(&b, &let_mem_libc);
@@ -175,6 +172,7 @@ static bool any_worker(const server *s) {
 }
 
 static void close_all(server *s) {
+  s->draining = true; /* a plan that is still being made comes too late */
   if (s->apply) let_apply_stop_all(s->apply);
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
     if (s->worker[i].alive) serve_fleet_kill(s, i, "the server leaves");
@@ -213,7 +211,7 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
   s->plan_arena.mem = s->change.arena.mem = &let_mem_libc;
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) s->worker[i].control = -1;
   let_err r = open_all(s, e);
-  if (!r) r = serve_plan_reload(s, e);
+  if (!r) r = serve_plan_first(s, e);
   if (!r) {
     serve_fleet_step(s);
     /* until the first plan serves, then until told to leave */

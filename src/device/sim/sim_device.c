@@ -58,18 +58,29 @@ static let_err split(const char *name, char type[64], uint32_t *ret_index, let_e
   return LET_OK;
 }
 
-static let_err load(const char *type, const char *dir, let_arena *a, let_profile *ret, let_error *e) {
+static let_err load_one(const char *dir, let_arena *a, let_profile *ret, let_error *e) {
   let_profile_file device;
   memset(ret, 0, sizeof *ret);
+  let_err r = let_profile_read(dir, "device.yaml", false, a, &device, e);
+  return r ? r : device.text.p ? let_profile_load(dir, a, ret, e) : let_profile_import_raw(dir, &h200, a, ret, NULL, e);
+}
+
+/* |dirs|: "DIR[,DIR...]": the first that is of |type|. */
+static let_err load(const char *type, const char *dirs, let_arena *a, let_profile *ret, let_error *e) {
+  memset(ret, 0, sizeof *ret);
   ret->device = h200;
-  if (dir && *dir) {
-    let_err r = let_profile_read(dir, "device.yaml", false, a, &device, e);
-    if (!r) r = device.text.p ? let_profile_load(dir, a, ret, e) : let_profile_import_raw(dir, &h200, a, ret, NULL, e);
+  for (const char *p = dirs ? dirs : ""; *p;) {
+    size_t n = strcspn(p, ",");
+    char *dir = let_arena_strdup(a, p, n);
+    if (!dir) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+    let_err r = load_one(dir, a, ret, e);
     if (r) return r;
+    if (strcmp(ret->device.name, type) == 0) return LET_OK;
+    p += n + (p[n] == ',');
   }
   if (strcmp(ret->device.name, type) != 0)
     return let_fail(e, LET_ERR_NOT_FOUND, "device 'sim:%s': %s%s '%s': write \"sim:%s\" or name another profile", type,
-                    dir && *dir ? dir : "without a profile only", dir && *dir ? " is the profile of a" : " there is", ret->device.name, ret->device.name);
+                    dirs && *dirs ? dirs : "without a profile only", dirs && *dirs ? " is the profile of a" : " there is", ret->device.name, ret->device.name);
   return LET_OK;
 }
 
