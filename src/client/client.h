@@ -26,7 +26,7 @@ typedef struct let_load_options {
   uint32_t closed;      /* > 0: closed loop: that many connections, back to back, and no arrival times */
   uint32_t rows;        /* of each request */
   uint32_t variable_dim; /* what stands in for dimensions of -1 other than the batch's */
-  bool json;
+  bool json, wide;      /* wide: more columns in the table */
   FILE *progress;       /* NULL: none */
   bool tty;             /* progress overwrites its line */
 } let_load_options;

@@ -17,6 +17,7 @@
 #include "client/tally.h"
 #include "client/target.h"
 #include "conf/file.h"
+#include "conf/plan_json.h"
 #include "os/clock.h"
 
 typedef struct job {
@@ -50,6 +51,8 @@ struct load {
   let_buf *request; /* one per model */
   let_tally *tally;
   let_load_report report;
+  let_arena plan_arena;
+  let_plan plan;
   let_arrivals arrivals;
   bool arrivals_ready;
   uv_loop_t loop;
@@ -395,14 +398,49 @@ static let_err arrivals(load *l, let_error *e) {
   return err;
 }
 
-/* A workload without an SLO means the model's own. A server that tells none leaves it open, and the table shows "-". */
+static bool get(load *l, const char *path, let_buf *body) {
+  let_error e;
+  let_dur patience = l->o->timeout < 2 * LET_S ? l->o->timeout : 2 * LET_S;
+  return let_target_get(&l->target, path, patience, body, &e) == LET_OK;
+}
+
+/* What runs where, and for which SLO: only a gpulet server knows. */
+static void ask_plan(load *l) {
+  let_buf body;
+  let_error e;
+  let_buf_init(&body, &let_mem_libc);
+  if (get(l, "/v2/gpulet/plan", &body) && let_plan_parse(body.p, body.n, "plan", &l->plan_arena, &l->plan, &e) == LET_OK) l->report.plan = &l->plan;
+  let_buf_fini(&body);
+}
+
+/* What the server has run: |before| the load in all, and after it since then. A difference needs both ends. */
+static void ask_batches(load *l, bool before) {
+  let_buf body;
+  let_buf_init(&body, &let_mem_libc);
+  bool ok = get(l, "/v2/models/stats", &body);
+  for (uint32_t i = 0; i < l->w->n; i++) {
+    let_tally *t = &l->tally[i];
+    uint64_t rows, batches;
+    bool known = ok && (before || t->counted) && let_target_batches((let_str){body.p, body.n}, t->name, &rows, &batches);
+    t->counted = known && (before || (rows >= t->rows && batches >= t->batches));
+    if (!t->counted) rows = batches = t->rows = t->batches = 0;
+    t->rows = before ? rows : rows - t->rows, t->batches = before ? batches : batches - t->batches;
+  }
+  let_buf_fini(&body);
+}
+
+/* A workload without an SLO means the plan's or the model's own. A server that tells none leaves it open: "-". */
 static let_dur slo_of(load *l, const char *name) {
+  for (uint32_t i = 0; l->report.plan && i < l->plan.n_gpus; i++)
+    for (uint32_t k = 0; k < l->plan.gpu[i].n_gpulets; k++)
+      for (uint32_t j = 0; j < l->plan.gpu[i].gpulet[k].n_entries; j++) {
+        const let_plan_entry *x = &l->plan.gpu[i].gpulet[k].entry[j];
+        if (x->slo > 0 && strcmp(x->name, name) == 0) return x->slo;
+      }
   let_buf path, body;
   let_buf_init(&path, &let_mem_libc), let_buf_init(&body, &let_mem_libc);
   let_target_path(name, "/config", &path);
-  let_error e;
-  let_dur slo = 0;
-  if (!path.failed && let_target_get(&l->target, path.p, l->o->timeout, &body, &e) == LET_OK) slo = let_target_slo((let_str){body.p, body.n});
+  let_dur slo = !path.failed && get(l, path.p, &body) ? let_target_slo((let_str){body.p, body.n}) : 0;
   let_buf_fini(&path), let_buf_fini(&body);
   return slo;
 }
@@ -483,12 +521,16 @@ let_err let_load_run(const let_load_options *o, const let_workload *w, let_buf *
   load *l = calloc(1, sizeof *l);
   if (!l) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   l->o = &own, l->w = w;
-  l->report.closed = own.closed > 0;
+  l->report.closed = own.closed > 0, l->report.wide = own.wide;
+  let_arena_init(&l->plan_arena, &let_mem_libc);
   err = let_target_init(&l->target, own.url, e);
   if (!err) err = allocate(l, e);
   if (!err) err = arrivals(l, e);
+  if (!err && !own.get) ask_plan(l);
   if (!err) err = requests(l, e);
+  if (!err && !own.get) ask_batches(l, true);
   if (!err) err = go(l, e);
+  if (!err && !own.get) ask_batches(l, false);
   if (!err && l->report.seconds <= 0) err = let_fail(e, LET_ERR_CANCELLED, "stopped before the warm-up was over: nothing was counted");
   if (!err && own.json) err = let_tally_json(l->tally, w->n, &l->report, out, e);
   else if (!err) let_tally_print(l->tally, w->n, &l->report, out);
@@ -499,6 +541,7 @@ let_err let_load_run(const let_load_options *o, const let_workload *w, let_buf *
   if (l->arrivals_ready) let_arrivals_fini(&l->arrivals);
   for (uint32_t i = 0; l->request && i < w->n; i++)
     if (l->request[i].mem) let_buf_fini(&l->request[i]);
+  let_arena_fini(&l->plan_arena);
   free(l->request), free(l->tally), free(l->conn), free(l->waiting), free(l);
   return err;
 }

@@ -31,6 +31,7 @@ typedef struct server {
   /* what to do */
   uint64_t stall_at, stall_ms; /* from that request on nobody is answered for that long */
   uint64_t refuse_each, hang_up_each, close_each;
+  bool no_plan; /* as any other server */
   /* what happened */
   uint64_t requests, connections, bad;
   bool stalled;
@@ -137,7 +138,20 @@ static void got(uv_stream_t *t, ssize_t n, const uv_buf_t *b) {
   p->n += (size_t)n;
   for (size_t k; !p->closing && (k = whole(p)) != 0;) {
     bool get_meta = p->n > 15 && memcmp(p->in, "GET /v2/models/", 15) == 0;
-    if (get_meta) {
+    static const char ask_plan[] = "GET /v2/gpulet/plan ";
+    if (p->n > sizeof ask_plan && memcmp(p->in, ask_plan, sizeof ask_plan - 1) == 0) {
+      char text[1024];
+      static const char plan[] = "{\"gpus\":[{\"id\":0,\"type\":\"cpu\",\"granules\":2,\"gpulets\":[{\"granules\":1,\"models\":[{\"name\":\"m\",\"batch\":8}]}]}]}";
+      if (s->no_plan) snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
+      else snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof plan - 1, plan);
+      say(p, text);
+    } else if (get_meta && memcmp(p->in + 15, "stats ", 6) == 0 && !s->no_plan) {
+      char text[256], body[128]; /* as if it had run all in batches of two, and had run some before */
+      int len = snprintf(body, sizeof body, "{\"model_stats\":[{\"name\":\"m\",\"inference_count\":%llu,\"execution_count\":%llu}]}", (unsigned long long)s->requests + 7000,
+                       (unsigned long long)s->requests / 2 + 1000);
+      snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len, body);
+      say(p, text);
+    } else if (get_meta) {
       char text[1024];
       static const char config[] = "{\"name\":\"m\",\"parameters\":{\"slo_ms\":{\"string_value\":\"12.5\"}}}";
       if (memcmp(p->in + 15, "m/config ", 9) == 0)
@@ -239,11 +253,18 @@ static void test_infers_with_binary_tensors(void **state) {
   assert_true(fabs(number(doc, "sent") - 200) <= 1);
   assert_true(number(doc, "ok") == number(doc, "sent"));
   assert_true(number(doc, "attainment") == 1);
+  assert_true(number(doc, "mean_batch") == 2);
+  json_t *place = json_array_get(json_object_get(json_array_get(json_object_get(doc, "models"), 0), "gpulets"), 0);
+  assert_true(json_number_value(json_object_get(place, "share")) == 50);
+  assert_int_equal(json_integer_value(json_object_get(place, "batch")), 8);
   json_decref(doc);
   assert_int_equal(s.requests, 200);
+  s.no_plan = true;
   o.duration = 50 * LET_MS;
   doc = load(&o, "m", 100, 0); /* the workload leaves the SLO to the model */
   assert_true(json_number_value(json_object_get(json_array_get(json_object_get(doc, "models"), 0), "slo_ms")) == 12.5);
+  assert_true(json_is_null(json_object_get(json_object_get(doc, "total"), "mean_batch")));
+  assert_null(json_object_get(json_array_get(json_object_get(doc, "models"), 0), "gpulets"));
   json_decref(doc);
   let_demand d = {.name = "absent", .rate = 1};
   let_workload w = {1, &d};

@@ -81,6 +81,11 @@ static void test_latency_runs_from_the_intended_time(void **state) {
   let_load_report r = {.seconds = 0.1};
   let_tally_print(&t, 1, &r, &b);
   assert_non_null(strstr(b.p, "1 refused"));
+  assert_null(strstr(b.p, "goodput"));
+  r.wide = true;
+  let_buf_clear(&b);
+  let_tally_print(&t, 1, &r, &b);
+  assert_non_null(strstr(b.p, "goodput"));
   let_error e;
   let_buf_clear(&b);
   assert_int_equal(let_tally_json(&t, 1, &r, &b, &e), LET_OK);
@@ -88,7 +93,41 @@ static void test_latency_runs_from_the_intended_time(void **state) {
   let_buf_fini(&b);
 }
 
+/* Where a model runs, in as many words as a table's cell has room for. */
+static void test_places(void **state) {
+  (void)state;
+  let_plan_entry m = {.name = "m", .batch = 8}, other = {.name = "other", .batch = 1}, both[] = {other, m};
+  let_plan_gpulet half = {.granules = 8, .n_entries = 1, .entry = &m}, rest = {.granules = 8, .n_entries = 2, .entry = both}, quarter = {.granules = 4, .n_entries = 1, .entry = &m};
+  let_plan_gpulet a[] = {half, rest}, b[] = {quarter};
+  let_plan_gpu gpu[] = {{.id = 0, .type = "h200", .granules = 16, .n_gpulets = 2, .gpulet = a}, {.id = 1, .type = "h200", .granules = 16, .n_gpulets = 1, .gpulet = b}};
+  static const struct { uint32_t gpus; const char *model, *want; } rows[] = {
+      {2, "m", "2 x h200 50 % + 1 more"}, {1, "m", "2 x h200 50 %"}, {1, "other", "h200 50 %"}, {1, "gone", "none"}, {1, "all", "-"}};
+  let_buf out;
+  let_buf_init(&out, &let_mem_libc);
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    let_plan p = {.n_gpus = rows[i].gpus, .gpu = gpu};
+    let_buf_clear(&out);
+    let_tally_place(&p, rows[i].model, &out);
+    let_buf_add(&out, "", 1);
+    assert_string_equal(out.p, rows[i].want);
+  }
+  let_buf_clear(&out);
+  let_tally_place(NULL, "m", &out);
+  assert_int_equal(out.p[0], '-');
+  static let_tally t; /* too large for the stack */
+  t.name = "m", t.rows = 30, t.batches = 12, t.counted = true;
+  let_tally_add(&t, LET_LOAD_OK, 0, LET_MS);
+  let_plan p = {.n_gpus = 2, .gpu = gpu};
+  let_load_report r = {.seconds = 1, .plan = &p};
+  let_error e;
+  let_buf_clear(&out);
+  assert_int_equal(let_tally_json(&t, 1, &r, &out, &e), LET_OK);
+  assert_non_null(strstr(out.p, "\"mean_batch\": 2.5"));
+  assert_non_null(strstr(out.p, "\"share\": 25.0"));
+  let_buf_fini(&out);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_replies_in_any_pieces), cmocka_unit_test(test_latency_runs_from_the_intended_time)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_places), cmocka_unit_test(test_replies_in_any_pieces), cmocka_unit_test(test_latency_runs_from_the_intended_time)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

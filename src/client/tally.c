@@ -2,6 +2,7 @@
 
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define X(id, name) name,
 static const char *const kinds[] = {LET_LOAD_KINDS(X)};
@@ -17,7 +18,7 @@ void let_tally_add(let_tally *t, let_load_kind kind, let_time intended, let_time
 }
 
 void let_tally_merge(let_tally *into, const let_tally *from) {
-  into->sent += from->sent, into->good += from->good;
+  into->sent += from->sent, into->good += from->good, into->rows += from->rows, into->batches += from->batches;
   for (int i = 0; i < LET_LOAD_KIND_COUNT; i++) into->kind[i] += from->kind[i];
   let_hist_merge(&into->latency, &from->latency);
 }
@@ -27,18 +28,98 @@ static double quantile(const let_tally *t, double q) { return ms(let_hist_quanti
 static double highest(const let_tally *t) { return t->latency.count ? ms(t->latency.max) : 0; }
 static double attainment(const let_tally *t) { return t->sent ? (double)t->good / (double)t->sent : 0; }
 
-static void row(const let_tally *t, int width, double seconds, let_buf *out) {
-  char slo[32] = "-";
-  if (t->slo) snprintf(slo, sizeof slo, "%.4g", ms(t->slo));
-  let_buf_fmt(out, "%-*s %9llu %9.1f %9.2f %9.2f %9.2f %9.2f %9.2f %8s %9.2f%% %9.1f", width, t->name, (unsigned long long)t->sent,
-              (double)t->sent / seconds, quantile(t, 0.5), quantile(t, 0.9), quantile(t, 0.99), quantile(t, 0.999), highest(t), slo,
-              100 * attainment(t), (double)t->good / seconds);
-  bool any = false;
-  for (int i = 1; i < LET_LOAD_KIND_COUNT; i++) {
-    if (!t->kind[i]) continue;
-    let_buf_fmt(out, "%s%llu %s", any ? ", " : "  ", (unsigned long long)t->kind[i], kinds[i]), any = true;
+static double mean_batch(const let_tally *t) { return t->batches ? (double)t->rows / (double)t->batches : 0; }
+
+/* ---- which gpu-lets ------------------------------------------------------------------------------------------ */
+
+typedef struct places {
+  uint32_t n;
+  struct { const let_plan_gpu *gpu; const let_plan_gpulet *l; const let_plan_entry *x; } at[256]; /* the first of them */
+} places;
+
+static double share_of(const let_plan_gpu *g, const let_plan_gpulet *l) { return g->granules ? 100.0 * l->granules / g->granules : 0; }
+
+static void find(const let_plan *p, const char *model, places *ret) {
+  ret->n = 0;
+  for (uint32_t i = 0; p && i < p->n_gpus; i++)
+    for (uint32_t k = 0; k < p->gpu[i].n_gpulets; k++)
+      for (uint32_t j = 0; j < p->gpu[i].gpulet[k].n_entries; j++) {
+        const let_plan_gpulet *l = &p->gpu[i].gpulet[k];
+        if (strcmp(l->entry[j].name, model) != 0) continue;
+        if (ret->n < sizeof ret->at / sizeof *ret->at) ret->at[ret->n].gpu = &p->gpu[i], ret->at[ret->n].l = l, ret->at[ret->n].x = &l->entry[j];
+        ret->n++;
+      }
+}
+
+void let_tally_place(const let_plan *p, const char *model, let_buf *out) {
+  places w;
+  find(p, model, &w);
+  if (w.n == 0) {
+    let_buf_str(out, p && strcmp(model, "all") != 0 ? "none" : "-");
+    return;
   }
-  let_buf_str(out, any ? "\n" : "  none\n");
+  uint32_t same = 1;
+  const char *type = w.at[0].gpu->type[0] ? w.at[0].gpu->type : "gpu";
+  double share = share_of(w.at[0].gpu, w.at[0].l);
+  for (; same < w.n && same < sizeof w.at / sizeof *w.at; same++)
+    if (strcmp(w.at[same].gpu->type, w.at[0].gpu->type) != 0 || (int)share_of(w.at[same].gpu, w.at[same].l) != (int)share) break;
+  if (same > 1) let_buf_fmt(out, "%u x ", same);
+  let_buf_fmt(out, "%s %.0f %%", type, share);
+  if (w.n > same) let_buf_fmt(out, " + %u more", w.n - same);
+}
+
+/* ---- the table ------------------------------------------------------------------------------------------------ */
+
+typedef struct widths {
+  int model, place;
+  bool wide;
+} widths;
+
+static void cell_place(const let_plan *p, const char *model, int width, let_buf *out) {
+  size_t from = out->n;
+  let_tally_place(p, model, out);
+  while (!out->failed && out->n - from < (size_t)width) let_buf_str(out, " ");
+}
+
+static void heading(const widths *w, let_buf *out) {
+  let_buf_fmt(out, "%-*s  %-*s  %6s  ", w->model, "model", w->place, "gpu-let", "batch");
+  if (w->wide) let_buf_fmt(out, "%9s ", "sent");
+  let_buf_fmt(out, "%8s  %8s  ", "rate/s", "p50 ms");
+  if (w->wide) let_buf_fmt(out, "%8s  ", "p90 ms");
+  let_buf_fmt(out, "%8s  ", "p99 ms");
+  if (w->wide) let_buf_fmt(out, "%8s  %8s  ", "p99.9 ms", "max ms");
+  let_buf_fmt(out, "%7s  %10s", "SLO ms", "attainment");
+  let_buf_fmt(out, w->wide ? "  %9s\n" : "\n", "goodput/s");
+}
+
+static void row(const let_tally *t, const widths *w, const let_load_report *r, let_buf *out) {
+  char slo[32] = "-", batch[32] = "-";
+  if (t->slo) snprintf(slo, sizeof slo, "%.4g", ms(t->slo));
+  if (t->batches) snprintf(batch, sizeof batch, "%.1f", mean_batch(t));
+  let_buf_fmt(out, "%-*s  ", w->model, t->name);
+  cell_place(r->plan, t->name, w->place, out);
+  let_buf_fmt(out, "  %6s  ", batch);
+  if (w->wide) let_buf_fmt(out, "%9llu ", (unsigned long long)t->sent);
+  let_buf_fmt(out, "%8.1f  %8.2f  ", (double)t->sent / r->seconds, quantile(t, 0.5));
+  if (w->wide) let_buf_fmt(out, "%8.2f  ", quantile(t, 0.9));
+  let_buf_fmt(out, "%8.2f  ", quantile(t, 0.99));
+  if (w->wide) let_buf_fmt(out, "%8.2f  %8.2f  ", quantile(t, 0.999), highest(t));
+  let_buf_fmt(out, "%7s  %8.2f %%", slo, 100 * attainment(t));
+  if (w->wide) let_buf_fmt(out, "  %9.1f", (double)t->good / r->seconds);
+  let_buf_str(out, "\n");
+}
+
+/* What did not come back well, a line per model. */
+static void trouble(const let_tally *t, let_buf *out) {
+  uint64_t late = t->kind[LET_LOAD_OK] - t->good;
+  if (t->kind[LET_LOAD_OK] == t->sent && !late) return;
+  let_buf_fmt(out, "%s: of %llu requests", t->name, (unsigned long long)t->sent);
+  const char *comma = " ";
+  for (int i = 1; i < LET_LOAD_KIND_COUNT; i++)
+    if (t->kind[i]) let_buf_fmt(out, "%s%llu %s", comma, (unsigned long long)t->kind[i], kinds[i]), comma = ", ";
+  if (late) let_buf_fmt(out, "%s%llu late", comma, (unsigned long long)late);
+  if (t->example[0]) let_buf_fmt(out, "; first error: %s", t->example);
+  let_buf_str(out, "\n");
 }
 
 static let_tally *total_of(const let_tally *t, uint32_t n) {
@@ -50,20 +131,23 @@ static let_tally *total_of(const let_tally *t, uint32_t n) {
 }
 
 void let_tally_print(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out) {
-  int width = 5;
-  for (uint32_t i = 0; i < n; i++)
-    if ((int)strlen(t[i].name) > width) width = (int)strlen(t[i].name);
-  let_buf_fmt(out, "%-*s %9s %9s %9s %9s %9s %9s %9s %8s %10s %9s  %s\n", width, "model", "sent", "rate/s", "p50 ms", "p90 ms", "p99 ms",
-              "p99.9 ms", "max ms", "SLO ms", "attained", "goodput/s", "errors");
-  for (uint32_t i = 0; i < n; i++) row(&t[i], width, r->seconds, out);
+  widths w = {.model = 5, .place = 7, .wide = r->wide};
+  for (uint32_t i = 0; i < n; i++) {
+    size_t from = out->n;
+    let_tally_place(r->plan, t[i].name, out);
+    if ((int)(out->n - from) > w.place) w.place = (int)(out->n - from);
+    out->n = from;
+    if ((int)strlen(t[i].name) > w.model) w.model = (int)strlen(t[i].name);
+  }
+  heading(&w, out);
+  for (uint32_t i = 0; i < n; i++) row(&t[i], &w, r, out);
   if (n > 1) {
     let_tally *sum = total_of(t, n);
-    if (sum) row(sum, width, r->seconds, out);
+    if (sum) row(sum, &w, r, out);
     else out->failed = true;
     free(sum);
   }
-  for (uint32_t i = 0; i < n; i++)
-    if (t[i].example[0]) let_buf_fmt(out, "first error of %s: %s\n", t[i].name, t[i].example);
+  for (uint32_t i = 0; i < n; i++) trouble(&t[i], out);
   if (r->unfinished) let_buf_fmt(out, "%llu requests were still in flight at the end and are not counted\n", (unsigned long long)r->unfinished);
   if (r->closed || !r->lateness.count) return;
   let_dur p99 = let_hist_quantile(&r->lateness, 0.99);
@@ -75,14 +159,26 @@ void let_tally_print(const let_tally *t, uint32_t n, const let_load_report *r, l
   else let_buf_str(out, "The generator itself could not keep up: use a lower rate, or a machine of its own\n");
 }
 
-static json_t *model(const let_tally *t, double seconds) {
+static json_t *gpulets(const let_plan *p, const char *name) {
+  places w;
+  find(p, name, &w);
+  json_t *a = json_array();
+  for (uint32_t i = 0; i < w.n && i < sizeof w.at / sizeof *w.at; i++)
+    json_array_append_new(a, json_pack("{s:i, s:s, s:i, s:f, s:i}", "gpu", (int)w.at[i].gpu->id, "type", w.at[i].gpu->type, "granules", (int)w.at[i].l->granules, "share",
+                                       share_of(w.at[i].gpu, w.at[i].l), "batch", (int)w.at[i].x->batch));
+  return a;
+}
+
+static json_t *model(const let_tally *t, const let_load_report *r) {
   json_t *errors = json_object();
   for (int i = 1; i < LET_LOAD_KIND_COUNT; i++) json_object_set_new(errors, kinds[i], json_integer((json_int_t)t->kind[i]));
   json_t *o = json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", t->name, "sent", (json_int_t)t->sent, "ok",
-                        (json_int_t)t->kind[LET_LOAD_OK], "rate", (double)t->sent / seconds, "p50_ms", quantile(t, 0.5), "p90_ms", quantile(t, 0.9),
+                        (json_int_t)t->kind[LET_LOAD_OK], "rate", (double)t->sent / r->seconds, "p50_ms", quantile(t, 0.5), "p90_ms", quantile(t, 0.9),
                         "p99_ms", quantile(t, 0.99), "p999_ms", quantile(t, 0.999), "max_ms", highest(t), "attainment", attainment(t),
-                        "goodput", (double)t->good / seconds, "errors", errors);
+                        "goodput", (double)t->good / r->seconds, "errors", errors);
   if (!o) return NULL;
+  if (r->plan && strcmp(t->name, "all") != 0) json_object_set_new(o, "gpulets", gpulets(r->plan, t->name));
+  json_object_set_new(o, "mean_batch", t->batches ? json_real(mean_batch(t)) : json_null());
   json_object_set_new(o, "slo_ms", t->slo ? json_real(ms(t->slo)) : json_null());
   if (t->example[0]) json_object_set_new(o, "first_error", json_string(t->example));
   return o;
@@ -91,9 +187,9 @@ static json_t *model(const let_tally *t, double seconds) {
 let_err let_tally_json(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out, let_error *e) {
   json_t *models = json_array();
   bool ok = models != NULL;
-  for (uint32_t i = 0; i < n && ok; i++) ok = json_array_append_new(models, model(&t[i], r->seconds)) == 0;
+  for (uint32_t i = 0; i < n && ok; i++) ok = json_array_append_new(models, model(&t[i], r)) == 0;
   let_tally *sum = total_of(t, n);
-  json_t *all = sum ? model(sum, r->seconds) : NULL;
+  json_t *all = sum ? model(sum, r) : NULL;
   free(sum);
   json_t *doc = ok && all ? json_pack("{s:f, s:s, s:O, s:O, s:{s:f, s:f, s:I, s:i, s:I}}", "seconds", r->seconds, "loop", r->closed ? "closed" : "open",
                                       "models", models, "total", all, "generator", "late_p99_ms", ms(let_hist_quantile(&r->lateness, 0.99)),

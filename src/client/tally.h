@@ -11,6 +11,8 @@ typedef struct let_tally {
   uint64_t sent, good, kind[LET_LOAD_KIND_COUNT];
   let_hist latency;            /* of answers with 200 */
   char example[200];           /* the text of the first error */
+  uint64_t rows, batches;      /* that the server ran meanwhile, as it says */
+  bool counted;                /* it does say so */
 } let_tally;
 
 typedef struct let_load_report {
@@ -20,11 +22,14 @@ typedef struct let_load_report {
   let_hist lateness;           /* sends: how long after the time they were due */
   uint64_t waited;             /* of them, because every connection was busy */
   bool closed;
+  const let_plan *plan;        /* what runs where, as the server says; NULL: it does not */
+  bool wide;                   /* more columns */
 } let_load_report;
 
 /* One request is over. Its latency runs from |intended|, when it should have been sent, not from when it was. */
 void let_tally_add(let_tally *t, let_load_kind kind, let_time intended, let_time answered);
 void let_tally_merge(let_tally *into, const let_tally *from);
+void let_tally_place(const let_plan *p, const char *model, let_buf *out); /* "cpu 50 %", "2 x h200 25 %", "-" */
 void let_tally_print(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out);
 LET_CHECKED let_err let_tally_json(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out, let_error *e);
 

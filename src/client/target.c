@@ -106,6 +106,22 @@ let_dur let_target_slo(let_str json) {
   return given ? (let_dur)(ms * 1e6) : 0;
 }
 
+bool let_target_batches(let_str json, const char *model, uint64_t *ret_rows, uint64_t *ret_batches) {
+  json_t *doc = json_loadb(json.p, json.n, 0, NULL), *m;
+  bool found = false;
+  size_t i;
+  json_array_foreach(json_object_get(doc, "model_stats"), i, m) {
+    const char *name = json_string_value(json_object_get(m, "name"));
+    json_t *rows = json_object_get(m, "inference_count"), *batches = json_object_get(m, "execution_count");
+    if (!name || strcmp(name, model) != 0 || !json_is_integer(rows) || !json_is_integer(batches)) continue;
+    *ret_rows = (uint64_t)json_integer_value(rows), *ret_batches = (uint64_t)json_integer_value(batches);
+    found = true;
+    break;
+  }
+  json_decref(doc);
+  return found;
+}
+
 /* ---- tensors --------------------------------------------------------------------------------------------- */
 
 static uint16_t half_of(float f) { /* of [0, 1): normal halves and zero suffice */

@@ -30,6 +30,9 @@ LET_CHECKED let_err let_target_get(const let_target *t, const char *path, let_du
 /* The SLO that a model's configuration (|json|, of /v2/models/MODEL/config) gives as parameter slo_ms; 0: none. */
 let_dur let_target_slo(let_str json);
 
+/* How many rows and batches of |model| a server has run, from its /v2/models/stats. False: it does not say. */
+bool let_target_batches(let_str json, const char *model, uint64_t *ret_rows, uint64_t *ret_batches);
+
 typedef struct let_body_options {
   uint32_t rows, variable_dim;
   const char *data;  /* directory with MODEL/INPUT.bin; NULL: random */

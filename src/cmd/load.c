@@ -32,6 +32,7 @@ static const let_option table[] = {
     {"data", LET_OPTION_STR, FIELD(load.data), "DIR", NULL, "inputs from DIR/MODEL/INPUT.bin (raw, little-endian) instead of random ones"},
     {"get", LET_OPTION_STR, FIELD(load.get), "PATH", NULL, "send GET PATH instead of inferences, to compare with any web server"},
     {"json", LET_OPTION_BOOL, FIELD(load.json), NULL, "false", "one JSON document instead of the table"},
+    {"wide", LET_OPTION_BOOL, FIELD(load.wide), NULL, "false", "more columns: sent, p90, p99.9, max, goodput"},
     {"quiet", LET_OPTION_BOOL, FIELD(quiet), NULL, "false", "no progress on stderr"},
 };
 
@@ -72,7 +73,8 @@ const let_command let_command_load = {
     .arguments = "",
     .text = "Open loop: requests go out at times fixed beforehand, and each latency runs from the time the request was\n"
             "due, so a server that stalls is charged for what it held up. Attainment counts refusals and errors as\n"
-            "missed. Ctrl-C prints the table so far.\n\n"
+            "missed. From a gpulet server the table also tells each model's gpu-lets and the mean batch it ran. Ctrl-C\n"
+            "prints the table so far.\n\n"
             "  gpulet load --workload workload.yaml --duration 30s\n"
             "  gpulet load --workload workload.yaml --closed 64 --duration 10s\n",
     LET_COMMAND_OPTIONS(table, options),
