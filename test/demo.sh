@@ -6,7 +6,7 @@ build=$1 models=$2 python=$3
 here=$(cd "$(dirname "$0")" && pwd)
 gpulet=$build/bin/gpulet
 tmp=$(mktemp -d)
-server= child=
+server="" child=""
 finish() {
   code=$?
   trap - EXIT INT TERM HUP
@@ -26,16 +26,16 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 # A signal interrupts `wait`, not a command in the foreground: so nothing of length runs there.
-step() { "$@" & child=$!; r=0; wait "$child" || r=$?; child=; return $r; }
+step() { "$@" & child=$!; r=0; wait "$child" || r=$?; child=""; return $r; }
 
 # The models as they are, with latencies to promise on a few slow cores. Triton's knob says how long a request may wait
 # for company; without it, it waits as long as its SLO allows, which fills batches and spares GPUs.
 serve() { # model slo_ms delay_ms rate
   mkdir -p "$tmp/models/$1"
   ln -s "$models/$1/1" "$tmp/models/$1/1"
-  sed "s/\(\"slo_ms\" value { string_value: \)\"[^\"]*\"/\1\"$2\"/; s/dynamic_batching {.*}/dynamic_batching { max_queue_delay_microseconds: $3000 }/" \
+  sed "s/\(\"slo_ms\" value { string_value: \)\"[^\"]*\"/\1\"$2\"/; s/dynamic_batching {.*}/dynamic_batching { max_queue_delay_microseconds: ${3}000 }/" \
     "$models/$1/config.pbtxt" >"$tmp/models/$1/config.pbtxt"
-  grep -q "\"$2\"" "$tmp/models/$1/config.pbtxt" && grep -q "microseconds: $3000 " "$tmp/models/$1/config.pbtxt" ||
+  grep -q "\"$2\"" "$tmp/models/$1/config.pbtxt" && grep -q "microseconds: ${3}000 " "$tmp/models/$1/config.pbtxt" ||
     { echo "demo: $models/$1/config.pbtxt has no slo_ms or no dynamic_batching: remove $models and run ./dev demo again" >&2; exit 1; }
   echo "  - {name: $1, rate: $4/s}" >>"$tmp/workload.yaml"
 }

@@ -85,8 +85,39 @@ static int print(const let_command *c) {
   return code;
 }
 
+/* doc/configuration.md, from the same tables as --help and the parser. */
+static void markdown(let_buf *out) {
+  let_buf_str(out, "# Configuration\n\n"
+                   "<!-- Written by `gpulet help --markdown >doc/configuration.md`; a test compares them. -->\n\n"
+                   "Options are written `--name value` or `--name=value`; a switch is `--name`, `--no-name` or `--name=false`. Given twice,\n"
+                   "the last wins. Values carry their unit: times `20ms`, `30s`, `5m`; sizes `512MiB`; rates `1200/s`. Exit codes: 0 ok,\n"
+                   "1 failed, 2 wrong usage. `gpulet serve --config FILE` reads the same options from YAML, one `name: value` per line\n"
+                   "without the dashes; the command line wins. What a model's `config.pbtxt` may say is in [protocol.md](protocol.md).\n\n"
+                   "A workload, for `plan`, `load` and `serve --workload`:\n\n"
+                   "```yaml\nmodels:\n  - {name: resnet18, rate: 400/s, slo: 20ms}   # slo may be left out: the model's own counts\n"
+                   "  - {name: lenet, rate: 1200/s}\n```\n");
+  for (const let_command *const *c = commands; *c; c++) {
+    if ((*c)->hidden) continue;
+    let_buf_fmt(out, "\n## gpulet %s\n\n`gpulet %s%s%s%s`: %s.\n", (*c)->name, (*c)->name, (*c)->n_options ? " [OPTIONS]" : "",
+                (*c)->arguments && (*c)->arguments[0] ? " " : "", (*c)->arguments ? (*c)->arguments : "", (*c)->summary);
+    if ((*c)->text && (*c)->text[0]) let_buf_fmt(out, "\n```text\n%s```\n", (*c)->text);
+    if ((*c)->n_options) let_buf_str(out, "\n"), let_options_markdown((*c)->option, (*c)->n_options, out);
+  }
+}
+
+static int print_markdown(void) {
+  let_buf b;
+  let_buf_init(&b, &let_mem_libc);
+  markdown(&b);
+  int code = b.failed ? LET_EXIT_FAILED : LET_EXIT_OK;
+  if (!b.failed) fwrite(b.p, 1, b.n, stdout);
+  let_buf_fini(&b);
+  return code;
+}
+
 static int help(int argc, char **argv) {
   if (argc == 0) return print(NULL);
+  if (strcmp(argv[0], "--markdown") == 0) return print_markdown();
   const let_command *c = find(argv[0]);
   if (!c && (strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0)) return print(NULL);
   return c ? print(c) : unknown(argv[0]);

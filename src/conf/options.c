@@ -255,3 +255,25 @@ void let_options_help(const let_option *t, size_t n, let_buf *b) {
     let_buf_str(b, "\n");
   }
 }
+
+/* |text| as it may stand in a table's cell. */
+static void cell(let_buf *b, const char *text) {
+  for (; *text; text++)
+    if (*text == '|') let_buf_str(b, "\\|");
+    else let_buf_add(b, text, 1);
+}
+
+void let_options_markdown(const let_option *t, size_t n, let_buf *b) {
+  let_buf_str(b, "| option | default | |\n|---|---|---|\n");
+  for (size_t i = 0; i < n; i++) {
+    let_buf_fmt(b, "| `--%s", t[i].name);
+    if (t[i].type != LET_OPTION_BOOL) let_buf_str(b, " "), cell(b, t[i].value ? t[i].value : "VALUE");
+    let_buf_str(b, "` | ");
+    if (t[i].required) let_buf_str(b, "required");
+    else if (t[i].def && t[i].def[0] && t[i].type != LET_OPTION_BOOL) let_buf_str(b, "`"), cell(b, t[i].def), let_buf_str(b, "`");
+    let_buf_str(b, " | ");
+    cell(b, t[i].help);
+    for (size_t k = 0; t[i].choices && t[i].choices[k]; k++) let_buf_fmt(b, "%s`%s`", k ? ", " : " (one of ", t[i].choices[k]);
+    let_buf_str(b, t[i].choices ? ") |\n" : " |\n");
+  }
+}

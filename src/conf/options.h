@@ -40,6 +40,7 @@ typedef struct let_option {
 LET_CHECKED let_err let_options_parse(const let_option *t, size_t n, int argc, char **argv, void *out, char **args,
                                       int max_args, int *ret_n_args, bool *ret_help, let_error *e);
 void let_options_help(const let_option *t, size_t n, let_buf *out); /* an aligned table, 80 columns */
+void let_options_markdown(const let_option *t, size_t n, let_buf *out); /* a table for doc/configuration.md */
 
 /* Sets the fields of |out| that the YAML file names ("http-port: 9000", one per line), except those that the last
  * let_options_parse with this table found on the command line; then checks that every required option is there.

@@ -1,8 +1,9 @@
 """The command line as a newcomer meets it: help, wrong flags, missing files, exit codes."""
+import os
 import subprocess
 import unittest
 
-from harness import GPULET, main
+from harness import GPULET, ROOT, main
 
 
 def gpulet(*args):
@@ -22,6 +23,12 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(gpulet("help", cmd)[1], text)
         self.assertEqual(gpulet("--help")[0], 0)
         self.assertEqual(gpulet("--version")[0], 0)
+
+    def test_the_documentation_is_current(self):
+        code, out, _ = gpulet("help", "--markdown")
+        self.assertEqual(code, 0)
+        with open(os.path.join(ROOT, "doc", "configuration.md")) as f:
+            self.assertEqual(f.read(), out, "run: gpulet help --markdown >doc/configuration.md")
 
     def test_usage_errors_exit_2(self):
         for args, word in [((), "help"), (("srve",), "serve"), (("serve",), "model-repository"), (("serve", "--http-prt", "1"), "http-port"),
