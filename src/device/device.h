@@ -51,6 +51,9 @@ typedef struct let_device_i {
   /* Blocks until what the last mark of |instance| covers is done; *ret_started and *ret_finished in
    * CLOCK_MONOTONIC ns. Errors: DEADLINE after |timeout| (the watchdog), GPULET, DEVICE. */
   let_err (*wait)(let_gpulet *g, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
+  /* Readable once what the last mark of |instance| covers is done, until wait() has returned; -1: there is none (wait
+   * then). With it a worker takes in the next batch while one runs. A failed device may never make it readable. */
+  int (*done_fd)(const let_gpulet *g, int instance);
   int depth; /* batches a worker may have enqueued on a gpu-let at once: 1 or 2 */
 } let_device_i;
 

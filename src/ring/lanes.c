@@ -203,6 +203,11 @@ bool let_lane_take(let_lanes *l, uint32_t i, let_batch_msg *ret) {
   return true;
 }
 
+bool let_lane_waiting(const let_lanes *l, uint32_t i) {
+  LET_ASSERT(i < l->n);
+  return atomic_load(&l->s->lane[i].submit_tail.v) != l->lane[i].submit_head;
+}
+
 void let_lane_wait(let_lanes *l, uint32_t i, int stop_fd, let_dur spin, let_dur timeout) {
   LET_ASSERT(i < l->n);
   lane *p = &l->lane[i];

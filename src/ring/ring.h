@@ -100,6 +100,8 @@ void let_lanes_disarm_done(let_lanes *l);
 
 /* Worker, the lane's own thread. Copies the next batch; false: none now. */
 bool let_lane_take(let_lanes *l, uint32_t lane, let_batch_msg *ret);
+/* Worker. Is there a batch to take? */
+bool let_lane_waiting(const let_lanes *l, uint32_t lane);
 /* Worker. Sleeps until something may be on the ring or |stop_fd| becomes readable (-1: none), at most
  * |timeout| (LET_NEVER: no limit); first spins for |spin|, which saves two system calls per batch under load. */
 void let_lane_wait(let_lanes *l, uint32_t lane, int stop_fd, let_dur spin, let_dur timeout);

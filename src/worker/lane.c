@@ -358,6 +358,16 @@ static bool readable(int fd) {
   return poll(&f, 1, 0) == 1;
 }
 
+/* Sleeps until |ahead| is done or another batch has come; true: a batch has come first, and its copies can overlap
+ * what runs. Without this the next batch would be seen only after the one that runs, and depth 2 would gain nothing.
+ * Not for long: a device that failed does not say so here, wait() finds out. */
+static bool another_first(let__lane *l, const job *ahead) {
+  int fd = l->w->device->i->done_fd(l->g, ahead->instance);
+  if (fd < 0) return false;
+  let_lane_wait(l->lanes, l->index, fd, 0, 20 * LET_MS);
+  return let_lane_waiting(l->lanes, l->index) && !readable(fd);
+}
+
 static void serve(let__lane *l) {
   job jobs[2], *ahead = NULL;
   unsigned turn = 0, depth = l->w->device->i->depth > 1 ? 2 : 1;
@@ -365,6 +375,7 @@ static void serve(let__lane *l) {
     job *j = &jobs[turn];
     if (!let_lane_take(l->lanes, l->index, &l->msg[turn])) {
       if (ahead) {
+        if (another_first(l, ahead)) continue;
         complete(l, ahead);
         ahead = NULL;
         continue;

@@ -93,6 +93,8 @@ static let_err wait_mark(let_gpulet *g, int instance, let_dur timeout, let_time 
   return LET_OK;
 }
 
+static int done_fd(const let_gpulet *g, int instance) { return (void)g, (void)instance, -1; }
+
 static const let_device_i cpu_i = {
   .name = "cpu",
   .close = close_device,
@@ -109,6 +111,7 @@ static const let_device_i cpu_i = {
   .copy_out = copy,
   .mark = mark,
   .wait = wait_mark,
+  .done_fd = done_fd,
   .depth = 1,
 };
 

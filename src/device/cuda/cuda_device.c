@@ -183,6 +183,7 @@ static const let_device_i cuda_i = {
     .copy_out = let_cuda__copy_out,
     .mark = let_cuda__mark,
     .wait = let_cuda__wait,
+    .done_fd = let_cuda__done_fd,
     .depth = 2,
 };
 

@@ -305,6 +305,8 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   return LET_OK;
 }
 
+int let_cuda__done_fd(const let_gpulet *base, int instance) { return ((const let_cuda_gpulet *)base)->mark[instance & 1].fd; }
+
 let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   const let_cuda_api *a = g->d->api;

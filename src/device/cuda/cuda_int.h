@@ -87,6 +87,7 @@ let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t
 let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e);
 let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);
 let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e);
+int let_cuda__done_fd(const let_gpulet *base, int instance);
 let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
 
 /* Destroys the stuck gpu-lets whose kernels have ended meanwhile; true when none is left. */

@@ -1,10 +1,13 @@
 #include "device/sim/sim_device.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "base/rng.h"
 #include "os/clock.h"
@@ -41,6 +44,7 @@ typedef struct sim_gpulet {
   let_rng rng;
   let_time free_at, begun;
   let_time since[2], until[2];
+  int timer[2];              /* readable once until[] has passed */
 } sim_gpulet;
 
 /* ---- the device's type and its profile ---------------------------------------------------------------------- */
@@ -114,6 +118,16 @@ static void unpin(let_device *d, void *p) { (void)d, (void)p; }
 
 /* ---- gpu-lets ------------------------------------------------------------------------------------------------ */
 
+static void shut(let_gpulet *g) {
+  sim_device *s = (sim_device *)g->device;
+  pthread_mutex_lock(&s->lock);
+  s->run[((sim_gpulet *)g)->number].finish = 0;
+  pthread_mutex_unlock(&s->lock);
+  for (int i = 0; i < 2; i++)
+    if (((sim_gpulet *)g)->timer[i] >= 0) close(((sim_gpulet *)g)->timer[i]);
+  free(g);
+}
+
 static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e) {
   sim_device *s = (sim_device *)d;
   uint32_t all = s->p.device.granules;
@@ -124,16 +138,13 @@ static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint3
   if (!g) return let_fail(e, LET_ERR_NOMEM, "out of memory for a gpu-let");
   g->g.device = d, g->number = number, g->granules = granules, g->shared = shared;
   let_rng_seed(&g->rng, s->seed + first * 64 + granules);
+  for (int i = 0; i < 2; i++) g->timer[i] = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+  if (g->timer[0] < 0 || g->timer[1] < 0) {
+    shut(&g->g);
+    return let_fail(e, LET_ERR_IO, "cannot make a timer: %s", strerror(errno));
+  }
   *ret = &g->g;
   return LET_OK;
-}
-
-static void shut(let_gpulet *g) {
-  sim_device *s = (sim_device *)g->device;
-  pthread_mutex_lock(&s->lock);
-  s->run[((sim_gpulet *)g)->number].finish = 0;
-  pthread_mutex_unlock(&s->lock);
-  free(g);
 }
 
 static void target(const let_gpulet *g, let_engine_target *ret) {
@@ -200,12 +211,14 @@ static let_err launch(let_gpulet *base, let_exec *x, let_error *e) {
 static let_err mark(let_gpulet *base, int instance, let_error *e) {
   sim_gpulet *g = (sim_gpulet *)base;
   let_time now = let_now();
-  (void)e;
   g->until[instance] = now > g->free_at ? now : g->free_at;
   g->since[instance] = g->open && g->begun != LET_NEVER ? g->begun : now;
   g->open = false;
-  return LET_OK;
+  struct itimerspec t = {.it_value = {g->until[instance] / LET_S, g->until[instance] % LET_S}};
+  return timerfd_settime(g->timer[instance], TFD_TIMER_ABSTIME, &t, NULL) ? let_fail(e, LET_ERR_GPULET, "a timer of the simulated device: %s", strerror(errno)) : LET_OK;
 }
+
+static int done_fd(const let_gpulet *g, int instance) { return ((const sim_gpulet *)g)->timer[instance]; }
 
 static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
   sim_gpulet *g = (sim_gpulet *)base;
@@ -235,6 +248,7 @@ static const let_device_i sim_i = {
   .copy_out = copy,
   .mark = mark,
   .wait = wait_mark,
+  .done_fd = done_fd,
   .depth = 2,
 };
 
