@@ -31,7 +31,7 @@ bool let__hopeless(const let_core *c, const let_request *r, let_time now, let_ti
   for (uint32_t i = 0; i < n; i++) {
     if (!let__route_up(c, &route[i])) continue;
     uint32_t k = let__size_for(&route[i], r->rows);
-    if (k == LET__NONE || k > route[i].most) continue;
+    if (k == LET__NONE) continue;
     let_time until = r->deadline - route[i].predict[k];
     if (let__free_at(c, &c->gpulet[route[i].gpulet], now) > until) continue;
     *ret_until = until;
@@ -171,7 +171,7 @@ static uint32_t most_rows(const let_core *c, uint32_t model) {
   uint32_t n, most = 0;
   const let__route *route = let__routes_of(c, model, &n);
   for (uint32_t i = 0; i < n; i++)
-    if (route[i].size[route[i].most] > most) most = route[i].size[route[i].most];
+    if (route[i].size[route[i].n_sizes - 1] > most) most = route[i].size[route[i].n_sizes - 1];
   return most;
 }
 

@@ -35,7 +35,7 @@ static uint32_t first_in_time(const let_core *c, const let__model *m, const let_
     if (i == LET__NONE) return LET__NONE;
     const let__entry *x = &c->entry[i];
     uint32_t own = let__size_for(r, x->r->rows), size = own == LET__NONE || own < least ? least : own;
-    bool fits = own != LET__NONE && own <= r->most;
+    bool fits = own != LET__NONE; /* one request may be larger than batches are meant to be: it goes alone */
     if (fits && start <= x->r->deadline - r->predict[size]) return i;
     let__key level = let__key_at(let__key_priority(x->key), start + r->predict[least]);
     k = (let__key){x->key.at, x->key.serial + 1};
@@ -55,7 +55,7 @@ static pick run_from(const let_core *c, const let__model *m, const let__route *r
     const let__entry *x = &c->entry[i];
     uint32_t k = let__size_for(r, (uint64_t)p.rows + x->r->rows);
     if (x->r->deadline < deadline) deadline = x->r->deadline;
-    if (k == LET__NONE || k > r->most || start > deadline - r->predict[k]) break;
+    if (k == LET__NONE || (k > r->most && p.n > 0) || start > deadline - r->predict[k]) break;
     p.n++, p.rows += x->r->rows, p.size = k;
     i = let__queue_from(c, m, (let__key){x->key.at, x->key.serial + 1});
   }

@@ -37,7 +37,7 @@ typedef struct let__route {
   uint32_t model, gpulet;
   uint32_t batch, n_sizes;
   uint32_t full;                /* index of the size that |batch| rows need */
-  uint32_t most;                /* index of the largest size worth running here */
+  uint32_t most;                /* index of the largest size worth forming here; a single request may need a larger one */
   double weight, credit;        /* planned share of the model; rows it lags behind that share (< 0: is ahead) */
   let_dur reserve;              /* a full batch of each other model of the gpu-let: it may be served first */
   let_dur late;                 /* high quantile of how much later than predicted batches come back */

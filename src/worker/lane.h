@@ -49,6 +49,7 @@ typedef struct let__lane {
   uint32_t n_models;
   let__lane_model *model;
   int stop_fd;         /* readable: drain and leave */
+  bool gentle;         /* another generation serves on this device: measure little */
   _Atomic uint64_t busy_ns, batches;
   _Atomic let_time due; /* the call that the thread is in should be back by then; LET_NEVER: it is in none */
 

@@ -258,7 +258,7 @@ static let_err generation_new(worker *w, const json_t *doc, int *fds, int n_fds,
   if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
   for (size_t i = 0; !r && i < n; i++) {
     let__lane *l = &g->lane[g->n];
-    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd, .due = LET_NEVER};
+    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd, .gentle = w->generations != NULL, .due = LET_NEVER};
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->turn, NULL);
     g->n++;

@@ -47,6 +47,18 @@ class PlanChange(unittest.TestCase):
         b = plan_json([(0, [(16, [("lenet", 4)])]), (1, [(8, [("mobilenet_v2", 8)]), (8, [("lenet", 8)])])])
         self.exercise("sim:h200x2", [a, b], {"lenet": null_model("lenet", slo_ms=20000), "mobilenet_v2": null_model("mobilenet_v2", slo_ms=20000)})
 
+    def test_requests_may_be_larger_than_the_planned_batch(self):
+        with tempfile.TemporaryDirectory() as d:
+            repository(os.path.join(d, "models"), null=null_model(slo_ms=20000), other=null_model("other", slo_ms=20000))
+            path = os.path.join(d, "plan.json")
+            with open(path, "w") as f:
+                f.write(plan_json([(0, [(1, [("null", 2), ("other", 2)])])]))
+            with Server(os.path.join(d, "models"), "--plan", path) as s:
+                for n in (1, 2, 3, 8):  # config.pbtxt promises 8
+                    rows = [[float(i)] * 16 for i in range(n)]
+                    self.assertEqual(s.infer_floats("null", rows), (200, rows))
+                self.assertEqual(s.infer_floats("null", [[0.0] * 16] * 9)[0], 400)
+
     def test_bad_plans_change_nothing(self):
         with tempfile.TemporaryDirectory() as d:
             with Server(repository(d, null=null_model(slo_ms=20000))) as s:
