@@ -83,8 +83,10 @@ let_err let_target_get(const let_target *t, const char *path, let_dur timeout, l
   if (r.state == LET_REPLY_BROKEN) return let_fail(e, LET_ERR_IO, "http://%s:%s%s: not an HTTP answer", t->host, t->port, path);
   if (body->failed) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   if (r.status == 200) return LET_OK;
-  return let_fail(e, r.status == 404 ? LET_ERR_NOT_FOUND : LET_ERR_IO, "http://%s:%s%s: status %d: %.*s", t->host, t->port, path, r.status,
-                  (int)r.body_n, r.body);
+  let_err code = r.status == 404 ? LET_ERR_NOT_FOUND : LET_ERR_IO;
+  if (r.body_n && r.body[0] == '<') /* a page for a browser */
+    return let_fail(e, code, "http://%s:%s%s: status %d: this server does not speak the Open Inference Protocol: is it the right port?", t->host, t->port, path, r.status);
+  return let_fail(e, code, "http://%s:%s%s: status %d: %.*s", t->host, t->port, path, r.status, (int)r.body_n, r.body);
 }
 
 void let_target_path(const char *model, const char *rest, let_buf *out) {

@@ -94,7 +94,7 @@ static void markdown(let_buf *out) {
                    "1 failed, 2 wrong usage. `gpulet serve --config FILE` reads the same options from YAML, one `name: value` per line\n"
                    "without the dashes; the command line wins. What a model's `config.pbtxt` may say is in [protocol.md](protocol.md).\n\n"
                    "A workload, for `plan`, `load` and `serve --workload`:\n\n"
-                   "```yaml\nmodels:\n  - {name: resnet18, rate: 400/s, slo: 20ms}   # slo may be left out: the model's own counts\n"
+                   "```yaml\nmodels:\n  - {name: resnet18, rate: 400/s, slo: 20ms}   # slo: serve and load take the model's own instead\n"
                    "  - {name: lenet, rate: 1200/s}\n```\n");
   for (const let_command *const *c = commands; *c; c++) {
     if ((*c)->hidden) continue;

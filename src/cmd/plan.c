@@ -67,7 +67,7 @@ static let_err workload_load(const char *path, let_arena *a, let_workload *ret, 
   return r ? r : let_glet_tasks(f, a, ret, e);
 }
 
-static int print_plan(const options *o, const let_plan *p, let_error *e) {
+static int print_plan(const options *o, const let_plan *p) {
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
   struct winsize w = {0};
@@ -79,7 +79,7 @@ static int print_plan(const options *o, const let_plan *p, let_error *e) {
   else let_plan_print(p, width, tty && !(no && no[0]), &b);
   bool ok = !b.failed && (b.n == 0 || fwrite(b.p, 1, b.n, stdout) == b.n) && fflush(stdout) == 0;
   let_buf_fini(&b);
-  if (!ok) return let_fail(e, LET_ERR_IO, "cannot write the plan"), let_cmd_fail("plan", e);
+  if (!ok) return LET_EXIT_FAILED; /* cmd.c says why */
   return p->feasible ? LET_EXIT_OK : LET_EXIT_FAILED;
 }
 
@@ -94,12 +94,14 @@ static int run_in(const options *o, let_arena *a) {
   if (let_cmd_profiles(o->profile, a, pool, &n, &e)) return let_cmd_fail("plan", &e);
   if (gpus_parse(o, pool, n, &e)) return let_cmd_usage("plan", &e);
   if (workload_load(o->workload, a, &w, &e)) return let_cmd_fail("plan", &e);
+  for (uint32_t i = 0; i < w.n; i++)
+    if (!w.demand[i].slo) return let_fail(&e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload, w.demand[i].name), let_cmd_fail("plan", &e);
   if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
   double until = let_cmd_now_ms(NULL) + (double)o->time_limit / 1e6;
   let_plan_input in = {.workload = &w, .pool = pool, .n_pools = n, .running = o->running ? &running : NULL, .max_batch = (uint32_t)o->max_batch,
                        .headroom = o->headroom, .expired = let_cmd_expired, .expired_ctx = &until, .now_ms = let_cmd_now_ms};
   if (policy->make(&in, a, &plan, &e)) return let_cmd_fail("plan", &e);
-  return print_plan(o, &plan, &e);
+  return print_plan(o, &plan);
 }
 
 static int run(const void *options_, int n_args, char **args) {

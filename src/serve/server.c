@@ -159,7 +159,11 @@ static let_err write_ready_file(const server *s, let_error *e) {
   FILE *f = fopen(tmp, "we");
   bool ok = f && fprintf(f, "http %u\nmetrics %u\npid %d\n", let_front_port(s->front), let_front_metrics_port(s->front), (int)getpid()) > 0;
   if (f && fclose(f)) ok = false;
-  if (!ok || rename(tmp, s->o->ready_file)) return let_fail(e, LET_ERR_IO, "%s: %s", s->o->ready_file, strerror(errno));
+  if (!ok || rename(tmp, s->o->ready_file)) {
+    let_fail(e, LET_ERR_IO, "%s: cannot write the ready file: %s", s->o->ready_file, strerror(errno));
+    unlink(tmp);
+    return e->code;
+  }
   return LET_OK;
 }
 
