@@ -110,7 +110,9 @@ static int run(const void *opts, int n_args, char **args) {
   let_model *models = NULL;
   uint32_t n_models = 0, n_devices = 0;
   static let_serve_device devices[DEVICES];
-  let_err r = let_repository_load(o.repository, &arena, &models, &n_models, &e);
+  let_notes notes = {0};
+  let_err r = let_repository_load_notes(o.repository, &arena, &models, &n_models, &notes, &e);
+  for (const let_note *x = notes.first; x; x = x->next) let_log(LET_LOG_INFO, "serve", "%s", x->text);
   if (!r) set_delays(models, n_models, o.max_wait);
   if (!r) r = inventory(&o, devices, &n_devices, &e);
   let_serve_planning p = {.plan = o.plan, .workload = o.workload, .profiles = o.profile, .repository = o.repository, .policy = policy, .time_limit = o.plan_time,

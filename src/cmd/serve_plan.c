@@ -88,7 +88,7 @@ static void log_plan(const let_plan *p) {
   for (char *line = b.failed ? NULL : b.p, *end; line && *line; line = end + 1) {
     end = strchr(line, '\n');
     if (end) *end = 0;
-    let_log(LET_LOG_INFO, "plan", "%s", line);
+    if (*line) let_log(LET_LOG_INFO, "plan", "%s", line);
     if (!end) break;
   }
   let_buf_fini(&b);

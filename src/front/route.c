@@ -33,7 +33,7 @@ static void unknown_path(conn *c) {
   char text[512];
   snprintf(text, sizeof text,
            "there is no %.*s %.*s; there are GET /v2, /v2/health/live, /v2/health/ready, /v2/models/MODEL[/versions/VERSION][/ready|/config|/stats], "
-           "POST /v2/models/MODEL[/versions/VERSION]/infer, POST /v2/repository/index, GET /metrics",
+           "POST /v2/models/MODEL[/versions/VERSION]/infer, POST /v2/repository/index, GET /v2/models/stats, GET and PUT /v2/gpulet/plan, GET /metrics",
            c->head.method_name.n > 16 ? 16 : (int)c->head.method_name.n, c->head.method_name.p, c->head.path.n > 100 ? 100 : (int)c->head.path.n, c->head.path.p);
   conn_fail(c, 404, text);
 }

@@ -191,7 +191,7 @@ static void heard(server *s, uint32_t i, json_t *doc) {
   } else if (strcmp(event, "retired") == 0 && g != LET_APPLY_NONE) {
     let_apply_group_retired(s->apply, g);
   } else if (strcmp(event, "progress") == 0) {
-    let_log(LET_LOG_INFO, "serve", "worker %u: %s", i, text_of(doc, "text"));
+    let_log(LET_LOG_DEBUG, "serve", "worker %u prepares %s", i, text_of(doc, "text"));
   } else if (strcmp(event, "health") == 0) {
     json_decref(w->health);
     w->health = json_incref(doc);
