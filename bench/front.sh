@@ -9,7 +9,7 @@ rounds=${ROUNDS:-5} seconds=${SECONDS_PER_ROUND:-4}
 gpulet=$build/bin/gpulet
 for tool in nginx wrk; do command -v $tool >/dev/null || { echo "bench front: $tool is missing (Debian: apt-get install nginx-light wrk)" >&2; exit 1; }; done
 tmp=$(mktemp -d)
-server= web=
+server="" web=""
 finish() {
   code=$?
   trap - EXIT INT TERM
