@@ -24,6 +24,7 @@ typedef struct worker {
   bool announced; /* START or STOP was handed out */
   uint64_t key;   /* of the device; 0: belongs to one group alone */
   unsigned losses;
+  unsigned building; /* losses under the change under way, with a group of it inside */
   let_time at;    /* BACKOFF: when to start; READY: since when */
 } worker;
 
@@ -103,7 +104,7 @@ static void roll_back(let_apply *a, const char *why) {
 let_err let_apply_begin(let_apply *a, uint64_t generation, const let_apply_want *want, uint32_t n, uint32_t *ret_group, bool *ret_new, let_error *e) {
   if (a->change != IDLE) return let_fail(e, LET_ERR_AGAIN, "the change to generation %llu is still under way", (unsigned long long)a->generation);
   if (a->stopping) return let_fail(e, LET_ERR_UNAVAILABLE, "the server is shutting down");
-  for (uint32_t i = 0; i < a->cap; i++) a->group[i].keep = false;
+  for (uint32_t i = 0; i < a->cap; i++) a->group[i].keep = false, a->worker[i].building = 0;
   for (uint32_t k = 0; k < n; k++) {
     ret_group[k] = LET_APPLY_NONE;
     for (uint32_t i = 0; i < a->cap && ret_group[k] == LET_APPLY_NONE; i++) {
@@ -134,7 +135,7 @@ void let_apply_worker_ready(let_apply *a, uint32_t w, let_time now) {
 void let_apply_worker_lost(let_apply *a, uint32_t i, const char *why, let_time now) {
   if (i >= a->cap || a->worker[i].state == W_NONE) return;
   worker *w = &a->worker[i];
-  bool fresh = true; /* nothing routed depends on it */
+  bool fresh = false; /* a group of the change under way is in it */
   for (uint32_t k = let_apply_group_of(a, i, LET_APPLY_NONE); k != LET_APPLY_NONE; k = let_apply_group_of(a, i, k)) {
     group *g = &a->group[k];
     switch (g->state) {
@@ -143,7 +144,7 @@ void let_apply_worker_lost(let_apply *a, uint32_t i, const char *why, let_time n
       case G_PREPARED:
         g->state = G_PREPARING;
         g->sent = false;
-        if (g->routed) fresh = false;
+        if (!g->routed) fresh = true;
         break;
       default: g->state = G_FREE; /* on its way out anyway */
     }
@@ -158,7 +159,8 @@ void let_apply_worker_lost(let_apply *a, uint32_t i, const char *why, let_time n
   w->state = W_BACKOFF;
   w->announced = false;
   w->at = now + (wait < backoff_last ? wait : backoff_last);
-  if (a->change == BUILDING && fresh && w->losses > MAX_LOSSES_WHILE_NEW) roll_back(a, why);
+  /* Even where the old generation lives in the same worker: what kills it may well be the new one. */
+  if (a->change == BUILDING && fresh && ++w->building > MAX_LOSSES_WHILE_NEW) roll_back(a, why);
 }
 
 void let_apply_group_prepared(let_apply *a, uint32_t i, let_time now) {
@@ -167,8 +169,10 @@ void let_apply_group_prepared(let_apply *a, uint32_t i, let_time now) {
 }
 
 void let_apply_group_failed(let_apply *a, uint32_t i, const char *why, let_time now) {
-  if (i >= a->cap || a->group[i].state != G_PREPARING) return;
+  if (i >= a->cap) return;
   group *g = &a->group[i];
+  if (g->state == G_DRAINED || g->state == G_RETIRING) g->state = G_FREE; /* asked to retire while it prepared: there is nothing to retire */
+  if (g->state != G_PREPARING) return;
   if (!g->routed) {
     g->state = G_FREE; /* the worker kept nothing of it */
     if (a->change == BUILDING) roll_back(a, why);
@@ -329,4 +333,11 @@ bool let_apply_idle(const let_apply *a) {
 const char *let_apply_group_state(const let_apply *a, uint32_t i) {
   static const char *const names[] = {"none", "preparing", "prepared", "serving", "draining", "drained", "retiring", "free"};
   return i < a->cap ? names[a->group[i].state] : "none";
+}
+
+bool let_apply_worker_busy(const let_apply *a, uint32_t w) {
+  if (w >= a->cap || a->worker[w].state != W_READY) return true;
+  for (uint32_t i = 0; i < a->cap; i++)
+    if (a->group[i].worker == w && (a->group[i].state == G_RETIRING || (a->group[i].state == G_PREPARING && a->group[i].sent))) return true;
+  return false;
 }

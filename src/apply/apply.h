@@ -85,5 +85,6 @@ bool let_apply_group_in_use(const let_apply *a, uint32_t group);
 uint32_t let_apply_group_of(const let_apply *a, uint32_t worker, uint32_t after); /* next group (> after, or from LET_APPLY_NONE) in that worker */
 bool let_apply_idle(const let_apply *a); /* no worker is left: after let_apply_stop_all */
 const char *let_apply_group_state(const let_apply *a, uint32_t group);
+bool let_apply_worker_busy(const let_apply *a, uint32_t worker); /* it starts, prepares or retires: may be silent for long */
 
 #endif

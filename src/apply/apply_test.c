@@ -181,6 +181,67 @@ static void test_worker_that_never_lives_fails_the_change(void **state) {
   let_apply_free(w.a);
 }
 
+/* Both groups of a change fail, the second after the change was given up: its worker kept nothing of it, and has
+ * nothing that it could report as retired. */
+static void test_failure_after_the_roll_back(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  begin(&w, 1, (let_apply_want[]){{11, 1}}, 1);
+  settle(&w);
+  let_error e = {0};
+  uint32_t group[2];
+  bool fresh[2];
+  assert_int_equal(let_apply_begin(w.a, 2, (let_apply_want[]){{21, 1}, {22, 2}}, 2, group, fresh, &e), LET_OK);
+  pump(&w, false);
+  for (uint32_t i = 0; i < CAP; i++)
+    if (w.running[i] && !w.ready[i]) w.ready[i] = true, let_apply_worker_ready(w.a, i, w.now);
+  pump(&w, false);
+  assert_true(w.asked[group[0]] && w.asked[group[1]]);
+  let_apply_group_failed(w.a, group[0], "no memory", w.now);
+  pump(&w, false); /* group[1] is asked to retire while it still prepares */
+  let_apply_group_failed(w.a, group[1], "no memory either", w.now);
+  for (int round = 0; round < 10; round++) {
+    pump(&w, false);
+    for (uint32_t i = 0; i < CAP; i++)
+      if (w.running[i] && w.asked_stop[i]) lose(&w, i);
+    w.now += 100 * LET_MS;
+  }
+  assert_int_equal(w.failed, 2);
+  assert_int_equal(w.serving, 1);
+  assert_false(let_apply_busy(w.a));
+  let_apply_free(w.a);
+}
+
+/* Old and new generation share a worker, and preparing the new one kills it every time: the change must be given up,
+ * or the old one would never be left in peace. */
+static void test_new_group_that_kills_the_worker_it_shares(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  begin(&w, 1, (let_apply_want[]){{11, 1}}, 1);
+  settle(&w);
+  let_error e = {0};
+  uint32_t group[1];
+  bool fresh[1];
+  assert_int_equal(let_apply_begin(w.a, 2, (let_apply_want[]){{21, 1}}, 1, group, fresh, &e), LET_OK);
+  for (int round = 0; round < 100 && !w.failed; round++) {
+    pump(&w, false);
+    for (uint32_t i = 0; i < CAP; i++) {
+      if (w.running[i] && !w.ready[i]) w.ready[i] = true, let_apply_worker_ready(w.a, i, w.now);
+      if (w.asked[i] && !w.prepared[i] && i != group[0]) w.prepared[i] = true, let_apply_group_prepared(w.a, i, w.now);
+    }
+    uint32_t worker = let_apply_group_worker(w.a, group[0]);
+    if (!w.failed && w.asked[group[0]] && w.running[worker]) lose(&w, worker);
+    w.now += 500 * LET_MS;
+  }
+  assert_int_equal(w.failed, 2);
+  settle(&w);
+  assert_int_equal(w.serving, 1);
+  assert_false(let_apply_busy(w.a));
+  let_apply_free(w.a);
+}
+
 /* Random life: plans, deaths, refusals at any moment. In the end the world calms down and the last plan asked for
  * must serve (or have failed, with its predecessor serving), and shutdown must leave nothing. */
 static void test_random_lives(void **state) {
@@ -242,6 +303,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_kept_groups_are_not_touched), cmocka_unit_test(test_failed_prepare_leaves_old_serving),
       cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
+      cmocka_unit_test(test_failure_after_the_roll_back), cmocka_unit_test(test_new_group_that_kills_the_worker_it_shares),
       cmocka_unit_test(test_random_lives)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

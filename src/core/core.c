@@ -233,6 +233,11 @@ uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet) {
   return gpulet < c->limits.gpulets && c->gpulet[gpulet].n ? c->batch[c->gpulet[gpulet].batch[0]].id : 0;
 }
 
+uint32_t let_core_batch_gpulet(const let_core *c, uint64_t id) {
+  const let__batch *b = let__batch_find(c, id);
+  return b ? b->gpulet : UINT32_MAX;
+}
+
 /* ---- introspection --------------------------------------------------------------------------------------- */
 
 uint32_t let_core_queued(const let_core *c, uint32_t model) { return model < c->limits.models ? c->model[model].queued : 0; }

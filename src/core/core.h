@@ -111,6 +111,8 @@ bool let_core_batch_done(let_core *c, uint64_t batch, let_dur took, let_time now
 bool let_core_batch_failed(let_core *c, uint64_t batch, let_err why, let_time now);
 /* The oldest batch on |gpulet|'s ring, 0 when none: for failing them all when a worker dies. */
 uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet);
+/* Whose ring |batch| is on, UINT32_MAX for an unknown number: a worker may report its own batches only. */
+uint32_t let_core_batch_gpulet(const let_core *c, uint64_t batch);
 
 /* Introspection. */
 uint32_t let_core_queued(const let_core *c, uint32_t model);

@@ -13,6 +13,7 @@
 #include "serve_int.h"
 
 static const let_dur patience = 5 * LET_S; /* from STOP to SIGKILL */
+enum { MESSAGES = 64, SILENT = 4, SILENT_BUSY = 120 }; /* read at once; how many watchdogs long a worker may be silent */
 
 static void free_handle(uv_handle_t *h) { free(h); }
 
@@ -125,6 +126,11 @@ static void send_init(server *s, uint32_t i) {
 
 /* ---- what a worker says ----------------------------------------------------------------------------------- */
 
+static const char *text_of(json_t *doc, const char *key) {
+  const char *t = json_string_value(json_object_get(doc, key));
+  return t ? t : "";
+}
+
 static void read_sizes(place *p, json_t *sizes) {
   size_t i;
   json_t *x;
@@ -148,16 +154,11 @@ static void learn(server *s, group *g, json_t *doc) {
       place *p = &l->place[k];
       read_sizes(p, json_object_get(m, "sizes"));
       p->memory_bytes = (uint64_t)json_integer_value(json_object_get(m, "memory_bytes"));
-      p->eager = json_is_true(json_object_get(m, "eager"));
+      p->eager = text_of(m, "eager")[0] != 0; /* why, if so */
       json_int_t row = json_integer_value(json_object_get(m, "output_row_bytes"));
       if (row > 0 && (uint64_t)row > s->out_bytes[p->model] && (uint64_t)row < let_ring_arena_size(s->arena) / 8) s->out_bytes[p->model] = (uint64_t)row;
     }
   }
-}
-
-static const char *text_of(json_t *doc, const char *key) {
-  const char *t = json_string_value(json_object_get(doc, key));
-  return t ? t : "";
 }
 
 static uint32_t group_named(server *s, uint32_t w, json_t *doc) {
@@ -205,7 +206,8 @@ void serve_worker_control(uv_poll_t *poll, int status, int events) {
   (void)status, (void)events;
   worker *w = poll->data;
   server *s = w->server;
-  for (;;) {
+  /* A worker that talks without end must not keep the others waiting: the poll reports again what is left. */
+  for (int turn = 0; turn < MESSAGES; turn++) {
     json_t *doc;
     int fds[LET_CONTROL_FDS_MAX], n = 0;
     let_error e = {0};
@@ -217,6 +219,7 @@ void serve_worker_control(uv_poll_t *poll, int status, int events) {
       break;
     }
     for (int k = 0; k < n; k++) close(fds[k]);
+    w->heard = serve_now();
     heard(s, index_of(w), doc);
     json_decref(doc);
   }
@@ -311,6 +314,7 @@ static let_err spawn(server *s, uint32_t i, let_error *e) {
   }
   w->control = fds[0];
   w->alive = true;
+  w->heard = serve_now();
   w->starts++;
   w->poll->data = w;
   uv_poll_init(&s->loop, w->poll, w->control);
@@ -341,8 +345,12 @@ void serve_fleet_kill(server *s, uint32_t i, const char *why) {
   if (i >= SERVE_GROUPS || !s->worker[i].alive) return;
   worker *w = &s->worker[i];
   if (why && !w->why[0]) snprintf(w->why, sizeof w->why, "%s", why);
+  w->killed = true;
   uv_process_kill(w->process, SIGKILL);
   if (w->poll) uv_poll_stop(w->poll); /* an end-of-file would be reported for ever; the exit is next */
+  for (uint32_t g = let_apply_group_of(s->apply, i, LET_APPLY_NONE); g != LET_APPLY_NONE; g = let_apply_group_of(s->apply, i, g))
+    for (uint32_t k = 0; k < s->group[g].n_gpulets; k++)
+      if (s->group[g].gpulet[k].declared) let_core_gpulet_down(s->core, s->group[g].gpulet[k].number);
 }
 
 static void stop(server *s, uint32_t i) {
@@ -369,10 +377,33 @@ void serve_fleet_tick(server *s, let_time now) {
   }
 }
 
+static let_time silent_until(const server *s, uint32_t i) {
+  return s->worker[i].heard + s->watchdog * (let_apply_worker_busy(s->apply, i) ? SILENT_BUSY : SILENT);
+}
+
+/* A worker says how it is every second; one that is stopped, or stuck where its own watchdog does not look, cannot. */
+void serve_fleet_watch(server *s, let_time now) {
+  bool asleep = now - s->watched > s->watchdog * SILENT / 2; /* we were stopped ourselves, or starved: no evidence against anybody */
+  s->watched = now;
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+    worker *w = &s->worker[i];
+    if (!w->alive || w->killed || w->stop_by) continue;
+    if (asleep) w->heard = now;
+    if (now < silent_until(s, i)) continue;
+    char why[96];
+    snprintf(why, sizeof why, "was silent for %.1f s", (double)(now - w->heard) / 1e9);
+    serve_fleet_kill(s, i, why);
+  }
+}
+
 let_time serve_fleet_wake(const server *s) {
   let_time at = LET_NEVER;
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    if (s->worker[i].alive && s->worker[i].stop_by && s->worker[i].stop_by < at) at = s->worker[i].stop_by;
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+    const worker *w = &s->worker[i];
+    if (!w->alive) continue;
+    if (w->stop_by && w->stop_by < at) at = w->stop_by;
+    if (!w->stop_by && !w->killed && silent_until(s, i) < at) at = silent_until(s, i);
+  }
   return at;
 }
 

@@ -56,9 +56,9 @@ static void refuse(server *s, let_request *r, let_err why, const char *text) {
   finish(s, r);
 }
 
-static bool output_slot(server *s, let_request *r) {
+static bool output_slot(server *s, let_request *r, uint64_t bytes) {
   let_ring_slot_free(s->arena, r->out_slot);
-  r->out_cap = s->out_bytes[r->model] * r->rows;
+  r->out_cap = bytes;
   r->out_slot = let_ring_slot_alloc(s->arena, r->out_cap);
   if (r->out_slot == LET_SLOT_NONE) return false;
   r->out_cap = let_ring_slot_bytes(s->arena, r->out_slot);
@@ -79,7 +79,7 @@ static void infer(void *ctx, let_request *r, let_dur timeout) {
     refuse(s, r, LET_ERR_UNAVAILABLE, "the server is shutting down");
     return;
   }
-  if (!output_slot(s, r)) {
+  if (!output_slot(s, r, s->out_bytes[r->model] * r->rows)) {
     refuse(s, r, LET_ERR_NOMEM, "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
     return;
   }
@@ -130,7 +130,7 @@ static void arm_timer(server *s) {
   if (t < at) at = t;
   t = serve_fleet_wake(s);
   if (t < at) at = t;
-  if (s->draining && s->exit_by < at) at = s->exit_by;
+  if (s->draining && !s->stopping && s->exit_by < at) at = s->exit_by;
   if (at == s->timer_at) return;
   s->timer_at = at;
   struct itimerspec spec = {0};
@@ -158,7 +158,7 @@ void serve_pump(server *s) {
 static bool outputs_sane(const let_request *r, const let_model *m) {
   const let_record *rec = r->rec;
   if (rec->n_out != m->n_outputs) return false;
-  for (uint32_t i = 0; i < rec->n_out; i++) {
+  for (uint32_t i = 0; i < m->n_outputs; i++) {
     const let_tensor *t = &rec->out[i];
     if (t->rank > LET_RANK_MAX || t->offset < r->out_slot || t->bytes > r->out_cap || t->offset - r->out_slot > r->out_cap - t->bytes) return false;
   }
@@ -174,10 +174,12 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
     return;
   }
   if (status == LET_ERR_OUTPUT_TOO_LARGE) {
-    uint64_t per_row = r->rec->out_need / (r->rows ? r->rows : 1) + 1;
-    if (r->rec->out_need > r->out_cap && r->rec->out_need <= let_ring_arena_size(s->arena) / 4) { /* learn, and run it again */
-      if (per_row > s->out_bytes[r->model]) s->out_bytes[r->model] = per_row;
-      if (output_slot(s, r)) {
+    uint64_t need = r->rec->out_need, per_row = need / (r->rows ? r->rows : 1) + 1;
+    if (need > r->out_cap && need <= let_ring_arena_size(s->arena) / 4) { /* learn, and run it again */
+      /* One huge answer must not make every later request ask for as much: those run twice instead. */
+      uint64_t most = let_ring_arena_size(s->arena) / 64 / (s->model[r->model].max_batch ? s->model[r->model].max_batch : 1);
+      if (per_row > s->out_bytes[r->model] && per_row <= most) s->out_bytes[r->model] = per_row;
+      if (output_slot(s, r, need)) {
         let_err why = let_core_arrive(s->core, r, serve_now());
         if (why) refuse(s, r, why, NULL);
         return;
@@ -196,23 +198,23 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
   finish(s, r);
 }
 
-static void batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let_time now) {
+/* False: this is no batch of that gpu-let's. */
+static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let_time now) {
   static let_request *done[LET_BATCH_MAX];
   uint32_t n = 0;
+  if (let_core_batch_gpulet(s->core, d->batch) != g->gpulet[lane].number) return false;
   d->text[sizeof d->text - 1] = 0;
   if ((unsigned)d->status >= LET_ERR_COUNT) d->status = LET_ERR_INTERNAL;
   if (d->started > now || d->started < 0) d->started = now;
   if (d->finished > now || d->finished < d->started) d->finished = now;
   if (d->status == LET_ERR_GPULET || d->status == LET_ERR_DEVICE) {
-    /* Its requests go elsewhere; the worker is replaced when it gives up or is seen dead. */
+    /* Its requests go elsewhere once the worker is seen dead: until then it may still write into their slots. */
     let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", g->gpulet[lane].number, d->text);
-    let_core_gpulet_down(s->core, g->gpulet[lane].number);
-    let_core_batch_failed(s->core, d->batch, (let_err)d->status, now);
     serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), d->text);
-    return;
+    return true;
   }
   let_dur took = d->finished - d->started;
-  if (!let_core_batch_done(s->core, d->batch, took, now, done, &n)) return; /* forged or stale */
+  if (!let_core_batch_done(s->core, d->batch, took, now, done, &n)) return false;
   g->gpulet[lane].busy += took;
   g->gpulet[lane].batches++;
   uint32_t rows = 0;
@@ -222,13 +224,15 @@ static void batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let
     done[i]->state = LET_REQUEST_IDLE;
     answer(s, done[i], d);
   }
+  return true;
 }
 
 static void take_all(server *s, group *g, bool *corrupt) {
   static let_done_msg d;
   let_time now = serve_now();
   for (uint32_t lane = 0; lane < g->n_gpulets && g->lanes; lane++)
-    while (let_lane_take_done(g->lanes, lane, &d, corrupt)) batch_ended(s, g, lane, &d, now);
+    while (g->lanes && let_lane_take_done(g->lanes, lane, &d, corrupt))
+      if (!batch_ended(s, g, lane, &d, now)) *corrupt = true;
 }
 
 void serve_group_done_events(server *s, group *g) {
@@ -247,7 +251,7 @@ void serve_group_lost(server *s, group *g) {
     static let_done_msg d;
     bool corrupt = false;
     for (uint32_t lane = 0; lane < g->n_gpulets; lane++)
-      while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE) batch_ended(s, g, lane, &d, now);
+      while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE) (void)batch_ended(s, g, lane, &d, now);
   }
   for (uint32_t i = 0; i < g->n_gpulets; i++) {
     if (!g->gpulet[i].declared) continue;

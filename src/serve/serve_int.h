@@ -57,6 +57,8 @@ typedef struct worker {
   uv_poll_t *poll;
   int control;             /* -1: closed */
   let_time stop_by;        /* after STOP: killed when still there */
+  let_time heard;          /* when it last said something */
+  bool killed;             /* its exit is on the way */
   char why[200];           /* last words */
   json_t *health;          /* last health event */
   struct server *server;
@@ -123,6 +125,8 @@ typedef struct server {
   bool failed;
   let_error error;         /* why, when the server has to give up */
   uint64_t worker_restarts;
+  let_time watched;        /* when the workers' silence was last looked at */
+  let_dur watchdog;        /* what the workers allow a batch at least */
 } server;
 
 let_time serve_now(void);
@@ -132,11 +136,11 @@ void serve_front_interface(server *s, let_front_i *ret);
 void serve_pump(server *s);                      /* carry out what the core decides; re-arm the timer */
 void serve_group_done_events(server *s, group *g); /* completions of one group's lanes */
 void serve_group_lost(server *s, group *g);      /* its worker is dead: give its batches back to the core */
-void serve_corrupt(server *s, uint32_t group, const char *what);
 
 /* fleet.c: workers */
 void serve_fleet_step(server *s);                /* carry out what apply decides */
 void serve_fleet_tick(server *s, let_time now);  /* kill what did not obey, forget what is gone */
+void serve_fleet_watch(server *s, let_time now); /* kill what hangs; only after all that they said was read */
 let_time serve_fleet_wake(const server *s);
 void serve_fleet_kill(server *s, uint32_t worker, const char *why);
 void serve_worker_control(uv_poll_t *poll, int status, int events);

@@ -14,6 +14,7 @@
 static void on_check(uv_check_t *check) {
   server *s = check->data;
   serve_fleet_step(s);
+  serve_fleet_watch(s, serve_now());
   serve_pump(s);
 }
 
@@ -30,7 +31,7 @@ static void on_timer(uv_poll_t *poll, int status, int events) {
   ssize_t n = read(s->timer_fd, &ticks, sizeof ticks); /* EAGAIN after a re-arm is fine */
   (void)n;
   s->timer_at = LET_NEVER; /* it fired: whatever is due next must be armed anew (by on_check) */
-  if (s->draining && serve_now() >= s->exit_by) give_up_draining(s);
+  if (s->draining && !s->stopping && serve_now() >= s->exit_by) give_up_draining(s);
 }
 
 /* ---- shutdown: drain the front, then stop the workers, then leave ------------------------------------------- */
@@ -211,7 +212,10 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
   server *s = calloc(1, sizeof *s);
   if (!s) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   s->o = o, s->model = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices, s->planner = planner;
-  s->began = serve_now();
+  s->began = s->watched = serve_now();
+  const char *watchdog = getenv("GPULET_WATCHDOG_MS"); /* the workers read it too */
+  s->watchdog = watchdog && atol(watchdog) > 0 && atol(watchdog) < 1000000 ? atol(watchdog) * LET_MS : 5 * LET_S;
+  if (s->watchdog < LET_S) s->watchdog = LET_S; /* they report once a second */
   s->plan_arena.mem = s->change.arena.mem = &let_mem_libc;
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) s->worker[i].control = -1;
   let_err r = open_all(s, e);
