@@ -60,6 +60,16 @@ def infer_bytes(model="null", shape=(1, 16), parameters=None):
             f"Inference-Header-Content-Length: {len(head)}\r\n\r\n").encode() + head + raw
 
 
+def start_endless_batch(s):
+    """A request that is running until its worker gets SIGCONT (or the server loses patience with it)."""
+    worker = s.workers()[0]
+    os.kill(worker, signal.SIGSTOP)
+    c = socket.create_connection(("127.0.0.1", s.port))
+    c.sendall(infer_bytes())
+    until(lambda: s.json("GET", "/debug/core")[1]["models"][0]["running"] == 1, "the batch runs")
+    return c, worker
+
+
 def at_rest(case, s):
     """Nothing is held, and every request received was answered in one way."""
     until(lambda: s.metrics()["gpulet_requests_in_flight"] == 0, "requests end")
@@ -104,24 +114,23 @@ class Changes(unittest.TestCase):
 
     def test_one_change_at_a_time_and_clients_that_leave(self):
         with tempfile.TemporaryDirectory() as d:
-            repository(d, null=null_model(slo_ms=60000, null_us=3000000, max_batch=4))
+            repository(d, null=null_model(slo_ms=60000, max_batch=4))
             path = write(os.path.join(d, "plan.json"), plan_json([(0, [(1, [("null", 1)])])]))
             with Server(d, "--plan", path) as s:
-                c = socket.create_connection(("127.0.0.1", s.port))
-                c.sendall(infer_bytes())
-                until(lambda: s.json("GET", "/debug/core")[1]["models"][0]["running"] == 1, "the batch runs")
+                c, worker = start_endless_batch(s)
                 put = socket.create_connection(("127.0.0.1", s.port))  # drains until that batch is done
                 body = plan_json([(0, [(1, [("null", 2)])])]).encode()
                 put.sendall(b"PUT /v2/gpulet/plan HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
                 until(lambda: s.json("GET", "/debug/server")[1]["changing"], "the change is under way")
                 self.assertEqual(s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(1, [("null", 4)])])]))[0], 409)
                 s.proc.send_signal(signal.SIGHUP)
+                until(lambda: "the plan stays as it is" in s.log(), "SIGHUP is refused")
                 put.close()
+                os.kill(worker, signal.SIGCONT)
                 self.assertIn(b" 200 ", c.recv(65536).split(b"\r\n")[0])
                 c.close()
                 until(lambda: all_serving(s), "the change ends")
                 self.assertEqual(generation(s), 2)
-                self.assertIn("the plan stays as it is", s.log())
                 at_rest(self, s)
                 self.assertEqual(s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(1, [("null", 4)])])]))[0], 200)
 
@@ -255,12 +264,9 @@ class Requests(unittest.TestCase):
 
 class Leaving(unittest.TestCase):
     def serve_one_long_request(self, d, *args):
-        repository(d, null=null_model(slo_ms=60000, null_us=10000000))
+        repository(d, null=null_model(slo_ms=60000))
         s = Server(d, *args)
-        c = socket.create_connection(("127.0.0.1", s.port))
-        c.sendall(infer_bytes())
-        until(lambda: s.json("GET", "/debug/core")[1]["models"][0]["running"] == 1, "the batch runs")
-        return s, c
+        return s, start_endless_batch(s)[0]
 
     def test_second_signal_leaves_at_once(self):
         with tempfile.TemporaryDirectory() as d:
