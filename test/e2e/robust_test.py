@@ -60,10 +60,19 @@ def infer_bytes(model="null", shape=(1, 16), parameters=None):
             f"Inference-Header-Content-Length: {len(head)}\r\n\r\n").encode() + head + raw
 
 
+def freeze(pid):
+    """Returns when every thread of it stands still: the signal alone is only the beginning."""
+    def state(task):
+        with open(f"/proc/{pid}/task/{task}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: all(state(t) == "T" for t in os.listdir(f"/proc/{pid}/task")), "the worker stands still")
+
+
 def start_endless_batch(s):
     """A request that is running until its worker gets SIGCONT (or the server loses patience with it)."""
     worker = s.workers()[0]
-    os.kill(worker, signal.SIGSTOP)
+    freeze(worker)
     c = socket.create_connection(("127.0.0.1", s.port))
     c.sendall(infer_bytes())
     until(lambda: s.json("GET", "/debug/core")[1]["models"][0]["running"] == 1, "the batch runs")
@@ -180,7 +189,7 @@ class Workers(unittest.TestCase):
             with Server(d, env={"GPULET_WATCHDOG_MS": "1000"}) as s:
                 answer = []
                 def ask():
-                    os.kill(s.workers()[0], signal.SIGSTOP)
+                    freeze(s.workers()[0])
                     answer.append(s.infer_floats("null", [ROW]))
                 replace(s, ask)
                 self.assertIn(answer[0][0], (200, 500, 503), answer)  # nobody else can run it: maybe an error, but an answer
@@ -293,7 +302,7 @@ class Leaving(unittest.TestCase):
         with tempfile.TemporaryDirectory() as d:
             with Server(repository(d, null=null_model()), "--exit-timeout", "50ms") as s:
                 worker = s.workers()[0]
-                os.kill(worker, signal.SIGSTOP)  # takes its time to leave: longer than that
+                freeze(worker)  # takes its time to leave: longer than that
                 s.proc.send_signal(signal.SIGTERM)
                 self.assertEqual(s.proc.wait(60), 0)
 
