@@ -17,6 +17,7 @@ typedef struct group {
   bool keep;    /* wanted by the change under way */
   uint32_t worker;
   uint64_t key;
+  let_time asked; /* PREPARE or RETIRE was handed out */
 } group;
 
 typedef struct worker {
@@ -25,7 +26,8 @@ typedef struct worker {
   uint64_t key;   /* of the device; 0: belongs to one group alone */
   unsigned losses;
   unsigned building; /* losses under the change under way, with a group of it inside */
-  let_time at;    /* BACKOFF: when to start; READY: since when */
+  bool killed;    /* KILL was handed out: it will be lost */
+  let_time at;    /* BACKOFF: when to start; STARTING, READY: since when */
 } worker;
 
 typedef enum change { IDLE, BUILDING, SWITCHING, DRAINING, ROLLBACK } change;
@@ -37,7 +39,8 @@ struct let_apply {
   change change;
   uint64_t generation;
   bool stopping;
-  char why[320];
+  let_dur patience;
+  char why[320], late[128];
   group *group;
   worker *worker;
 };
@@ -46,7 +49,7 @@ let_err let_apply_new(uint32_t cap, const let_mem *mem, let_apply **ret, let_err
   size_t bytes = sizeof(let_apply) + cap * (sizeof(group) + sizeof(worker));
   let_apply *a = let_mem_zalloc(mem, bytes);
   if (!a) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u groups", cap);
-  a->mem = mem, a->bytes = bytes, a->cap = cap;
+  a->mem = mem, a->bytes = bytes, a->cap = cap, a->patience = LET_NEVER;
   a->group = (group *)(a + 1);
   a->worker = (worker *)(a->group + cap);
   *ret = a;
@@ -56,6 +59,8 @@ let_err let_apply_new(uint32_t cap, const let_mem *mem, let_apply **ret, let_err
 void let_apply_free(let_apply *a) {
   if (a) let_mem_free(a->mem, a, a->bytes);
 }
+
+void let_apply_set_patience(let_apply *a, let_dur patience) { a->patience = patience; }
 
 bool let_apply_busy(const let_apply *a) { return a->change != IDLE; }
 
@@ -157,7 +162,7 @@ void let_apply_worker_lost(let_apply *a, uint32_t i, const char *why, let_time n
   let_dur wait = backoff_first << (w->losses < 7 ? w->losses : 7);
   w->losses++;
   w->state = W_BACKOFF;
-  w->announced = false;
+  w->announced = w->killed = false;
   w->at = now + (wait < backoff_last ? wait : backoff_last);
   /* Even where the old generation lives in the same worker: what kills it may well be the new one. */
   if (a->change == BUILDING && fresh && ++w->building > MAX_LOSSES_WHILE_NEW) roll_back(a, why);
@@ -236,7 +241,7 @@ static bool step_group(let_apply *a, uint32_t i, let_time now, let_apply_action 
   switch (g->state) {
     case G_PREPARING:
       if (g->sent || w->state != W_READY || now < w->at || a->stopping) return false;
-      g->sent = true;
+      g->sent = true, g->asked = now;
       *ret = act(LET_APPLY_PREPARE, i, g->worker, a->generation);
       return true;
     case G_PREPARED:
@@ -247,6 +252,7 @@ static bool step_group(let_apply *a, uint32_t i, let_time now, let_apply_action 
     case G_DRAINED:
       g->state = w->state == W_READY ? G_RETIRING : G_FREE;
       if (g->state == G_FREE) return step_group(a, i, now, ret);
+      g->asked = now;
       *ret = act(LET_APPLY_RETIRE, i, g->worker, a->generation);
       return true;
     case G_FREE:
@@ -264,7 +270,7 @@ static bool step_worker(let_apply *a, uint32_t i, let_time now, let_apply_action
   if (w->state == W_BACKOFF) {
     if (unused) return w->state = W_NONE, false;
     if (now < w->at) return false;
-    w->state = W_STARTING;
+    w->state = W_STARTING, w->at = now;
     *ret = act(LET_APPLY_START, LET_APPLY_NONE, i, a->generation);
     return true;
   }
@@ -274,6 +280,35 @@ static bool step_worker(let_apply *a, uint32_t i, let_time now, let_apply_action
     return true;
   }
   return false;
+}
+
+/* When the patience with a worker ends, and what it was asked to do; LET_NEVER: it owes no answer. */
+static let_time due(const let_apply *a, uint32_t i, const char **ret_what) {
+  const worker *w = &a->worker[i];
+  let_time since = LET_NEVER;
+  if (a->patience == LET_NEVER || w->killed) return LET_NEVER;
+  if (w->state == W_STARTING) since = w->at, *ret_what = "start";
+  if (w->state == W_READY)
+    for (uint32_t k = let_apply_group_of(a, i, LET_APPLY_NONE); k != LET_APPLY_NONE; k = let_apply_group_of(a, i, k)) {
+      const group *g = &a->group[k];
+      bool preparing = g->state == G_PREPARING && g->sent;
+      if ((preparing || g->state == G_RETIRING) && g->asked < since) since = g->asked, *ret_what = preparing ? "prepare its gpu-lets" : "give its gpu-lets back";
+    }
+  return since == LET_NEVER ? LET_NEVER : since + a->patience;
+}
+
+static bool step_patience(let_apply *a, uint32_t i, let_time now, let_apply_action *ret) {
+  const char *what = "";
+  if (due(a, i, &what) > now) return false;
+  snprintf(a->late, sizeof a->late, "the worker did not %s within %.3g s", what, (double)a->patience / 1e9);
+  a->worker[i].killed = true;
+  bool waited_for = false;
+  for (uint32_t k = let_apply_group_of(a, i, LET_APPLY_NONE); k != LET_APPLY_NONE; k = let_apply_group_of(a, i, k))
+    waited_for |= a->group[k].state == G_PREPARING && !a->group[k].routed;
+  if (a->change == BUILDING && waited_for) roll_back(a, a->late);
+  *ret = act(LET_APPLY_KILL, LET_APPLY_NONE, i, a->generation);
+  ret->text = a->late;
+  return true;
 }
 
 static bool anything(const let_apply *a, group_state s) {
@@ -296,6 +331,8 @@ bool let_apply_step(let_apply *a, let_time now, let_apply_action *ret) {
     return true;
   }
   for (uint32_t i = 0; i < a->cap; i++)
+    if (step_patience(a, i, now, ret)) return true;
+  for (uint32_t i = 0; i < a->cap; i++)
     if (step_group(a, i, now, ret)) return true;
   for (uint32_t i = 0; i < a->cap; i++)
     if (step_worker(a, i, now, ret)) return true;
@@ -312,6 +349,9 @@ let_time let_apply_wake(const let_apply *a) {
   let_time t = LET_NEVER;
   for (uint32_t i = 0; i < a->cap; i++) {
     const group *g = &a->group[i];
+    const char *what;
+    let_time end = due(a, i, &what);
+    if (end < t) t = end;
     if (a->worker[i].state == W_BACKOFF && a->worker[i].at < t) t = a->worker[i].at;
     if (g->state == G_PREPARING && !g->sent && a->worker[g->worker].state == W_READY && a->worker[g->worker].at < t) t = a->worker[g->worker].at;
   }

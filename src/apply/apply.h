@@ -43,7 +43,8 @@ typedef enum let_apply_kind {
   LET_APPLY_STOP,    /* send `stop` to |worker| (kill it when it does not obey) */
   LET_APPLY_FREE,    /* |group| is gone: forget its lanes */
   LET_APPLY_APPLIED, /* |generation| serves and the old one is gone */
-  LET_APPLY_FAILED   /* |generation| was taken back; |text| says why */
+  LET_APPLY_FAILED,  /* |generation| was taken back; |text| says why */
+  LET_APPLY_KILL     /* |worker| has not answered in time (|text|): make sure that it ends, then let_apply_worker_lost */
 } let_apply_kind;
 
 typedef struct let_apply_action {
@@ -55,6 +56,10 @@ typedef struct let_apply_action {
 
 LET_CHECKED let_err let_apply_new(uint32_t max_groups, const let_mem *mem, let_apply **ret, let_error *e);
 void let_apply_free(let_apply *a);
+
+/* How long a worker may take to become ready, to prepare a group, and to retire one; LET_NEVER (the default): for ever.
+ * One that takes longer is killed, and a change that waited for it is taken back. */
+void let_apply_set_patience(let_apply *a, let_dur patience);
 
 /* Starts the change to |n| wanted groups; ret_group[i] is the slot of want[i] and ret_new[i] whether the caller must
  * fill it (a new group) or it is one that serves already. Errors: AGAIN (a change is under way), NOMEM (table full). */

@@ -17,10 +17,10 @@ typedef struct world {
   let_apply *a;
   let_rng rng;
   let_time now;
-  bool running[CAP], ready[CAP], asked_stop[CAP];
+  bool running[CAP], ready[CAP], asked_stop[CAP], killed[CAP];
   bool prepared[CAP], asked[CAP], routed[CAP], up[CAP];
   uint64_t serving, applied, failed; /* generations */
-  int switches, frees;
+  int switches, frees, kills;
 } world;
 
 static void pump(world *w, bool refuse_switch) {
@@ -68,6 +68,10 @@ static void pump(world *w, bool refuse_switch) {
         assert_true(x.text[0]);
         w->failed = x.generation;
         break;
+      case LET_APPLY_KILL:
+        assert_true(w->running[x.worker] && x.text[0]);
+        w->killed[x.worker] = true, w->kills++;
+        break;
     }
   }
 }
@@ -75,7 +79,7 @@ static void pump(world *w, bool refuse_switch) {
 static void lose(world *w, uint32_t i) {
   for (uint32_t g = 0; g < CAP; g++)
     if (let_apply_group_in_use(w->a, g) && let_apply_group_worker(w->a, g) == i) w->asked[g] = w->prepared[g] = false;
-  w->running[i] = w->ready[i] = w->asked_stop[i] = false;
+  w->running[i] = w->ready[i] = w->asked_stop[i] = w->killed[i] = false;
   let_apply_worker_lost(w->a, i, "killed", w->now);
 }
 
@@ -84,7 +88,7 @@ static void settle(world *w) {
   for (int round = 0; round < 200; round++) {
     pump(w, false);
     for (uint32_t i = 0; i < CAP; i++) {
-      if (w->running[i] && w->asked_stop[i]) lose(w, i);
+      if (w->running[i] && (w->asked_stop[i] || w->killed[i])) lose(w, i);
       else if (w->running[i] && !w->ready[i]) w->ready[i] = true, let_apply_worker_ready(w->a, i, w->now);
     }
     for (uint32_t i = 0; i < CAP; i++) {
@@ -299,11 +303,44 @@ static void test_random_lives(void **state) {
   }
 }
 
+/* A worker that hangs while it prepares is killed in the end, the change fails, and what it served before comes back. */
+static void test_silent_worker_is_killed(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  begin(&w, 1, &(let_apply_want){.key = 1, .worker = 7}, 1);
+  settle(&w);
+  assert_int_equal(w.applied, 1);
+  let_apply_set_patience(w.a, 60 * LET_S);
+  assert_int_equal(let_apply_wake(w.a), LET_NEVER);
+  begin(&w, 2, (let_apply_want[]){{.key = 2, .worker = 7}, {.key = 3, .worker = 0}}, 2);
+  let_time asked = w.now;
+  pump(&w, false);
+  assert_int_equal(let_apply_wake(w.a), asked + 60 * LET_S);
+  w.now = asked + 60 * LET_S - 1;
+  pump(&w, false);
+  assert_int_equal(w.kills, 0);
+  w.now++;
+  pump(&w, false);
+  assert_int_equal(w.kills, 2); /* the one that prepares and the one that never became ready */
+  settle(&w);
+  assert_int_equal(w.failed, 2);
+  assert_false(let_apply_busy(w.a));
+  assert_int_equal(w.serving, 1);
+  for (uint32_t i = 0; i < CAP; i++)
+    if (w.routed[i]) assert_true(let_apply_group_serving(w.a, i));
+  begin(&w, 3, &(let_apply_want){.key = 4, .worker = 7}, 1);
+  settle(&w);
+  assert_int_equal(w.applied, 3);
+  assert_int_equal(w.kills, 2);
+  let_apply_free(w.a);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_kept_groups_are_not_touched), cmocka_unit_test(test_failed_prepare_leaves_old_serving),
       cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
       cmocka_unit_test(test_failure_after_the_roll_back), cmocka_unit_test(test_new_group_that_kills_the_worker_it_shares),
-      cmocka_unit_test(test_random_lives)};
+      cmocka_unit_test(test_silent_worker_is_killed), cmocka_unit_test(test_random_lives)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cmd/cmd.h"
+#include "cmd/mps_helper.h"
 #include "cmd/plan_input.h"
 #include "cmd/serve_plan.h"
 #include "conf/repository.h"
@@ -25,7 +26,7 @@ static const char *const isolations[] = {"device", "process", NULL}, *const batc
 static const let_option table[] = {
     {"model-repository", LET_OPTION_STR, FIELD(repository), "DIR", NULL, "models in Triton's layout: DIR/MODEL/config.pbtxt and DIR/MODEL/1/model.pt", .required = true},
     {"config", LET_OPTION_STR, FIELD(config), "FILE", NULL, "YAML file with any of these options; the command line wins"},
-    {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto", "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4"},
+    {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto", "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4; several kinds joined by +: cuda+cpu"},
     {"isolation", LET_OPTION_CHOICE, FIELD(isolation), "KIND", "device", "GPUs: one worker process per device (green contexts), or one per gpu-let (MPS)", .choices = isolations},
     {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL, "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
     {"workload", LET_OPTION_STR, FIELD(workload), "FILE", NULL, "plan for these rates and SLOs (YAML: models: [{name, rate, slo}]) on the devices found; needs --profile; read again on SIGHUP"},
@@ -46,6 +47,7 @@ static const let_option table[] = {
     {"head-timeout", LET_OPTION_DUR, FIELD(serve.head_timeout), "TIME", "10s", "a request head must arrive within this"},
     {"body-timeout", LET_OPTION_DUR, FIELD(serve.body_timeout), "TIME", "10s", "longest pause within a request body"},
     {"idle-timeout", LET_OPTION_DUR, FIELD(serve.idle_timeout), "TIME", "5m", "longest pause between requests of a connection"},
+    {"prepare-timeout", LET_OPTION_DUR, FIELD(serve.prepare_timeout), "TIME", "5m", "a worker that takes longer to start or to prepare a plan is killed, and the plan taken back; 0: no limit"},
     {"exit-timeout", LET_OPTION_DUR, FIELD(serve.exit_timeout), "TIME", "30s", "after SIGTERM, wait this long for requests in flight"},
     {"spin", LET_OPTION_DUR, FIELD(serve.spin), "TIME", "0", "how long a worker watches its ring before it sleeps (costs CPU, saves wake-ups)"},
     {"plugin-dir", LET_OPTION_STR, FIELD(serve.plugin_dir), "DIR", "", "where libgpulet_torch.so is, if not beside the program"},
@@ -73,6 +75,23 @@ static let_err inventory(const options *o, let_serve_device *ret, uint32_t *ret_
 static void set_delays(let_model *m, uint32_t n, double max_wait) {
   for (uint32_t i = 0; i < n; i++)
     if (m[i].max_queue_delay == LET_NEVER) m[i].max_queue_delay = (let_dur)((double)m[i].slo * max_wait);
+}
+
+/* --isolation process: CUDA devices get a worker per gpu-let, whose shares MPS holds them to. */
+static let_err isolate(let_serve_device *d, uint32_t n, let_mps_helper *mps, let_serve_options *o, let_error *e) {
+  uint32_t gpus = 0;
+  for (uint32_t i = 0; i < n; i++) gpus += strncmp(d[i].name, "cuda:", 5) == 0;
+  if (!gpus) return LET_OK;
+  let_err r = let_mps_helper_start(mps, e);
+  if (r == LET_ERR_NOT_FOUND) {
+    let_log(LET_LOG_WARN, "serve", "%s; going on as with --isolation device", e->text);
+    return LET_OK;
+  }
+  if (r) return r;
+  o->helper = &mps->serve;
+  for (uint32_t i = 0; i < n; i++)
+    if (strncmp(d[i].name, "cuda:", 5) == 0) d[i].worker_per_gpulet = true, d[i].environment = let_mps_helper_environment, d[i].environment_ctx = mps;
+  return LET_OK;
 }
 
 static int run(const void *opts, int n_args, char **args) {
@@ -115,6 +134,8 @@ static int run(const void *opts, int n_args, char **args) {
   for (const let_note *x = notes.first; x; x = x->next) let_log(LET_LOG_INFO, "serve", "%s", x->text);
   if (!r) set_delays(models, n_models, o.max_wait);
   if (!r) r = inventory(&o, devices, &n_devices, &e);
+  static let_mps_helper mps;
+  if (!r && strcmp(o.isolation, "process") == 0) r = isolate(devices, n_devices, &mps, &o.serve, &e);
   let_serve_planning p = {.plan = o.plan, .workload = o.workload, .profiles = o.profile, .repository = o.repository, .policy = policy, .time_limit = o.plan_time,
                           .models = models, .n_models = n_models, .devices = devices, .n_devices = n_devices, .default_slo = o.serve.default_slo};
   let_buf_init(&p.last, &let_mem_libc);
@@ -122,6 +143,7 @@ static int run(const void *opts, int n_args, char **args) {
   if (!r && o.plan && o.workload) let_log(LET_LOG_INFO, "serve", "--plan wins: --workload %s is not looked at", o.workload);
   if (!r) r = let_serve_run(&o.serve, models, n_models, devices, n_devices, &planner, &e);
   let_buf_fini(&p.last);
+  let_mps_helper_stop(&mps);
   code = r ? let_cmd_fail("serve", &e) : LET_EXIT_OK;
 out:
   let_arena_fini(&arena);

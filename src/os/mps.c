@@ -121,6 +121,8 @@ bool let_mps_alive(let_mps *m) {
   return m->daemon.pid > 0 && !let_process_poll(&m->daemon, &status);
 }
 
+int let_mps_fd(const let_mps *m) { return m->daemon.pidfd; }
+
 void let_mps_stop(let_mps *m, let_dur patience) {
   if (!m) return;
   int status, p[2];

@@ -20,6 +20,8 @@ LET_CHECKED let_err let_mps_start(const char *dir, let_mps **ret, let_error *e);
 /* False once the daemon has ended: its clients have lost the GPU and must be started anew after let_mps_start. */
 bool let_mps_alive(let_mps *m);
 
+int let_mps_fd(const let_mps *m); /* readable once the daemon has ended; -1 where the kernel has no pidfd */
+
 /* Asks it to quit, kills it after |patience|, removes nothing. NULL is fine. */
 void let_mps_stop(let_mps *m, let_dur patience);
 

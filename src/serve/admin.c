@@ -82,6 +82,16 @@ static void gpulets_text(const server *s, let_buf *out) {
     }
 }
 
+/* Has a worker before |i| told the same of this GPU? Under MPS it has several. */
+static bool told(const server *s, uint32_t i, const char *key, const char *uuid) {
+  for (uint32_t k = 0; k < i; k++) {
+    json_t *gpu = s->worker[k].alive ? json_object_get(s->worker[k].health, "gpu") : NULL;
+    const char *other = json_string_value(json_object_get(gpu, "uuid"));
+    if (other && strcmp(other, uuid) == 0 && json_number_value(json_object_get(gpu, key)) >= 0) return true;
+  }
+  return false;
+}
+
 /* What the workers report about their GPUs, under Triton's names. */
 static void gpus_text(const server *s, let_buf *out) {
   static const struct { const char *name, *key, *help; } rows[] = {
@@ -95,7 +105,7 @@ static void gpus_text(const server *s, let_buf *out) {
       json_t *gpu = s->worker[i].alive ? json_object_get(s->worker[i].health, "gpu") : NULL;
       json_t *v = json_object_get(gpu, rows[r].key);
       const char *uuid = json_string_value(json_object_get(gpu, "uuid"));
-      if (!json_is_number(v) || json_number_value(v) < 0 || !uuid || !uuid[0]) continue;
+      if (!json_is_number(v) || json_number_value(v) < 0 || !uuid || !uuid[0] || told(s, i, rows[r].key, uuid)) continue;
       if (!head) let_metrics_head(out, rows[r].name, "gauge", rows[r].help);
       head = true;
       let_buf_fmt(out, "%s{", rows[r].name);

@@ -84,7 +84,9 @@ static void say(server *s, uint32_t i, json_t *doc, const int *fds, int n_fds) {
   if (r) serve_fleet_kill(s, i, e.text); /* AGAIN too: a worker that does not read its few messages hangs */
 }
 
-static json_t *lane_document(const server *s, const gpulet *l, uint32_t number) {
+static json_t *lane_document(const server *s, const group *g, uint32_t number) {
+  const gpulet *l = &g->gpulet[number];
+  bool whole = s->device[g->device].environment != NULL; /* the share is the process's, not a part that it opens */
   json_t *models = json_array();
   for (uint32_t k = 0; k < l->n_places; k++) {
     const place *p = &l->place[k];
@@ -92,7 +94,8 @@ static json_t *lane_document(const server *s, const gpulet *l, uint32_t number) 
     for (uint32_t j = 0; j < p->n_sizes; j++) json_array_append_new(sizes, json_integer(p->size[j]));
     json_array_append_new(models, json_pack("{s:o, s:o}", "spec", let_control_model_put(&s->model[p->model]), "sizes", sizes));
   }
-  return json_pack("{s:i, s:i, s:i, s:b, s:o}", "gpulet", (int)number, "first", (int)l->first, "granules", (int)l->granules, "shared", l->shared, "models", models);
+  return json_pack("{s:i, s:i, s:i, s:b, s:o}", "gpulet", (int)number, "first", whole ? 0 : (int)l->first, "granules", whole ? 1 : (int)l->granules,
+                   "shared", whole || l->shared, "models", models);
 }
 
 static void send_prepare(server *s, uint32_t group_index) {
@@ -108,7 +111,7 @@ static void send_prepare(server *s, uint32_t group_index) {
   fds[n++] = let_lanes_fd(g->lanes);
   fds[n++] = let_lanes_done_event(g->lanes);
   for (uint32_t i = 0; i < g->n_gpulets; i++) {
-    json_array_append_new(lanes, lane_document(s, &g->gpulet[i], i));
+    json_array_append_new(lanes, lane_document(s, g, i));
     if (n < LET_CONTROL_FDS_MAX) fds[n++] = let_lanes_submit_event(g->lanes, i);
   }
   /* The group's slot doubles as the generation number on this wire: it names the set of lanes to the worker. */
@@ -273,7 +276,7 @@ static int fill_environment(const server *s, const worker *w, char **env, int ca
   if (d->environment) {
     double percent = 100;
     uint32_t g = let_apply_group_of(s->apply, index_of(w), LET_APPLY_NONE);
-    if (g != LET_APPLY_NONE) percent = let_share_percent(&d->type, s->group[g].gpulet[0].granules);
+    if (g != LET_APPLY_NONE && !s->group[g].gpulet[0].shared && d->type.sms) percent = 100.0 * let_share_sms(&d->type, s->group[g].gpulet[0].granules) / d->type.sms;
     const char *more[SERVE_ENV_MAX];
     int k = d->environment(d->environment_ctx, percent, more, SERVE_ENV_MAX);
     for (int i = 0; i < k; i++) env[n++] = (char *)(uintptr_t)more[i];
@@ -330,6 +333,10 @@ static void start(server *s, uint32_t i) {
     return;
   }
   *w = (worker){.server = s, .device = s->group[g].device, .control = -1, .starts = w->starts};
+  if (s->device[w->device].environment && serve_helper_away(s)) {
+    w->waits = true;
+    return;
+  }
   let_error e = {0};
   if (spawn(s, i, &e)) {
     let_log(LET_LOG_ERROR, "serve", "%s", e.text);
@@ -337,6 +344,11 @@ static void start(server *s, uint32_t i) {
     return;
   }
   send_init(s, i);
+}
+
+void serve_fleet_start_waiting(server *s) {
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
+    if (s->worker[i].waits) s->worker[i].waits = false, start(s, i);
 }
 
 /* The worker is not to be trusted any more, or seems dead: make sure that it is. Its slots are reused only after its
@@ -348,14 +360,13 @@ void serve_fleet_kill(server *s, uint32_t i, const char *why) {
   w->killed = true;
   uv_process_kill(w->process, SIGKILL);
   if (w->poll) uv_poll_stop(w->poll); /* an end-of-file would be reported for ever; the exit is next */
-  for (uint32_t g = let_apply_group_of(s->apply, i, LET_APPLY_NONE); g != LET_APPLY_NONE; g = let_apply_group_of(s->apply, i, g))
-    for (uint32_t k = 0; k < s->group[g].n_gpulets; k++)
-      if (s->group[g].gpulet[k].declared) let_core_gpulet_down(s->core, s->group[g].gpulet[k].number);
+  serve_worker_doomed(s, i);
 }
 
 static void stop(server *s, uint32_t i) {
   worker *w = &s->worker[i];
   if (!w->alive) {
+    w->waits = false;
     let_apply_worker_lost(s->apply, i, "stopped", serve_now());
     return;
   }
@@ -415,6 +426,17 @@ static void group_up(server *s, uint32_t i) {
   let_log(LET_LOG_INFO, "serve", "%u gpu-let%s of %s back", g->n_gpulets, g->n_gpulets == 1 ? "" : "s", s->device[g->device].name);
 }
 
+/* It has not answered in time. */
+static void give_up(server *s, uint32_t i, const char *why) {
+  let_log(LET_LOG_ERROR, "serve", "worker %u for %s: %s (--prepare-timeout)", i, s->device[s->worker[i].device].name, why);
+  if (s->worker[i].alive) {
+    serve_fleet_kill(s, i, why);
+  } else { /* it waited for the helper */
+    s->worker[i].waits = false;
+    let_apply_worker_lost(s->apply, i, why, serve_now());
+  }
+}
+
 static void retire(server *s, uint32_t i) {
   uint32_t w = let_apply_group_worker(s->apply, i);
   if (s->worker[w].alive) say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)(i + 1)), NULL, 0);
@@ -428,6 +450,7 @@ void serve_fleet_step(server *s) {
       case LET_APPLY_START: start(s, a.worker); break;
       case LET_APPLY_PREPARE: send_prepare(s, a.group); break;
       case LET_APPLY_SWITCH: serve_plan_switch(s); break;
+      case LET_APPLY_KILL: give_up(s, a.worker, a.text); break;
       case LET_APPLY_UP: group_up(s, a.group); break;
       case LET_APPLY_RETIRE: retire(s, a.group); break;
       case LET_APPLY_STOP: stop(s, a.worker); break;

@@ -198,6 +198,13 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
   finish(s, r);
 }
 
+/* All that a worker serves goes with it: batches that come back must not be sent to its other gpu-lets. */
+void serve_worker_doomed(server *s, uint32_t w) {
+  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE; i = let_apply_group_of(s->apply, w, i))
+    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
+      if (s->group[i].gpulet[k].declared) let_core_gpulet_down(s->core, s->group[i].gpulet[k].number);
+}
+
 /* False: this is no batch of that gpu-let's. */
 static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let_time now) {
   static let_request *done[LET_BATCH_MAX];
@@ -253,9 +260,9 @@ void serve_group_lost(server *s, group *g) {
     for (uint32_t lane = 0; lane < g->n_gpulets; lane++)
       while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE) (void)batch_ended(s, g, lane, &d, now);
   }
+  serve_worker_doomed(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)));
   for (uint32_t i = 0; i < g->n_gpulets; i++) {
     if (!g->gpulet[i].declared) continue;
-    let_core_gpulet_down(s->core, g->gpulet[i].number);
     for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;) let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
   }
 }

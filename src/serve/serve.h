@@ -23,11 +23,21 @@ typedef struct let_serve_device {
   let_device_type type;
   bool worker_per_gpulet;   /* a process for each gpu-let (CPU, MPS), or one for the device (green contexts, sim) */
   uint32_t depth;           /* batches in flight per gpu-let */
-  /* MPS: environment of a worker whose gpu-let owns |percent| of the device; NULL: nothing to add. Returns how
-   * many "NAME=value" strings were put into |ret|; they must outlive the call. */
+  /* MPS: environment of a worker whose gpu-let owns |percent| of the device; NULL: nothing to add. The worker then has
+   * its share from there and opens the whole of what it sees. Returns how many "NAME=value" strings were put into |ret|;
+   * they must last until the next call. */
   int (*environment)(void *ctx, double percent, const char **ret, int cap);
   void *environment_ctx;
 } let_serve_device;
+
+/* A process that the workers of devices with an |environment| cannot do without: the MPS daemon. When it ends, those
+ * workers are killed, and started again once restart() has succeeded. */
+typedef struct let_serve_helper {
+  const char *name;
+  int (*fd)(void *ctx);                              /* readable once it has ended */
+  let_err (*restart)(void *ctx, let_error *e);       /* may take seconds: called on a thread of its own; environment() is not called meanwhile */
+  void *ctx;
+} let_serve_helper;
 
 /* The seam to planning: serve asks one function for a plan: at start on the calling thread, on SIGHUP on a thread
  * beside the loop, never two at once. */
@@ -51,6 +61,8 @@ typedef struct let_serve_options {
   const char *profile_dir;  /* for sim devices, "" otherwise */
   const char *plugin_dir;   /* where libgpulet_torch.so is, "" for the usual places */
   const char *program;      /* path of the gpulet binary, started with "worker" */
+  let_dur prepare_timeout;  /* a worker that takes longer to start or to prepare is killed, and the plan taken back */
+  const let_serve_helper *helper; /* NULL: none */
   const char *ready_file;   /* written once serving: "http PORT\nmetrics PORT\n"; NULL: none */
 } let_serve_options;
 

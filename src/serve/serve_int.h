@@ -53,6 +53,7 @@ typedef struct worker {
   uint32_t device;
   uint64_t starts;         /* processes started in this slot so far */
   bool alive, ready;
+  bool waits;              /* to be started once the helper is back */
   uv_process_t *process;
   uv_poll_t *poll;
   int control;             /* -1: closed */
@@ -127,6 +128,14 @@ typedef struct server {
   uint64_t worker_restarts;
   let_time watched;        /* when the workers' silence was last looked at */
   let_dur watchdog;        /* what the workers allow a batch at least */
+  struct {                 /* helper.c */
+    uv_poll_t *poll;       /* NULL: away */
+    uv_timer_t *retry;
+    uv_work_t work;
+    bool busy;             /* restart() runs */
+    unsigned failures;
+    let_error error;
+  } helper;
 } server;
 
 let_time serve_now(void);
@@ -136,6 +145,7 @@ void serve_front_interface(server *s, let_front_i *ret);
 void serve_pump(server *s);                      /* carry out what the core decides; re-arm the timer */
 void serve_group_done_events(server *s, group *g); /* completions of one group's lanes */
 void serve_group_lost(server *s, group *g);      /* its worker is dead: give its batches back to the core */
+void serve_worker_doomed(server *s, uint32_t worker); /* route nothing more to it */
 
 /* fleet.c: workers */
 void serve_fleet_step(server *s);                /* carry out what apply decides */
@@ -144,6 +154,13 @@ void serve_fleet_watch(server *s, let_time now); /* kill what hangs; only after 
 let_time serve_fleet_wake(const server *s);
 void serve_fleet_kill(server *s, uint32_t worker, const char *why);
 void serve_worker_control(uv_poll_t *poll, int status, int events);
+
+void serve_fleet_start_waiting(server *s);       /* the helper is back */
+
+/* helper.c: the process that some workers depend on */
+let_err serve_helper_open(server *s, let_error *e);
+bool serve_helper_away(const server *s);
+void serve_helper_close(server *s);              /* the loop runs once more afterwards */
 
 /* plan.c: generations */
 let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call, let_error *e); /* takes arena on success */

@@ -142,6 +142,8 @@ static let_err open_all(server *s, let_error *e) {
   let_core_limits limits = {.models = s->n_models ? s->n_models : 1, .gpulets = SERVE_GPULETS, .requests = s->n_requests, .queue = (uint32_t)o->queue, .eager = o->eager, .margin = 200 * LET_US};
   if ((r = let_core_new(&limits, &let_mem_libc, &s->core, e))) return r;
   if ((r = let_apply_new(SERVE_GROUPS, &let_mem_libc, &s->apply, e))) return r;
+  if (o->prepare_timeout > 0) let_apply_set_patience(s->apply, o->prepare_timeout);
+  if ((r = serve_helper_open(s, e))) return r;
   if ((r = open_models(s, e))) return r;
   let_front_options fo = {.host = o->host, .port = (uint16_t)o->http_port, .connections = (uint32_t)o->connections, .body_max = o->body_max,
                           .head_timeout = o->head_timeout, .body_timeout = o->body_timeout, .idle_timeout = o->idle_timeout,
@@ -187,6 +189,7 @@ static void close_all(server *s) {
     for (uint32_t k = 0; k < s->group[i].n_gpulets; k++) s->group[i].gpulet[k].declared = false; /* the core goes as a whole */
     serve_group_free(s, i);
   }
+  serve_helper_close(s);
   uv_close((uv_handle_t *)&s->check, NULL);
   uv_close((uv_handle_t *)&s->timer, NULL);
   for (unsigned i = 0; i < sizeof s->signal / sizeof *s->signal; i++) uv_close((uv_handle_t *)&s->signal[i], NULL);

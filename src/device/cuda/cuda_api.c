@@ -3,8 +3,11 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/units.h"
 
 #define STR(x) #x
 #define SYMBOL(x) STR(x)
@@ -114,7 +117,14 @@ let_err let_cuda_check(const let_cuda_api *a, CUresult r, const char *what, let_
   if (a->cuGetErrorString(r, &text) || !text) text = "no description";
   const char *call = strstr(what, "->cu"); /* from an expression: only the function's name */
   if (call) what = call + 2;
-  return let_fail(e, class, "%.*s: %s (%d): %s", (int)strcspn(what, "("), what, name, (int)r, text);
+  (void)let_fail(e, class, "%.*s: %s (%d): %s", (int)strcspn(what, "("), what, name, (int)r, text);
+  size_t room, total;
+  if (e && class == LET_ERR_NOMEM && !a->cuMemGetInfo(&room, &total)) {
+    char x[LET_UNITS_MAX], y[LET_UNITS_MAX];
+    size_t n = strlen(e->text);
+    snprintf(e->text + n, sizeof e->text - n, ": %s of %s are free", let_print_size(room, x), let_print_size(total, y));
+  }
+  return class;
 }
 #else
 typedef int let_cuda_api_is_not_built; /* without cuda.h: cuda_none.c answers */

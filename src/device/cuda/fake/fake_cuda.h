@@ -5,7 +5,9 @@
  *
  * Environment, read at cuInit: GPULET_FAKE_CUDA_GPUS (1), GPULET_FAKE_CUDA_SMS (132), GPULET_FAKE_CUDA_MIB (1024),
  * GPULET_FAKE_CUDA_FAULT="function:n:code[,...]": call number n (from 1; 0: every one) of that function fails with
- * that CUDA error; code 700..721 and 999 are sticky, as in the real driver. "kernel" is the execution of a graph. */
+ * that CUDA error; code 700..721 and 999 are sticky, as in the real driver; code -1: it hangs. "kernel" is the
+ * execution of a graph. GPULET_FAKE_CUDA_FAULT_FILE=PATH: a file PATH.<gpu> with "function:code" is one fault for the
+ * next such call of the process that uses that GPU, which removes the file: a test lays it out when it likes. */
 #ifndef LET_FAKE_CUDA_H
 #define LET_FAKE_CUDA_H
 

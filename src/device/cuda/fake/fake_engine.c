@@ -1,0 +1,107 @@
+/* fake_engine.c: stands in for the PyTorch plugin on the fake driver: models that answer as the null engine does, but
+ * with weights and buffers in (fake) device memory and one graph per batch size, so that serve, worker and device take
+ * exactly the road that they take on a GPU. Put beside nothing else as libgpulet_torch.so and named with --plugin-dir.
+ *
+ * A batch takes the model's null_us. out[j] of a row = the bytes of the row of the first input, repeated, xor j. */
+#include <cuda.h>
+#include <stdlib.h>
+
+#include "engine/engine.h"
+#include "fake_cuda.h"
+
+enum { WEIGHTS = 1 << 20 };
+
+struct let_engine_model {
+  const let_model *m;
+  CUdeviceptr weights;
+};
+
+typedef struct fake_exec {
+  let_exec x;
+  let_fake_graph graph;
+} fake_exec;
+
+static let_err allocate(CUdeviceptr *ret, uint64_t bytes, const let_model *m, let_error *e) {
+  size_t room = 0, total = 0;
+  CUresult r = cuMemAlloc(ret, bytes);
+  if (!r) return LET_OK;
+  *ret = 0;
+  (void)cuMemGetInfo(&room, &total);
+  if (r == CUDA_ERROR_OUT_OF_MEMORY)
+    return let_fail(e, LET_ERR_NOMEM, "model '%s' needs %llu MiB, %zu of %zu MiB are free", m->name, (unsigned long long)(bytes >> 20), room >> 20, total >> 20);
+  return let_fail(e, LET_ERR_DEVICE, "model '%s': CUDA error %d", m->name, (int)r);
+}
+
+static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_error *e) {
+  if (cuda < 0) return let_fail(e, LET_ERR_UNSUPPORTED, "the fake engine runs on the fake CUDA driver only");
+  let_engine_model *em = calloc(1, sizeof *em);
+  if (!em) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
+  em->m = m;
+  let_err r = allocate(&em->weights, WEIGHTS, m, e);
+  if (r) return free(em), r;
+  *ret = em;
+  return LET_OK;
+}
+
+static void unload(let_engine_model *em) {
+  (void)cuMemFree(em->weights);
+  free(em);
+}
+
+static uint64_t weights_bytes(const let_engine_model *em) { return (void)em, WEIGHTS; }
+
+static void answer(void *arg) { /* the kernel */
+  const let_exec *x = arg;
+  for (unsigned j = 0; j < x->n_out; j++) {
+    uint64_t n = x->out[j].row_bytes, from = x->in[0].row_bytes;
+    for (uint64_t i = 0; i < n * x->size; i++)
+      ((unsigned char *)x->out[j].data)[i] = ((const unsigned char *)x->in[0].data)[i / n * from + i % n % from] ^ (unsigned char)j;
+  }
+}
+
+static void discard(let_exec *x) {
+  for (unsigned k = 0; k < x->n_in; k++)
+    if (x->in[k].data) (void)cuMemFree((CUdeviceptr)(uintptr_t)x->in[k].data);
+  for (unsigned k = 0; k < x->n_out; k++)
+    if (x->out[k].data) (void)cuMemFree((CUdeviceptr)(uintptr_t)x->out[k].data);
+  free(x->impl);
+}
+
+static let_err buffer(let_exec *x, let_exec_tensor *t, const let_tensor_spec *s, const let_model *m, let_error *e) {
+  bool batch = m->max_batch > 0;
+  CUdeviceptr p;
+  t->row_bytes = let_tensor_row_bytes(s);
+  if (!t->row_bytes) return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s': tensor '%s' varies in size", m->name, s->name);
+  t->dtype = (uint8_t)s->dtype, t->rank = (uint8_t)(s->rank + batch);
+  if (batch) t->shape[0] = x->size;
+  for (unsigned i = 0; i < s->rank; i++) t->shape[i + batch] = s->dims[i];
+  let_err r = allocate(&p, t->row_bytes * x->size, m, e);
+  if (r) return r;
+  t->data = (void *)(uintptr_t)p;
+  x->memory_bytes += t->row_bytes * x->size;
+  return LET_OK;
+}
+
+static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret, const char **ret_note, let_error *e) {
+  (void)t, (void)instance;
+  const let_model *m = em->m;
+  fake_exec *f = calloc(1, sizeof *f);
+  if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
+  f->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .us = m->null_us, .fn = answer, .arg = &f->x};
+  f->x = (let_exec){.size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graph = &f->graph, .impl = f};
+  let_err r = m->n_inputs ? LET_OK : let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has no inputs", m->name);
+  for (unsigned k = 0; !r && k < m->n_inputs; k++) r = buffer(&f->x, &f->x.in[k], &m->input[k], m, e);
+  for (unsigned k = 0; !r && k < m->n_outputs; k++) r = buffer(&f->x, &f->x.out[k], &m->output[k], m, e);
+  if (r) return discard(&f->x), r;
+  *ret_note = NULL;
+  *ret = &f->x;
+  return LET_OK;
+}
+
+static let_err enter(const let_engine_target *t, let_error *e) { return (void)t, (void)e, LET_OK; }
+
+__attribute__((visibility("default"))) const let_engine *gpulet_engine(int abi);
+const let_engine *gpulet_engine(int abi) {
+  static const let_engine engine = {.abi = LET_ENGINE_ABI, .name = "fake", .version = "fake", .load = load, .unload = unload, .weights_bytes = weights_bytes, .prepare = prepare, .discard = discard, .enter = enter};
+  return abi == LET_ENGINE_ABI ? &engine : NULL;
+}
