@@ -173,6 +173,13 @@ class Base:
     def test_failed_call(self):
         self.hit("failed launch", lambda s, pids: self.fault(0, "cuGraphLaunch", INVALID_HANDLE), word="cuGraphLaunch")
 
+    def test_null_backend_is_refused(self):
+        with self.serve(plan_json([(0, [(4, [("a", 8)])])]), {"a": gpu_model("a"), "host": null_model("host")}) as s:
+            status, doc = s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(4, [("host", 1)])])]))
+            self.assertEqual(status, 409, doc)
+            self.assertIn("no GPU code", doc["error"])
+            self.assertEqual(s.infer_floats("a", [[1.0] * 16])[0], 200)
+
     def test_out_of_memory(self):
         big = 4 << 20  # floats a row
         models = {**self.models(), "big": gpu_model("big", dims=big)}

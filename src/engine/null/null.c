@@ -31,8 +31,8 @@ static bool varies(const let_tensor_spec *t) {
 }
 
 static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_error *e) {
-  (void)cuda;
   bool dynamic = false;
+  if (cuda >= 0) return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s': backend \"null\" has no GPU code: serve it on cpu or sim devices", m->name);
   for (unsigned k = 0; k < (unsigned)m->n_inputs + m->n_outputs; k++) {
     const let_tensor_spec *t = k < m->n_inputs ? &m->input[k] : &m->output[k - m->n_inputs];
     if (let_dtype_size(t->dtype) == 0)
