@@ -9,8 +9,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "plan/crowd.h"
 #include "plan/lp.h"
-#include "plan/optimal.h"
 
 enum { SETS = 2400, LEVELS = 48, ALONE = LEVELS - 1, MODELS = 96, TURNS = 80, COLUMNS = 6, SLOTS = 18 };
 
@@ -29,8 +29,7 @@ typedef struct set {
 typedef struct crowd {
   let__problem *p;
   let__kind *k;
-  let_profile fake;   /* the profile and two more models: a probe that feels everything, a wall that weighs what we say */
-  let_profile_model *probe, *wall;
+  let__scale scale;
   let_tenant *gentle; /* per size: the least of a neighbour; model UINT32_MAX: nobody can live there */
   double step;
   set *sets;
@@ -42,29 +41,28 @@ typedef struct crowd {
   let__lp *lp;
 } crowd;
 
-/* False: signs in the fit under which a sum of neighbours is no bound. */
-static bool fake_profile(crowd *c, let_err *err) {
-  const let_profile *f = c->k->profile;
+bool let__scale_make(let__scale *s, const let__problem *p, const let__kind *k, let_err *err) {
+  const let_profile *f = k->profile;
   bool linear = f->interference == LET_INTERFERENCE_LINEAR;
   *err = LET_ERR_NOMEM;
-  c->fake = *f;
-  c->fake.model = let_arena_array(c->p->scratch, f->n_models + 2u, sizeof *c->fake.model);
-  if (!c->fake.model) return false;
-  memcpy(c->fake.model, f->model, f->n_models * sizeof *f->model);
-  c->probe = c->fake.model + f->n_models, c->wall = c->probe + 1;
-  c->probe->pressure = let_arena_array(c->p->scratch, 1, sizeof *c->probe->pressure);
-  c->wall->pressure = let_arena_array(c->p->scratch, 1, sizeof *c->wall->pressure);
-  if (!c->probe->pressure || !c->wall->pressure) return false;
-  c->probe->n_pressure = c->wall->n_pressure = 1, c->fake.n_models += 2;
-  c->probe->pressure[0].p.sensitivity = 1e6;
+  *s = (let__scale){.fake = *f, .granules = k->granules};
+  s->fake.model = let_arena_array(p->scratch, f->n_models + 2u, sizeof *s->fake.model);
+  if (!s->fake.model) return false;
+  memcpy(s->fake.model, f->model, f->n_models * sizeof *f->model);
+  s->probe = s->fake.model + f->n_models, s->wall = s->probe + 1;
+  s->probe->pressure = let_arena_array(p->scratch, 1, sizeof *s->probe->pressure);
+  s->wall->pressure = let_arena_array(p->scratch, 1, sizeof *s->wall->pressure);
+  if (!s->probe->pressure || !s->wall->pressure) return false;
+  s->probe->n_pressure = s->wall->n_pressure = 1, s->fake.n_models += 2;
+  s->probe->pressure[0].p.sensitivity = 1e6;
   *err = LET_OK;
   if (linear) return f->coef[LET_COEF_L2_OTHER] >= 0 && f->coef[LET_COEF_DRAM_OTHER] >= 0 && f->coef[LET_COEF_L2_OTHER] + f->coef[LET_COEF_DRAM_OTHER] > 0;
   return f->coef[LET_COEF_SATURATION] >= 0;
 }
 
-static double weight(const crowd *c, const let_tenant *t, uint32_t n) {
-  let_profile probed = c->fake;
-  let_tenant self = {.model = probed.n_models - 2, .batch = 1, .granules = c->k->granules, .busy = 1};
+double let__weight(const let__scale *s, const let_tenant *t, uint32_t n) {
+  let_profile probed = s->fake;
+  let_tenant self = {.model = probed.n_models - 2, .batch = 1, .granules = s->granules, .busy = 1};
   if (probed.interference == LET_INTERFERENCE_LINEAR)
     probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
   else
@@ -72,17 +70,17 @@ static double weight(const crowd *c, const let_tenant *t, uint32_t n) {
   return (let_profile_slowdown(&probed, &self, t, n) - 1) * 1e-6 * (1 - 1e-9);
 }
 
-static double slowed(crowd *c, let_tenant self, double x) {
-  let_pressure *w = &c->wall->pressure[0].p;
-  const double *f = c->fake.coef;
-  if (c->fake.interference == LET_INTERFERENCE_LINEAR) {
+double let__slowed(const let__scale *s, let_tenant self, double x) {
+  let_pressure *w = &s->wall->pressure[0].p;
+  const double *f = s->fake.coef;
+  if (s->fake.interference == LET_INTERFERENCE_LINEAR) {
     if (f[LET_COEF_L2_OTHER] > 0) w->l2_util = x / f[LET_COEF_L2_OTHER];
     else w->dram_util = x / f[LET_COEF_DRAM_OTHER];
   } else {
     w->pressure = x;
   }
-  let_tenant wall = {.model = c->fake.n_models - 1, .batch = 1, .granules = c->k->granules, .busy = 1};
-  return let_profile_slowdown(&c->fake, &self, &wall, 1);
+  let_tenant wall = {.model = s->fake.n_models - 1, .batch = 1, .granules = s->granules, .busy = 1};
+  return let_profile_slowdown(&s->fake, &self, &wall, 1);
 }
 
 /* Least weight of any content of each size: in between measured batches pressure is linear, so the knots suffice. */
@@ -99,7 +97,7 @@ static bool gentles(crowd *c) {
       for (uint32_t i = 0; i <= pm->n_pressure; i++) {
         uint32_t b = i < pm->n_pressure ? pm->pressure[i].batch : 1;
         let_tenant t = {.model = c->k->at[m], .batch = b, .granules = g, .busy = 1};
-        double w = weight(c, &t, 1);
+        double w = let__weight(&c->scale, &t, 1);
         if (w < least) least = w, c->gentle[g] = t;
       }
     }
@@ -128,7 +126,7 @@ static void close_set(crowd *c, const uint32_t *size, uint32_t slots) {
     uint32_t n = 0;
     for (uint32_t j = 0; j < slots; j++)
       if (j != i) other[n++] = c->gentle[size[j]];
-    double x = n ? fmax(0, weight(c, other, n)) : -1;
+    double x = n ? fmax(0, let__weight(&c->scale, other, n)) : -1;
     c->pair_cell[c->n_pairs] = cell_at(c, size[i], x), c->pair_count[c->n_pairs++] = 1, s->n++;
   }
 }
@@ -151,7 +149,7 @@ static void serve_cell(crowd *c, uint32_t at, uint32_t m) {
   double slow = INFINITY, most = 0;
   for (uint32_t i = 0; pm && i <= pm->n_pressure; i++) {
     uint32_t b = i < pm->n_pressure ? pm->pressure[i].batch : 1;
-    slow = fmin(slow, slowed(c, (let_tenant){.model = c->k->at[m], .batch = b, .granules = x->g, .busy = 1}, x->level * c->step));
+    slow = fmin(slow, let__slowed(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = x->g, .busy = 1}, x->level * c->step));
   }
   slow = x->level == ALONE ? 1 : slow * (1 - 1e-9); /* without neighbours no model of them applies */
   for (uint32_t b = 1; b <= c->k->most[m]; b++) {
@@ -247,7 +245,7 @@ static bool tables(crowd *c) {
   for (uint32_t g = 1; g <= G; g++) {
     let_tenant all[SLOTS];
     for (uint32_t i = 0; i < G / g; i++) all[i] = c->gentle[g];
-    if (all[0].model != UINT32_MAX) most = fmax(most, weight(c, all, G / g));
+    if (all[0].model != UINT32_MAX) most = fmax(most, let__weight(&c->scale, all, G / g));
   }
   c->step = most > 0 ? most / (ALONE - 1) : 1;
   c->sets = let_arena_array(a, SETS, sizeof *c->sets);
@@ -318,7 +316,7 @@ let_err let__crowd(let__problem *p) {
   crowd c = {.p = p, .k = &p->kind[0]};
   if (p->n_kinds != 1 || c.k->alone || !p->n || p->n > MODELS || c.k->granules > 18 || c.k->granules < 2 || let__expired(p)) return LET_OK;
   let_err err;
-  if (!fake_profile(&c, &err)) return err;
+  if (!let__scale_make(&c.scale, p, c.k, &err)) return err;
   if (!gentles(&c) || !tables(&c)) return LET_ERR_NOMEM;
   if (!c.n_sets) return LET_OK;
   if (!master(&c)) return LET_ERR_NOMEM;

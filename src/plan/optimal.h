@@ -31,19 +31,6 @@ typedef struct let__want {
   let_dur slo;
 } let__want;
 
-typedef struct let__problem {
-  const let_plan_input *in;
-  let_arena *arena;   /* of the plan */
-  let_arena *scratch; /* of the search */
-  uint32_t n, n_kinds;
-  let__want *model;  /* by name: the order of the workload changes nothing */
-  let__kind *kind;
-  double *price;     /* per model: the bound's price of one request/s, never 0 */
-  double bound;      /* certified least cost */
-  bool one_type;
-  uint64_t work;     /* counted effort: the search is limited by it, not by a clock, so that runs repeat */
-} let__problem;
-
 /* One model in one gpu-let of a pattern. Items of one slot lie side by side. */
 typedef struct let__item {
   uint32_t model, batch;
@@ -67,6 +54,20 @@ typedef struct let__set {
   double cost;
 } let__set;
 
+typedef struct let__problem {
+  const let_plan_input *in;
+  let_arena *arena;   /* of the plan */
+  let_arena *scratch; /* of the search */
+  uint32_t n, n_kinds;
+  let__want *model;  /* by name: the order of the workload changes nothing */
+  let__kind *kind;
+  double *price;     /* per model: the bound's price of one request/s, never 0 */
+  double bound;      /* certified least cost */
+  let__set columns;  /* the best fractional solution (joint.c): value is how many of each; none where it did not run */
+  bool one_type;
+  uint64_t work;     /* counted effort: the search is limited by it, not by a clock, so that runs repeat */
+} let__problem;
+
 static inline let_dur let__lat(const let__kind *k, uint32_t m, uint32_t batch, uint32_t g) {
   return k->lat[m] ? k->lat[m][(size_t)(batch - 1) * k->granules + g - 1] : LET_NEVER;
 }
@@ -83,6 +84,10 @@ LET_CHECKED let_err let__bound(let__problem *p);
 
 /* Raises the bound where interference does (one device type, few models). NOMEM, or OK. */
 LET_CHECKED let_err let__crowd(let__problem *p);
+
+/* Raises the bound by a linear program over real contents of a device, and leaves the contents that it uses in |p|->columns
+ * (one device type, few models). NOMEM, or OK. */
+LET_CHECKED let_err let__joint(let__problem *p);
 
 /* The least part of the time of |g| granules that |rate| of |m| needs in one piece; INFINITY: more than there is. */
 double let__once(const let__problem *p, const let__kind *k, uint32_t m, uint32_t g, double rate);
@@ -105,6 +110,8 @@ void let__fill_trust(let__fill *f, double trust);
  * weighs what stays free. Returns the number of items (0: nothing fits), at most LET__ITEMS. */
 uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *ret,
                        double *ret_value);
+
+LET_CHECKED let_err let__set_add(let_arena *a, let__set *s, const let__pattern *x); /* copies */
 
 static inline bool let__expired(const let__problem *p) { return p->in->expired && p->in->expired(p->in->expired_ctx); }
 

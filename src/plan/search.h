@@ -21,8 +21,6 @@ LET_CHECKED let_err let__running_read(let__problem *p, let__running *ret);
 /* The best solution found. |ret_over|: how many devices it has beyond the inventory (0: it is a plan). */
 LET_CHECKED let_err let__search(let__problem *p, const let__running *run, let__set *ret, uint32_t *ret_over);
 
-LET_CHECKED let_err let__set_add(let_arena *a, let__set *s, const let__pattern *x); /* copies */
-
 /* Small cases (four models at most): the best plan there is, within |effort| steps; then the bound is its cost. Leaves
  * all as it is where the effort does not reach. */
 LET_CHECKED let_err let__exact(let__problem *p, uint64_t effort, let__set *best, uint32_t *over);

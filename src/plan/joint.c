@@ -1,0 +1,367 @@
+/* A third certified bound: column generation over contents of a whole device, with who sits beside whom.
+ *
+ * Claim. A gpu-let of one model serves at most min(r_m, T_m(g, x)) beside weight x. In a gpu-let of several, model m
+ * takes a part f of the cycle D = L(b) / f with D + L(b) <= SLO, so it serves at most s_m(f) = max { b f / L(b) : L(b)
+ * (1 / f + 1) <= SLO_m }, and the parts add up to at most 1: a table over f in PARTS steps, each rounded down, takes
+ * no less than the best of them. Nor is it worth more than y_i T_i(g, x) of the one, the lead, with the largest y_i
+ * b_i / L_i (bound.c, claim 1: the mediant). Neighbours count with the entry that slows most, so a gpu-let weighs at
+ * least u(m, g), the least over the batches of its only model or its lead m. With everything else free, K is the
+ * largest worth of a content, and every plan costs at least sum y r / K (Farley). Under the pressure fit weights add
+ * up as powers 1/q; with no interference u = 0. Weights are rounded down to LEVELS steps, what is served is then no
+ * less than it is. The linear fit clamps at 1, where "slows it most" is a tie that says nothing of weights: left to
+ * crowd.c.
+ *
+ * K is found by branch and bound over gpu-lets of falling size. What a branch can be worth: for every number h of granules
+ * used of those that are free, those chosen beside the chosen and h of the least weight, and the best split of h, each piece
+ * beside the chosen and the rest of h. Branches worth no more than 1 + gap are cut, those that the effort does not reach
+ * count with that estimate: K is the largest of all. A bound counts whole devices, so the gap may be as large as leaves
+ * sum y r / (1 + gap) above the whole number below sum y r: no more columns could raise what that rounds up to. */
+#include <math.h>
+#include <string.h>
+
+#include "plan/crowd.h"
+#include "plan/lp.h"
+
+enum { LEVELS = 64, MODELS = 24, GRANULES = 18, TURNS = 60, KEEP = 8, COLUMNS = 1024, PARTS = 128, COARSE = 4 };
+enum { SOME_NODES = 1500, NODES = 60000, ALL_NODES = 120000 }; /* effort: of a turn that found something, of one that did not, of all */
+#define GAP_MIN 2e-5
+#define GAP_MAX 0.3
+
+typedef struct lot { /* a content: gpu-lets by falling size */
+  uint32_t n;
+  uint8_t model[GRANULES], g[GRANULES];
+  double worth;
+} lot;
+
+typedef struct joint {
+  let__problem *p;
+  let__kind *k;
+  let__scale scale;
+  uint32_t G, n;
+  double u[MODELS][GRANULES + 1], unit; /* INFINITY: cannot live there; unit: the least of a granule */
+  double edge[LEVELS];                               /* level l: weights (as sums of u) from edge[l] */
+  double serve[LEVELS][GRANULES + 1][MODELS], slow[LEVELS][GRANULES + 1][MODELS];
+  double turn[LEVELS / COARSE][GRANULES + 1][MODELS][PARTS]; /* s_m, of a part below (i + 1) / PARTS */
+  double taken[LEVELS / COARSE][GRANULES + 1][MODELS];       /* what the best shared content serves, at the last prices */
+  double share[LEVELS / COARSE][GRANULES + 1];
+  uint8_t batch[LEVELS][GRANULES + 1][MODELS];
+  double y[MODELS];
+  double value[LEVELS][GRANULES + 1], room[LEVELS][GRANULES + 1];
+  lot now, keep[KEEP];
+  uint32_t n_keep, nodes;
+  double gap;   /* contents worth no more than 1 + gap are of no interest */
+  double best;  /* the most found, from 1 + gap */
+  double open;  /* the largest estimate of what was left out */
+  double weigh; /* chosen so far */
+  lot *column;
+  uint32_t n_columns;
+  let__lp *lp;
+} joint;
+
+static uint32_t level_of(const joint *c, double u) {
+  uint32_t lo = 0, hi = LEVELS - 1;
+  if (u <= 0) return 0;
+  while (lo < hi) {
+    uint32_t mid = (lo + hi + 1) / 2;
+    if (c->edge[mid] <= u) lo = mid;
+    else hi = mid - 1;
+  }
+  return lo;
+}
+
+static double power_of(const joint *c) { return fmax(c->k->profile->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN); }
+
+static void weights(joint *c) {
+  double q = c->k->alone ? 1 : power_of(c), most = 0;
+  c->unit = INFINITY;
+  for (uint32_t g = 1; g <= c->G; g++) {
+    for (uint32_t m = 0; m < c->n; m++) {
+      const let_profile_model *pm = &c->k->profile->model[c->k->at[m]];
+      double w = INFINITY;
+      if (c->k->most[m] && let__lat(c->k, m, 1, g) <= c->p->model[m].slo / 2) {
+        if (c->k->alone) w = 0;
+        for (uint32_t i = 0; i <= pm->n_pressure && !c->k->alone; i++) { /* linear between measured batches: the knots suffice */
+          let_tenant t = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
+          w = fmin(w, let__weight(&c->scale, &t, 1));
+        }
+      }
+      c->u[m][g] = isinf(w) ? w : pow(fmax(0, w), 1 / q) * (1 - 1e-9);
+      if (!isinf(w)) most = fmax(most, w);
+      c->unit = fmin(c->unit, c->u[m][g] / g * (1 - 1e-9));
+    }
+  }
+  if (isinf(c->unit)) c->unit = 0;
+  for (uint32_t l = 0; l < LEVELS; l++) c->edge[l] = l ? pow(most * pow(c->G, q) * l / LEVELS, 1 / q) * (1 + 1e-9) : 0;
+}
+
+/* Latencies never fall with the batch, so the batches that hold beside x are the first few. */
+static void serves(joint *c, uint32_t m, uint32_t g) {
+  const let_profile_model *pm = &c->k->profile->model[c->k->at[m]];
+  uint32_t end = c->k->most[m], best[LET_BATCH_MAX + 1];
+  double rate[LET_BATCH_MAX + 1];
+  best[0] = 0, rate[0] = 0;
+  for (uint32_t b = 1; b <= c->k->most[m]; b++) {
+    let_dur d = let__lat(c->k, m, b, g);
+    double t = d == LET_NEVER ? 0 : b * 1e9 / (double)d;
+    best[b] = t > rate[b - 1] ? b : best[b - 1], rate[b] = fmax(t, rate[b - 1]);
+  }
+  double q = c->k->alone ? 1 : power_of(c);
+  for (uint32_t l = 0; l < LEVELS; l++) {
+    double slow = 1;
+    if (!c->k->alone && l) {
+      slow = INFINITY;
+      for (uint32_t i = 0; i <= pm->n_pressure; i++) {
+        let_tenant self = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
+        slow = fmin(slow, let__slowed(&c->scale, self, pow(c->edge[l], q) * (1 - 2e-9)));
+      }
+      slow *= 1 - 1e-9;
+    }
+    while (end && (let__lat(c->k, m, end, g) == LET_NEVER || 2 * (double)let__lat(c->k, m, end, g) * slow > (double)c->p->model[m].slo)) end--;
+    c->slow[l][g][m] = slow;
+    c->serve[l][g][m] = rate[end] / slow, c->batch[l][g][m] = (uint8_t)(best[end] < 255 ? best[end] : 255);
+  }
+}
+
+/* Steps of parts: what model |m| serves with less than (i + 1) / PARTS of the time. */
+static void turns(joint *c, uint32_t l, uint32_t g, uint32_t m) {
+  double *s = c->turn[l][g][m], slo = (double)c->p->model[m].slo, slow = c->slow[l * COARSE][g][m];
+  memset(s, 0, PARTS * sizeof *s);
+  for (uint32_t b = 1; b <= c->k->most[m]; b++) {
+    let_dur d = let__lat(c->k, m, b, g);
+    if (d == LET_NEVER || 2 * (double)d * slow > slo) break;
+    for (uint32_t i = 0; i < PARTS; i++) {
+      double f = (i + 1.0) / PARTS, t = (double)d * slow;
+      if (t * (1 / f + 1) <= slo * (1 + 1e-12)) s[i] = fmax(s[i], b * 1e9 * f / t);
+    }
+  }
+  for (uint32_t i = 0; i < PARTS; i++) s[i] = fmin(s[i] * (1 + 1e-12), c->p->model[m].rate);
+}
+
+/* The best shared content of a size beside a level, by parts. */
+static void share(joint *c, uint32_t l, uint32_t g) {
+  double best[PARTS] = {0};
+  uint8_t pick[MODELS][PARTS]; /* steps + 1; 0: not there */
+  for (uint32_t m = 0; m < c->n; m++) {
+    memset(pick[m], 0, PARTS);
+    const double *s = c->turn[l][g][m];
+    if (!(c->y[m] > 0) || !(s[PARTS - 1] > 0)) continue;
+    double next[PARTS];
+    memcpy(next, best, sizeof next);
+    for (uint32_t k = 0; k < PARTS; k++) {
+      if (!(s[k] > 0)) continue;
+      double v = c->y[m] * s[k];
+      for (uint32_t i = k; i < PARTS; i++)
+        if (best[i - k] + v > next[i]) next[i] = best[i - k] + v, pick[m][i] = (uint8_t)(k + 1);
+      if (s[k] >= c->p->model[m].rate) break;
+    }
+    memcpy(best, next, sizeof best);
+  }
+  c->share[l][g] = best[PARTS - 1];
+  for (uint32_t m = c->n, left = PARTS - 1; m-- > 0;) {
+    uint32_t k = pick[m][left];
+    c->taken[l][g][m] = k ? c->turn[l][g][m][k - 1] : 0;
+    if (k) left -= k - 1;
+  }
+}
+
+/* The worth of a gpu-let led by |m|: |ret_shared|: the part of the best shared content that it is, 0: only |m| is there. */
+static double led(const joint *c, uint32_t l, uint32_t g, uint32_t m, double *ret_shared) {
+  double all = c->y[m] * c->serve[l][g][m], alone = fmin(all, c->y[m] * c->p->model[m].rate), both = c->share[l / COARSE][g];
+  *ret_shared = 0;
+  if (alone >= all || alone >= both) return alone;
+  *ret_shared = fmin(1, all / both);
+  return fmin(all, both);
+}
+
+/* What the content serves of each model beside |more|; its worth. A model that several gpu-lets serve may add up to more than
+ * anybody wants: what is shared stands for other contents of the same worth, so a limit here would be none for them. */
+static double served(const joint *c, double more, double *ret) {
+  double v = 0, part;
+  for (uint32_t m = 0; m < c->n; m++) ret[m] = 0;
+  for (uint32_t j = 0; j < c->now.n; j++) {
+    uint32_t m = c->now.model[j], g = c->now.g[j], l = level_of(c, (c->weigh - c->u[m][g]) * (1 - 1e-9) + more);
+    (void)led(c, l, g, m, &part);
+    if (part <= 0) ret[m] += fmin(c->serve[l][g][m], c->p->model[m].rate);
+    else
+      for (uint32_t i = 0; i < c->n; i++) ret[i] += part * c->taken[l / COARSE][g][i];
+  }
+  for (uint32_t m = 0; m < c->n; m++) v += c->y[m] * ret[m];
+  return v;
+}
+
+static double worth(const joint *c, double more) {
+  double out[MODELS];
+  return served(c, more, out);
+}
+
+static void found(joint *c, double v) {
+  uint32_t at = c->n_keep;
+  if (at == KEEP) {
+    at = 0;
+    for (uint32_t i = 1; i < KEEP; i++)
+      if (c->keep[i].worth < c->keep[at].worth) at = i;
+    if (c->keep[at].worth >= v) return;
+  } else {
+    c->n_keep++;
+  }
+  c->keep[at] = c->now, c->keep[at].worth = v;
+  c->best = fmax(c->best, v);
+}
+
+static void branch(joint *c, uint32_t left, uint32_t g, uint32_t m) {
+  for (; g >= 1; g--, m = 0) {
+    if (g > left) {
+      g = left + 1;
+      continue;
+    }
+    for (; m < c->n; m++) {
+      if (isinf(c->u[m][g]) || !(c->y[m] > 0)) continue;
+      double before = c->weigh;
+      c->now.model[c->now.n] = (uint8_t)m, c->now.g[c->now.n++] = (uint8_t)g;
+      c->weigh += c->u[m][g];
+      double v = worth(c, 0);
+      if (v > 1 + c->gap) found(c, v);
+      if (left > g) {
+        uint32_t rest = left - g, l = level_of(c, c->weigh * (1 - 1e-9));
+        double most = 0, gone = v; /* the chosen alone are worth no more than now */
+        for (uint32_t h = rest; h >= 1; h--) {
+          if (gone + c->room[l][h] <= fmax(most, c->best)) continue;
+          most = fmax(most, worth(c, h * c->unit) + c->room[l][h]);
+        }
+        c->nodes++;
+        if (most > c->best) {
+          if (c->nodes >= (c->n_keep ? SOME_NODES : NODES)) c->open = fmax(c->open, most);
+          else branch(c, rest, g < rest ? g : rest, g <= rest ? m : 0);
+        }
+      }
+      c->now.n--, c->weigh = before;
+    }
+  }
+}
+
+/* value: the best of a size beside a level; room: of splits of exactly h granules, each piece beside the others too. */
+static void rooms(joint *c) {
+  uint32_t last = c->k->alone ? 1 : LEVELS;
+  for (uint32_t l = 0; l < last; l++)
+    for (uint32_t g = 1; g <= c->G; g++) {
+      if (l % COARSE == 0) share(c, l / COARSE, g);
+      c->value[l][g] = 0;
+      double part;
+      for (uint32_t m = 0; m < c->n; m++) c->value[l][g] = fmax(c->value[l][g], led(c, l, g, m, &part));
+    }
+  for (uint32_t l = 0; l < last; l++)
+    for (uint32_t h = 1; h <= c->G; h++) {
+      double best[GRANULES + 1] = {0}, v[GRANULES + 1];
+      for (uint32_t g = 1; g <= h; g++) v[g] = c->value[level_of(c, c->edge[l] + (h - g) * c->unit * (1 - 1e-9))][g];
+      for (uint32_t i = 1; i <= h; i++)
+        for (uint32_t g = 1; g <= i; g++) best[i] = fmax(best[i], v[g] + best[i - g]);
+      c->room[l][h] = best[h];
+    }
+}
+
+/* K; the most valuable contents are in keep. */
+static double price(joint *c) {
+  rooms(c);
+  c->n_keep = 0, c->nodes = 0, c->open = c->best = 1 + c->gap, c->weigh = 0, c->now.n = 0;
+  branch(c, c->G, c->G, 0);
+  c->p->work += c->nodes / 4 + 500;
+  double most = c->open;
+  for (uint32_t i = 0; i < c->n_keep; i++) most = fmax(most, c->keep[i].worth);
+  return most;
+}
+
+static void add_column(joint *c, const lot *x) {
+  int start[2] = {0, 0}, row[MODELS];
+  double value[MODELS], out[MODELS], one = 1;
+  if (c->n_columns == COLUMNS) return;
+  c->now = *x, c->weigh = 0;
+  for (uint32_t j = 0; j < x->n; j++) c->weigh += c->u[x->model[j]][x->g[j]];
+  (void)served(c, 0, out);
+  for (uint32_t m = 0; m < c->n; m++)
+    if (out[m] > 0) row[start[1]] = (int)m, value[start[1]++] = out[m] / c->p->model[m].rate;
+  let__lp_add(c->lp, 1, &one, start, row, value);
+  c->column[c->n_columns++] = *x;
+}
+
+static bool master(joint *c) {
+  double lo[MODELS], hi[MODELS];
+  for (uint32_t m = 0; m < c->n; m++) lo[m] = 1, hi[m] = LET__LP_INF;
+  c->lp = let__lp_new(c->n, lo, hi);
+  for (uint32_t m = 0; c->lp && m < c->n; m++) { /* a device of its own: every model has one, or there is no plan */
+    lot whole = {.n = 1, .model = {(uint8_t)m}, .g = {(uint8_t)c->G}};
+    add_column(c, &whole);
+  }
+  return c->lp != NULL;
+}
+
+/* A column as a pattern, as it really is. */
+static let_err pattern_of(joint *c, const lot *x, double times) {
+  let__item item[GRANULES];
+  uint32_t n = x->n;
+  double weigh = 0;
+  for (uint32_t j = 0; j < n; j++) weigh += c->u[x->model[j]][x->g[j]];
+  for (uint32_t j = 0; j < n; j++) {
+    uint32_t m = x->model[j], g = x->g[j], b = c->batch[level_of(c, (weigh - c->u[m][g]) * (1 - 1e-9))][g][m];
+    item[j] = (let__item){.model = m, .batch = b ? b : 1, .slot = (uint16_t)j, .granules = (uint16_t)g};
+  }
+  n = let__mend(c->p, 0, item, n);
+  return n ? let__set_add(c->p->scratch, &c->p->columns, &(let__pattern){.kind = 0, .n = n, .count = 1, .value = times, .item = item}) : LET_OK;
+}
+
+static let_err generate(joint *c) {
+  let__problem *p = c->p;
+  double best = 0, price_of[MODELS] = {0};
+  uint32_t all = 0;
+  for (uint32_t turn = 0; turn < TURNS && all < ALL_NODES && let__lp_solve(c->lp) && !let__expired(p); turn++) {
+    const double *dual = let__lp_dual(c->lp);
+    double sum = 0;
+    for (uint32_t m = 0; m < c->n; m++) sum += fmax(0, dual[m]), c->y[m] = fmax(0, dual[m]) / p->model[m].rate;
+    double whole = ceil(sum - 1e-6);
+    if (whole * c->k->cost <= ceil(p->bound - 1e-6)) break; /* the sum only falls */
+    c->gap = whole > 1 ? fmin(GAP_MAX, fmax(GAP_MIN, sum / (whole - 1 + 1e-4) - 1)) : GAP_MAX;
+    double most = price(c), bound = sum / most * (1 - 1e-9) * c->k->cost;
+    all += c->nodes;
+    if (bound > best) {
+      best = bound;
+      for (uint32_t m = 0; m < c->n; m++) price_of[m] = c->y[m] / most * c->k->cost;
+    }
+    if (!c->n_keep) break;
+    for (uint32_t i = 0; i < c->n_keep; i++) add_column(c, &c->keep[i]);
+  }
+  if (best > p->bound) {
+    p->bound = best;
+    for (uint32_t m = 0; m < c->n; m++) p->price[m] = fmax(p->price[m], price_of[m]);
+  }
+  if (!let__lp_solve(c->lp)) return LET_OK;
+  const double *x = let__lp_primal(c->lp);
+  for (uint32_t i = 0; i < c->n_columns; i++)
+    if (x[i] > 1e-9 && pattern_of(c, &c->column[i], x[i])) return LET_ERR_NOMEM;
+  return LET_OK;
+}
+
+let_err let__joint(let__problem *p) {
+  let__kind *k = &p->kind[0];
+  if (p->n_kinds != 1 || !p->n || p->n > MODELS || k->granules > GRANULES || k->granules < 2 || let__expired(p)) return LET_OK;
+  if (!k->alone && k->profile->interference != LET_INTERFERENCE_PRESSURE) return LET_OK;
+  joint *c = let_arena_alloc(p->scratch, sizeof *c);
+  if (!c) return LET_ERR_NOMEM;
+  memset(c, 0, sizeof *c);
+  c->p = p, c->k = k, c->G = k->granules, c->n = p->n;
+  let_err r = LET_OK;
+  if (!k->alone && !let__scale_make(&c->scale, p, k, &r)) return r;
+  c->column = let_arena_array(p->scratch, COLUMNS, sizeof *c->column);
+  if (!c->column) return LET_ERR_NOMEM;
+  weights(c);
+  for (uint32_t g = 1; g <= c->G; g++)
+    for (uint32_t m = 0; m < c->n; m++)
+      if (!isinf(c->u[m][g])) {
+        serves(c, m, g);
+        for (uint32_t l = 0; l < (c->k->alone ? 1 : LEVELS / COARSE); l++) turns(c, l, g, m);
+      }
+  for (uint32_t m = 0; m < c->n; m++)
+    if (!(c->serve[0][c->G][m] > 0)) return LET_OK;
+  if (!master(c)) return LET_ERR_NOMEM;
+  r = generate(c);
+  let__lp_free(c->lp);
+  return r;
+}
