@@ -282,6 +282,5 @@ let_err let__bound(let__problem *p) {
   p->bound = fmax(p->bound, wire_bound(p));
   floor_prices(p);
   let__lp_free(w.lp);
-  let_err r = let__crowd(p);
-  return r ? r : let__joint(p);
+  return let__crowd(p);
 }

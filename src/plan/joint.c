@@ -22,8 +22,8 @@
 #include "plan/crowd.h"
 #include "plan/lp.h"
 
-enum { LEVELS = 64, MODELS = 24, GRANULES = 18, TURNS = 60, KEEP = 8, COLUMNS = 1024, PARTS = 128, COARSE = 4 };
-enum { SOME_NODES = 1500, NODES = 60000, ALL_NODES = 120000 }; /* effort: of a turn that found something, of one that did not, of all */
+enum { LEVELS = 64, MODELS = 24, GRANULES = 18, TURNS = 60, KEEP = 8, COLUMNS = 1024, PARTS = 64, COARSE = 8 };
+enum { SOME_NODES = 1500, NODES = 20000, ALL_NODES = 40000 }; /* effort: of a turn that found something, of one that did not, of all */
 #define GAP_MIN 2e-5
 #define GAP_MAX 0.3
 
@@ -49,6 +49,7 @@ typedef struct joint {
   double value[LEVELS][GRANULES + 1], room[LEVELS][GRANULES + 1];
   lot now, keep[KEEP];
   uint32_t n_keep, nodes;
+  double goal;  /* whole devices: a bound above the number below is as good as any */
   double gap;   /* contents worth no more than 1 + gap are of no interest */
   double best;  /* the most found, from 1 + gap */
   double open;  /* the largest estimate of what was left out */
@@ -126,15 +127,17 @@ static void serves(joint *c, uint32_t m, uint32_t g) {
 static void turns(joint *c, uint32_t l, uint32_t g, uint32_t m) {
   double *s = c->turn[l][g][m], slo = (double)c->p->model[m].slo, slow = c->slow[l * COARSE][g][m];
   memset(s, 0, PARTS * sizeof *s);
-  for (uint32_t b = 1; b <= c->k->most[m]; b++) {
-    let_dur d = let__lat(c->k, m, b, g);
-    if (d == LET_NEVER || 2 * (double)d * slow > slo) break;
-    for (uint32_t i = 0; i < PARTS; i++) {
-      double f = (i + 1.0) / PARTS, t = (double)d * slow;
-      if (t * (1 / f + 1) <= slo * (1 + 1e-12)) s[i] = fmax(s[i], b * 1e9 * f / t);
-    }
+  for (uint32_t b = 1; b <= c->k->most[m]; b++) { /* from which part on it may take part, and what it serves per time */
+    double t = (double)let__lat(c->k, m, b, g) * slow;
+    if (2 * t > slo) break;
+    uint32_t i = (uint32_t)fmax(0, ceil(PARTS * t / (slo - t) - 1e-9) - 1);
+    s[i] = fmax(s[i], b * 1e9 / t);
   }
-  for (uint32_t i = 0; i < PARTS; i++) s[i] = fmin(s[i] * (1 + 1e-12), c->p->model[m].rate);
+  double most = 0;
+  for (uint32_t i = 0; i < PARTS; i++) {
+    most = fmax(most, s[i]);
+    s[i] = fmin(most * (i + 1) / PARTS * (1 + 1e-12), c->p->model[m].rate);
+  }
 }
 
 /* The best shared content of a size beside a level, by parts. */
@@ -316,7 +319,7 @@ static let_err generate(joint *c) {
     const double *dual = let__lp_dual(c->lp);
     double sum = 0;
     for (uint32_t m = 0; m < c->n; m++) sum += fmax(0, dual[m]), c->y[m] = fmax(0, dual[m]) / p->model[m].rate;
-    double whole = ceil(sum - 1e-6);
+    double whole = fmin(ceil(sum - 1e-6), c->goal);
     if (whole * c->k->cost <= ceil(p->bound - 1e-6)) break; /* the sum only falls */
     c->gap = whole > 1 ? fmin(GAP_MAX, fmax(GAP_MIN, sum / (whole - 1 + 1e-4) - 1)) : GAP_MAX;
     double most = price(c), bound = sum / most * (1 - 1e-9) * c->k->cost;
@@ -339,14 +342,15 @@ static let_err generate(joint *c) {
   return LET_OK;
 }
 
-let_err let__joint(let__problem *p) {
+let_err let__joint(let__problem *p, double most) {
   let__kind *k = &p->kind[0];
   if (p->n_kinds != 1 || !p->n || p->n > MODELS || k->granules > GRANULES || k->granules < 2 || let__expired(p)) return LET_OK;
+  if (ceil(p->bound - 1e-6) > most - 0.5) return LET_OK;
   if (!k->alone && k->profile->interference != LET_INTERFERENCE_PRESSURE) return LET_OK;
   joint *c = let_arena_alloc(p->scratch, sizeof *c);
   if (!c) return LET_ERR_NOMEM;
   memset(c, 0, sizeof *c);
-  c->p = p, c->k = k, c->G = k->granules, c->n = p->n;
+  c->p = p, c->k = k, c->G = k->granules, c->n = p->n, c->goal = most;
   let_err r = LET_OK;
   if (!k->alone && !let__scale_make(&c->scale, p, k, &r)) return r;
   c->column = let_arena_array(p->scratch, COLUMNS, sizeof *c->column);

@@ -86,8 +86,8 @@ LET_CHECKED let_err let__bound(let__problem *p);
 LET_CHECKED let_err let__crowd(let__problem *p);
 
 /* Raises the bound by a linear program over real contents of a device, and leaves the contents that it uses in |p|->columns
- * (one device type, few models). NOMEM, or OK. */
-LET_CHECKED let_err let__joint(let__problem *p);
+ * (one device type, few models). |most|: devices of a plan that there is; the bound is not sought beyond. NOMEM, or OK. */
+LET_CHECKED let_err let__joint(let__problem *p, double most);
 
 /* The least part of the time of |g| granules that |rate| of |m| needs in one piece; INFINITY: more than there is. */
 double let__once(const let__problem *p, const let__kind *k, uint32_t m, uint32_t g, double rate);
