@@ -86,7 +86,9 @@ static neighbours look_around(let_core *c, const let__route *r, const let_reques
     double share = owed(c, o, n, now, &part);
     ret.share += share;
     const let__model *m = &c->model[o->model];
-    if (share > 0.01 && m->m->slo > 0 && m->m->slo - o->predict[o->full] < ret.room) ret.room = m->m->slo - o->predict[o->full];
+    /* Over a time that is long beside the neighbour's SLO, its demand is its share, and that is counted already. */
+    bool near = m->m->slo > 0 && q->deadline - now < 4 * m->m->slo;
+    if (share > 0.01 && near && m->m->slo - o->predict[o->full] < ret.room) ret.room = m->m->slo - o->predict[o->full];
     double rows = (double)let__queue_rows_before(c, m, let__key_at(m->levels, q->deadline)) * part;
     uint64_t batches = ((uint64_t)(rows + 0.999) + o->batch - 1) / o->batch;
     ret.queued += (let_dur)batches * o->predict[o->full];
