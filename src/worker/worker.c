@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "os/clock.h"
@@ -410,6 +411,7 @@ int let_worker_run(int control_fd) {
   int fds[LET_CONTROL_FDS_MAX], n_fds, code = 0;
   json_t *doc;
   let_error e = {0};
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* a gpu-let that hangs must not outlive its server and keep the device's memory */
   signal(SIGPIPE, SIG_IGN);
   signal(SIGINT, SIG_IGN); /* the server decides when to stop */
   let__fault_init();

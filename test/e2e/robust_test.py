@@ -196,6 +196,22 @@ class Workers(unittest.TestCase):
                 self.assertEqual(s.infer_floats("null", [ROW])[0], 200)
                 at_rest(self, s)
 
+    def test_hanging_worker_does_not_outlive_its_server(self):
+        with tempfile.TemporaryDirectory() as d:
+            s = Server(repository(d, null=null_model()))
+            try:
+                worker = s.workers()[0]
+                freeze(worker)
+            finally:
+                s.kill()
+            def gone():
+                try:
+                    with open(f"/proc/{worker}/stat") as f:
+                        return f.read().rsplit(")", 1)[1].split()[0] == "Z"
+                except FileNotFoundError:
+                    return True
+            until(gone, "the worker goes with its server")
+
     def test_idle_means_idle(self):
         with tempfile.TemporaryDirectory() as d:
             with Server(repository(d, null=null_model(slo_ms=20000))) as s:
