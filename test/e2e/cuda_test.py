@@ -21,9 +21,8 @@ HANG, INVALID_HANDLE, ILLEGAL_ADDRESS = -1, 400, 700
 MPS = """#!/bin/sh
 if [ "$1" = -f ]; then
   echo $$ > "$CUDA_MPS_PIPE_DIRECTORY/pid"
-  trap 'exit 0' TERM
   : > "$CUDA_MPS_PIPE_DIRECTORY/control"
-  while :; do sleep 600 & wait $!; done
+  exec sleep 600
 fi
 read word && [ "$word" = quit ] && kill "$(cat "$CUDA_MPS_PIPE_DIRECTORY/pid")"
 """
