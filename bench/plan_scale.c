@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
     size(11, 1.5, 40, i);
     size(11, 8, 40, i);
     size(100, 70, 10, i);
-    if (large) size(1000, 7000, 1, i);
+    if (large) size(1000, 13200, 1, i);
   }
   struct rusage u;
   getrusage(RUSAGE_SELF, &u);

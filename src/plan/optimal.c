@@ -103,7 +103,49 @@ static let_err emit_gpu(const let__problem *p, const let__pattern *x, const doub
   return LET_OK;
 }
 
-/* Ids: a running device that already has a pattern's content keeps it; the rest in order. */
+static bool same_slot(const let__pattern *a, uint32_t i, const let__pattern *b, uint32_t j) {
+  uint32_t x = a->item[i].slot, y = b->item[j].slot;
+  for (; i < a->n && j < b->n && a->item[i].slot == x && b->item[j].slot == y; i++, j++)
+    if (a->item[i].model != b->item[j].model || a->item[i].batch != b->item[j].batch || a->item[i].granules != b->item[j].granules) return false;
+  return (i == a->n || a->item[i].slot != x) && (j == b->n || b->item[j].slot != y);
+}
+
+/* What turning |old| into |x| costs in changes. */
+static uint32_t change_price(const let__pattern *x, const let__pattern *old) {
+  uint64_t kept = 0;
+  uint32_t price = 0;
+  for (uint32_t i = 0, end; i < x->n; i = end) {
+    for (end = i + 1; end < x->n && x->item[end].slot == x->item[i].slot;) end++;
+    uint32_t j = 0;
+    while (j < old->n && ((j && old->item[j].slot == old->item[j - 1].slot) || (kept >> old->item[j].slot % 64 & 1) || !same_slot(x, i, old, j))) j++;
+    if (j < old->n) kept |= 1ull << old->item[j].slot % 64;
+    for (uint32_t k = i; j == old->n && k < end; k++) {
+      uint32_t at = 0;
+      while (at < old->n && old->item[at].model != x->item[k].model) at++;
+      price += at < old->n ? LET__PRICE_SHARE : LET__PRICE_MOVE;
+    }
+  }
+  return price;
+}
+
+/* Where each running device that is still free goes on with the pattern that changes it least; each device once. */
+static let_err emit_changed(let__problem *p, const let__set *s, const let__running *run, const double *share, bool *taken, uint32_t *left, let_plan *plan) {
+  for (uint32_t r = 0; r < run->n; r++) {
+    const let__device *d = &run->device[r];
+    uint32_t at = UINT32_MAX, least = UINT32_MAX;
+    for (uint32_t i = 0; !taken[d->index] && i < s->n; i++) {
+      if (!left[i] || s->p[i].kind != d->pattern.kind) continue;
+      uint32_t c = change_price(&s->p[i], &d->pattern);
+      if (c < least && c < LET__PRICE_MOVE * s->p[i].n) least = c, at = i; /* nothing in common: any device will do */
+    }
+    if (at == UINT32_MAX) continue;
+    if (emit_gpu(p, &s->p[at], share, &plan->gpu[plan->n_gpus++], d->id)) return LET_ERR_NOMEM;
+    left[at]--, taken[d->index] = true;
+  }
+  return LET_OK;
+}
+
+/* Ids: a running device that already has a pattern's content keeps it; then those that change least; the rest in order. */
 static let_err emit(let__problem *p, const let__set *s, const let__running *run, let_plan *plan) {
   double *share = let_arena_array(p->scratch, p->n + 1u, sizeof *share);
   uint32_t n = 0, total = 0;
@@ -122,6 +164,7 @@ static let_err emit(let__problem *p, const let__set *s, const let__running *run,
       left[i]--, taken[run->device[r].index] = true;
       break;
     }
+  if (emit_changed(p, s, run, share, taken, left, plan)) return LET_ERR_NOMEM;
   uint32_t base = 0;
   for (uint32_t k = 0; k < p->n_kinds; base += p->kind[k++].count) {
     uint32_t at = 0;

@@ -41,6 +41,10 @@ typedef struct let__item {
 
 enum { LET__ITEMS = 160 };
 
+/* The price of a change to the running plan, of an entry in a gpu-let that was not there as it is: a model that comes to a
+ * device has to be loaded, one that is there only gets another share or batch. Among plans of equal cost, never against it. */
+enum { LET__PRICE_MOVE = 4, LET__PRICE_SHARE = 1 };
+
 typedef struct let__pattern {
   uint32_t kind, n, count;
   double value;     /* at the prices it was made with */
