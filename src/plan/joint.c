@@ -44,7 +44,6 @@ typedef struct joint {
   double turn[LEVELS / COARSE][GRANULES + 1][MODELS][PARTS]; /* s_m, of a part below (i + 1) / PARTS */
   double taken[LEVELS / COARSE][GRANULES + 1][MODELS];       /* what the best shared content serves, at the last prices */
   double share[LEVELS / COARSE][GRANULES + 1];
-  uint8_t batch[LEVELS][GRANULES + 1][MODELS];
   double y[MODELS];
   double value[LEVELS][GRANULES + 1], room[LEVELS][GRANULES + 1];
   lot now, keep[KEEP];
@@ -54,7 +53,6 @@ typedef struct joint {
   double best;  /* the most found, from 1 + gap */
   double open;  /* the largest estimate of what was left out */
   double weigh; /* chosen so far */
-  lot *column;
   uint32_t n_columns;
   let__lp *lp;
 } joint;
@@ -98,13 +96,13 @@ static void weights(joint *c) {
 /* Latencies never fall with the batch, so the batches that hold beside x are the first few. */
 static void serves(joint *c, uint32_t m, uint32_t g) {
   const let_profile_model *pm = &c->k->profile->model[c->k->at[m]];
-  uint32_t end = c->k->most[m], best[LET_BATCH_MAX + 1];
+  uint32_t end = c->k->most[m];
   double rate[LET_BATCH_MAX + 1];
-  best[0] = 0, rate[0] = 0;
+  rate[0] = 0;
   for (uint32_t b = 1; b <= c->k->most[m]; b++) {
     let_dur d = let__lat(c->k, m, b, g);
     double t = d == LET_NEVER ? 0 : b * 1e9 / (double)d;
-    best[b] = t > rate[b - 1] ? b : best[b - 1], rate[b] = fmax(t, rate[b - 1]);
+    rate[b] = fmax(t, rate[b - 1]);
   }
   double q = c->k->alone ? 1 : power_of(c);
   for (uint32_t l = 0; l < LEVELS; l++) {
@@ -119,7 +117,7 @@ static void serves(joint *c, uint32_t m, uint32_t g) {
     }
     while (end && (let__lat(c->k, m, end, g) == LET_NEVER || 2 * (double)let__lat(c->k, m, end, g) * slow > (double)c->p->model[m].slo)) end--;
     c->slow[l][g][m] = slow;
-    c->serve[l][g][m] = rate[end] / slow, c->batch[l][g][m] = (uint8_t)(best[end] < 255 ? best[end] : 255);
+    c->serve[l][g][m] = rate[end] / slow;
   }
 }
 
@@ -283,7 +281,7 @@ static void add_column(joint *c, const lot *x) {
   for (uint32_t m = 0; m < c->n; m++)
     if (out[m] > 0) row[start[1]] = (int)m, value[start[1]++] = out[m] / c->p->model[m].rate;
   let__lp_add(c->lp, 1, &one, start, row, value);
-  c->column[c->n_columns++] = *x;
+  c->n_columns++;
 }
 
 static bool master(joint *c) {
@@ -297,23 +295,9 @@ static bool master(joint *c) {
   return c->lp != NULL;
 }
 
-/* A column as a pattern, as it really is. */
-static let_err pattern_of(joint *c, const lot *x, double times) {
-  let__item item[GRANULES];
-  uint32_t n = x->n;
-  double weigh = 0;
-  for (uint32_t j = 0; j < n; j++) weigh += c->u[x->model[j]][x->g[j]];
-  for (uint32_t j = 0; j < n; j++) {
-    uint32_t m = x->model[j], g = x->g[j], b = c->batch[level_of(c, (weigh - c->u[m][g]) * (1 - 1e-9))][g][m];
-    item[j] = (let__item){.model = m, .batch = b ? b : 1, .slot = (uint16_t)j, .granules = (uint16_t)g};
-  }
-  n = let__mend(c->p, 0, item, n);
-  return n ? let__set_add(c->p->scratch, &c->p->columns, &(let__pattern){.kind = 0, .n = n, .count = 1, .value = times, .item = item}) : LET_OK;
-}
-
-static let_err generate(joint *c) {
+static void generate(joint *c) {
   let__problem *p = c->p;
-  double best = 0, price_of[MODELS] = {0};
+  double best = 0;
   uint32_t all = 0;
   for (uint32_t turn = 0; turn < TURNS && all < ALL_NODES && let__lp_solve(c->lp) && !let__expired(p); turn++) {
     const double *dual = let__lp_dual(c->lp);
@@ -324,22 +308,11 @@ static let_err generate(joint *c) {
     c->gap = whole > 1 ? fmin(GAP_MAX, fmax(GAP_MIN, sum / (whole - 1 + 1e-4) - 1)) : GAP_MAX;
     double most = price(c), bound = sum / most * (1 - 1e-9) * c->k->cost;
     all += c->nodes;
-    if (bound > best) {
-      best = bound;
-      for (uint32_t m = 0; m < c->n; m++) price_of[m] = c->y[m] / most * c->k->cost;
-    }
+    best = fmax(best, bound);
     if (!c->n_keep) break;
     for (uint32_t i = 0; i < c->n_keep; i++) add_column(c, &c->keep[i]);
   }
-  if (best > p->bound) {
-    p->bound = best;
-    for (uint32_t m = 0; m < c->n; m++) p->price[m] = fmax(p->price[m], price_of[m]);
-  }
-  if (!let__lp_solve(c->lp)) return LET_OK;
-  const double *x = let__lp_primal(c->lp);
-  for (uint32_t i = 0; i < c->n_columns; i++)
-    if (x[i] > 1e-9 && pattern_of(c, &c->column[i], x[i])) return LET_ERR_NOMEM;
-  return LET_OK;
+  p->bound = fmax(p->bound, best);
 }
 
 let_err let__joint(let__problem *p, double most) {
@@ -353,8 +326,6 @@ let_err let__joint(let__problem *p, double most) {
   c->p = p, c->k = k, c->G = k->granules, c->n = p->n, c->goal = most;
   let_err r = LET_OK;
   if (!k->alone && !let__scale_make(&c->scale, p, k, &r)) return r;
-  c->column = let_arena_array(p->scratch, COLUMNS, sizeof *c->column);
-  if (!c->column) return LET_ERR_NOMEM;
   weights(c);
   for (uint32_t g = 1; g <= c->G; g++)
     for (uint32_t m = 0; m < c->n; m++)
@@ -365,7 +336,7 @@ let_err let__joint(let__problem *p, double most) {
   for (uint32_t m = 0; m < c->n; m++)
     if (!(c->serve[0][c->G][m] > 0)) return LET_OK;
   if (!master(c)) return LET_ERR_NOMEM;
-  r = generate(c);
+  generate(c);
   let__lp_free(c->lp);
   return r;
 }

@@ -67,7 +67,6 @@ typedef struct let__problem {
   let__kind *kind;
   double *price;     /* per model: the bound's price of one request/s, never 0 */
   double bound;      /* certified least cost */
-  let__set columns;  /* the best fractional solution (joint.c): value is how many of each; none where it did not run */
   bool one_type;
   uint64_t work;     /* counted effort: the search is limited by it, not by a clock, so that runs repeat */
 } let__problem;
@@ -89,8 +88,7 @@ LET_CHECKED let_err let__bound(let__problem *p);
 /* Raises the bound where interference does (one device type, few models). NOMEM, or OK. */
 LET_CHECKED let_err let__crowd(let__problem *p);
 
-/* Raises the bound by a linear program over real contents of a device, and leaves the contents that it uses in |p|->columns
- * (one device type, few models). |most|: devices of a plan that there is; the bound is not sought beyond. NOMEM, or OK. */
+/* Raises the bound by a linear program over real contents of a device (one device type, few models). |most|: devices of a plan that there is; the bound is not sought beyond. NOMEM, or OK. */
 LET_CHECKED let_err let__joint(let__problem *p, double most);
 
 /* The least part of the time of |g| granules that |rate| of |m| needs in one piece; INFINITY: more than there is. */
