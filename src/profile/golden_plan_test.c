@@ -168,7 +168,7 @@ static int load(void **state) {
   let_arena_init(&arena, &let_mem_libc);
   char *end = strstr(dir, "src/profile/golden_plan_test.c");
   if (!end) return -1;
-  strcpy(end, "profiles/h200");
+  strcpy(end, "profiles/h200-graphs");
   return let_profile_load(dir, &arena, &profile, &e) ? -1 : 0;
 }
 
