@@ -303,6 +303,27 @@ static let_err emit_gpu(const let__greedy *g, const let__gpu *x, let_plan_gpu *o
   return LET_OK;
 }
 
+let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx, bool *ret_feasible, let_error *e) {
+  bool oom = false, feasible = true;
+  uint32_t *order = let__greedy_order(g, key);
+  if (!order) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  for (uint32_t i = 0; i < g->n_jobs && !oom; i++) {
+    uint32_t j = order[i];
+    double left = g->job[j].rate;
+    while (left > g->job[j].rate * LET__PLAN_EPS && !oom) {
+      double got = place(g, ctx, j, left, &oom);
+      left -= got;
+      if (got > 0 || oom) continue;
+      let__greedy_refuse(g, j, left);
+      feasible = false;
+      break;
+    }
+  }
+  if (oom) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  *ret_feasible = feasible;
+  return LET_OK;
+}
+
 let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double started, bool feasible, let_plan *ret, let_error *e) {
   let_plan p = {.feasible = feasible, .gpus_used = g->n_gpus, .n_gpus = g->n_gpus};
   snprintf(p.policy, sizeof p.policy, "%s", policy->name);

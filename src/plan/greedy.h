@@ -74,6 +74,11 @@ void let__greedy_close(let__greedy *g); /* gives back the device opened last; it
 /* The jobs in the order of |key|, largest first; equal keys by name. */
 uint32_t *let__greedy_order(let__greedy *g, const double *key);
 
+/* Places every job, in the order of |key|, piece by piece: |place|(g, ctx, job, rate, oom) says how much of |rate| it found
+ * room for; what finds none is refused and *ret_feasible false. Errors: NOMEM. */
+typedef double let__greedy_place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *oom);
+LET_CHECKED let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx, bool *ret_feasible, let_error *e);
+
 void let__greedy_reason(let__greedy *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void let__greedy_refuse(let__greedy *g, uint32_t job, double rate); /* why |rate| of |job| found no place, what would help */
 

@@ -16,7 +16,8 @@ static uint32_t tune(let__greedy *g, uint32_t pool, uint32_t job, double rate) {
   }
 }
 
-static double place(let__greedy *g, uint32_t job, double rate, bool *oom) {
+static double place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *oom) {
+  (void)ctx;
   for (uint32_t i = 0; i < g->n_gpus; i++) {
     uint32_t p = g->gpu[i].pool, want = tune(g, p, job, rate);
     double most = let__greedy_capacity(g, p, job, want), give = rate < most ? rate : most;
@@ -40,25 +41,11 @@ static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_e
   let__greedy g;
   let_err r = let__greedy_init(&g, in, a, false, e);
   if (r) return r;
-  bool oom = false, feasible = true;
+  bool feasible;
   double *key = let_arena_array(a, g.n_jobs + 1u, sizeof *key);
   if (!key) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   for (uint32_t j = 0; j < g.n_jobs; j++) key[j] = tune(&g, 0, j, g.job[j].rate);
-  uint32_t *order = let__greedy_order(&g, key);
-  if (!order) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  for (uint32_t i = 0; i < g.n_jobs && !oom; i++) {
-    uint32_t j = order[i];
-    double left = g.job[j].rate;
-    while (left > g.job[j].rate * LET__PLAN_EPS && !oom) {
-      double got = place(&g, j, left, &oom);
-      left -= got;
-      if (got > 0 || oom) continue;
-      let__greedy_refuse(&g, j, left);
-      feasible = false;
-      break;
-    }
-  }
-  if (oom) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  if ((r = let__greedy_place_all(&g, key, place, NULL, &feasible, e))) return r;
   return let__greedy_finish(&g, &let__policy_selftune, started, feasible, ret, e);
 }
 

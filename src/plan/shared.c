@@ -12,7 +12,8 @@ static double busy_of(let__greedy *g, uint32_t pool, uint32_t job, double rate) 
   return most > 0 ? rate / most : 2;
 }
 
-static double place(let__greedy *g, load *l, uint32_t job, double rate, bool *oom) {
+static double place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *oom) {
+  load *l = ctx;
   for (uint32_t i = 0; i < g->n_gpus; i++) {
     let__gpu *x = &g->gpu[i];
     double b = busy_of(g, x->pool, job, rate);
@@ -38,26 +39,12 @@ static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_e
   let__greedy g;
   let_err r = let__greedy_init(&g, in, a, false, e);
   if (r) return r;
-  bool oom = false, feasible = true;
+  bool feasible;
   double *key = let_arena_array(a, g.n_jobs + 1u, sizeof *key);
   load *l = let_arena_array(a, g.total + 1u, sizeof *l);
   if (!key || !l) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   for (uint32_t j = 0; j < g.n_jobs; j++) key[j] = busy_of(&g, 0, j, g.job[j].rate);
-  uint32_t *order = let__greedy_order(&g, key);
-  if (!order) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  for (uint32_t i = 0; i < g.n_jobs && !oom; i++) {
-    uint32_t j = order[i];
-    double left = g.job[j].rate;
-    while (left > g.job[j].rate * LET__PLAN_EPS && !oom) {
-      double got = place(&g, l, j, left, &oom);
-      left -= got;
-      if (got > 0 || oom) continue;
-      let__greedy_refuse(&g, j, left);
-      feasible = false;
-      break;
-    }
-  }
-  if (oom) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  if ((r = let__greedy_place_all(&g, key, place, l, &feasible, e))) return r;
   return let__greedy_finish(&g, &let__policy_shared, started, feasible, ret, e);
 }
 
