@@ -24,15 +24,10 @@ static int error_reply(int status, const char *text, let_buf *out, const char **
 
 /* ---- the plan ---------------------------------------------------------------------------------------------- */
 
-void serve_plan_text(const server *s, const let_plan *p, let_buf *out) {
-  (void)s;
-  let_plan_to_json(p, out);
-}
-
 static int plan_get(server *s, let_buf *out, const char **type) {
   if (!s->plan) return error_reply(503, "no plan serves yet", out, type);
   *type = "application/json";
-  serve_plan_text(s, s->plan, out);
+  let_plan_to_json(s->plan, out);
   return 200;
 }
 
@@ -256,8 +251,6 @@ static int debug_server(server *s, let_buf *out, const char **type) {
                               "draining", s->draining, "in_flight", (int)s->in_flight, "worker_restarts", (json_int_t)s->worker_restarts, "groups", groups, "workers", workers),
                     200, out, type);
 }
-
-void serve_debug_text(const server *s, let_buf *out) { let_core_dump(s->core, out); }
 
 /* ---- dispatch ------------------------------------------------------------------------------------------------ */
 

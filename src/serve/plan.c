@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "conf/plan_json.h"
 #include "obs/log.h"
 #include "serve_int.h"
 
@@ -289,7 +290,7 @@ void serve_plan_ended(server *s, bool ok, const char *why) {
   if (call) {
     let_buf b;
     let_buf_init(&b, &let_mem_libc);
-    if (ok) serve_plan_text(s, s->plan, &b);
+    if (ok) let_plan_to_json(s->plan, &b);
     else {
       json_t *doc = json_pack("{s:s, s:I}", "error", why, "serving_generation", (json_int_t)(s->plan ? s->plan->generation : 0));
       char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;

@@ -173,7 +173,5 @@ uint32_t serve_device_of(const server *s, const let_plan_gpu *gpu);
 
 /* admin.c: everything that is not inference */
 int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call);
-void serve_plan_text(const server *s, const let_plan *p, let_buf *out);
-void serve_debug_text(const server *s, let_buf *out);
 
 #endif

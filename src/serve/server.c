@@ -73,7 +73,7 @@ static void on_signal(uv_signal_t *h, int sig) {
     case SIGUSR1: {
       let_buf b;
       let_buf_init(&b, &let_mem_libc);
-      serve_debug_text(s, &b);
+      let_core_dump(s->core, &b);
       fprintf(stderr, "%.*s\n", (int)b.n, b.p ? b.p : "");
       let_buf_fini(&b);
       break;
