@@ -35,7 +35,7 @@ static const char ptx[] =
 #define FUNCTIONS(X)                                                                                              \
   X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuStreamBeginCapture) X(cuStreamEndCapture)      \
   X(cuGraphInstantiate) X(cuMemAlloc) X(cuMemcpyDtoH) X(cuMemsetD32) X(cuMemHostAlloc) X(cuMemHostGetDevicePointer) \
-  X(cuMemGetInfo) X(cuStreamSynchronize) X(cuCtxSynchronize)
+  X(cuMemGetInfo) X(cuMemcpyDtoHAsync) X(cuStreamSynchronize) X(cuCtxSynchronize)
 #define STR(x) #x
 #define SYMBOL(x) STR(x)
 static struct {
@@ -309,6 +309,84 @@ static void check_side_by_side(void) { /* two gpu-lets run at the same time */
   REQUIRE((double)both < 1.5 * (double)alone, "they take turns");
 }
 
+/* A chain of small kernels on a gpu-let while another one keeps the same SMs busy with large ones: how long the chain
+ * takes alone, beside an equal, and beside one that is gentle. What preparing beside gpu-lets that serve rests on. */
+static void check_priority(void) {
+  enum { CHAIN = 60, TIMES = 40 };
+  let_gpulet *g = gpulet(0, 0, 4, false), *other = gpulet(1, 0, 4, false);
+  CUdeviceptr out;
+  CU(cu.cuMemAlloc(&out, 2 * BLOCKS * 4));
+  let_engine_target t;
+  d->i->target(g, &t);
+  unsigned small = 20000, large = 2000000; /* 10 us, 1 ms */
+  CUgraph graph;
+  CUgraphExec chain;
+  CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+  for (int i = 0; i < CHAIN; i++) CU(cu.cuLaunchKernel(f_smid, 32, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
+  CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
+  CU(cu.cuGraphInstantiate(&chain, graph, 0));
+  let_exec x = {.size = 1, .graph = chain}, busy = spin(other, out, large, 4 * type->granule_sms * 16 * 8);
+  double median[3];
+  for (int how = 0; how < 3; how++) { /* alone, beside an equal, beside a gentle one */
+    let_dur took[TIMES];
+    let_time a, b;
+    d->i->gentle(other, how == 2);
+    if (how) {
+      OK(d->i->launch(other, &busy, e));
+      OK(d->i->mark(other, 0, e));
+    }
+    for (int k = 0; k < TIMES; k++) {
+      let_time from = now();
+      OK(run(g, &x, 0, 20 * LET_S, &a, &b, e));
+      took[k] = now() - from;
+      if (!how) continue;
+      struct pollfd f = {.fd = d->i->done_fd(other, 0), .events = POLLIN};
+      if (poll(&f, 1, 0) != 1) continue; /* still busy */
+      OK(d->i->wait(other, 0, 20 * LET_S, &a, &b, e));
+      OK(d->i->launch(other, &busy, e));
+      OK(d->i->mark(other, 0, e));
+    }
+    if (how) OK(d->i->wait(other, 0, 20 * LET_S, &a, &b, e));
+    qsort(took, TIMES, sizeof *took, by_dur);
+    median[how] = ms(took[TIMES / 2]);
+    say("%s %.2f ms (most %.2f); ", how == 0 ? "alone" : how == 1 ? "beside an equal" : "beside a gentle one", median[how], ms(took[TIMES - 1]));
+  }
+  REQUIRE(median[2] < 0.8 * median[1], "a gentle neighbour is no gentler than any other");
+}
+
+/* A neighbour's small answers beside 38 MB ones: the copy engine takes turns only between copies. */
+static void check_pieces(void) {
+  enum { BYTES = 38 << 20, TIMES = 200 };
+  let_gpulet *g = gpulet(0, 0, 1, false), *other = gpulet(1, 1, 1, false);
+  char *host = mmap(NULL, BYTES + 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(host != MAP_FAILED, "mmap");
+  memset(host, 1, BYTES);
+  OK(d->i->pin(d, host, BYTES + 4096, e));
+  CUdeviceptr from;
+  CU(cu.cuMemAlloc(&from, BYTES));
+  for (int how = 0; how < 3; how++) { /* alone, beside one large copy after another, beside those in pieces */
+    let_engine_target t;
+    let_dur took[TIMES];
+    let_time a, b;
+    d->i->target(other, &t);
+    for (int k = 0; k < TIMES; k++) {
+      if (how == 1) CU(cu.cuMemcpyDtoHAsync(host, from, BYTES, (CUstream)t.stream));
+      if (how == 2) OK(d->i->copy_out(other, host, (void *)(uintptr_t)from, BYTES, e));
+      let_time begin_at = now();
+      OK(d->i->copy_out(g, host + BYTES, (void *)(uintptr_t)from, 64, e));
+      OK(d->i->mark(g, 0, e));
+      OK(d->i->wait(g, 0, 5 * LET_S, &a, &b, e));
+      took[k] = now() - begin_at;
+      CU(cu.cuStreamSynchronize((CUstream)t.stream));
+      if (how == 2) OK(d->i->mark(other, 0, e));
+      if (how == 2) OK(d->i->wait(other, 0, 5 * LET_S, &a, &b, e));
+    }
+    qsort(took, TIMES, sizeof *took, by_dur);
+    say("%s p50 %.0f us, p90 %.0f us; ", how == 0 ? "64 bytes alone" : how == 1 ? "beside 38 MB at once" : "beside 38 MB in pieces", ms(took[TIMES / 2]) * 1e3, ms(took[TIMES * 9 / 10]) * 1e3);
+  }
+  d->i->unpin(d, host);
+}
+
 static void check_watchdog(void) {
   let_gpulet *g = gpulet(0, 0, 1, false), *other = gpulet(1, 1, 1, false);
   volatile uint32_t *flag;
@@ -374,7 +452,7 @@ static const struct {
   const char *name;
   void (*run)(void);
 } checks[] = {{"inventory", check_inventory}, {"sms", check_sms},         {"ladder", check_ladder}, {"wait", check_wait},
-              {"overlap", check_overlap},     {"side_by_side", check_side_by_side}, {"watchdog", check_watchdog}, {"sticky", check_sticky},
+              {"overlap", check_overlap},     {"side_by_side", check_side_by_side}, {"priority", check_priority}, {"pieces", check_pieces}, {"watchdog", check_watchdog}, {"sticky", check_sticky},
               {"memory", check_memory}};
 enum { N_CHECKS = sizeof checks / sizeof *checks, LIMIT_S = 60 };
 

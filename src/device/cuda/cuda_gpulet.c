@@ -22,6 +22,9 @@
 #include "os/clock.h"
 
 #define QUERY_EVERY (20 * LET_MS)
+/* A copy goes in pieces: the copy engine takes turns between streams only from one copy to the next, and a neighbour's
+ * answer of a few bytes would wait behind 38 MB of somebody else's (0.8 ms). */
+#define PIECE (UINT64_C(2) << 20)
 #define DRAIN_FOR (2 * LET_S) /* how long shut() waits for work that is still running */
 
 #define CHECK(call)                                                  \
@@ -75,26 +78,31 @@ static void destroy(let_cuda_gpulet *g) {
   if (g->out_done) (void)a->cuEventDestroy(g->out_done);
   if (g->start) (void)a->cuEventDestroy(g->start);
   if (g->in) (void)a->cuStreamDestroy(g->in);
-  if (g->compute) (void)a->cuStreamDestroy(g->compute);
+  if (g->loud) (void)a->cuStreamDestroy(g->loud);
+  if (g->quiet) (void)a->cuStreamDestroy(g->quiet);
   if (g->out) (void)a->cuStreamDestroy(g->out);
-  if (g->workspace) (void)a->cuMemFree(g->workspace);
+  if (g->workspace && g->d->n_spare < LET__CUDA_SPARE) g->d->spare[g->d->n_spare++] = g->workspace;
+  else if (g->workspace) (void)a->cuMemFree(g->workspace);
   if (g->rung) g->rung->busy = false;
   free(g);
 }
 
-static let_err stream(let_cuda_gpulet *g, CUstream *ret, let_error *e) {
+static let_err stream(let_cuda_gpulet *g, int priority, CUstream *ret, let_error *e) {
   const let_cuda_api *a = g->d->api;
-  if (g->rung) CHECK(a->cuGreenCtxStreamCreate(ret, g->rung->green, CU_STREAM_NON_BLOCKING, 0));
-  else CHECK(a->cuStreamCreate(ret, CU_STREAM_NON_BLOCKING));
+  if (g->rung) CHECK(a->cuGreenCtxStreamCreate(ret, g->rung->green, CU_STREAM_NON_BLOCKING, priority));
+  else CHECK(a->cuStreamCreateWithPriority(ret, CU_STREAM_NON_BLOCKING, priority));
   return LET_OK;
 }
 
 static let_err build(let_cuda_gpulet *g, let_error *e) {
   const let_cuda_api *a = g->d->api;
-  let_err err = stream(g, &g->compute, e);
-  if (!err) err = stream(g, &g->in, e);
-  if (!err) err = stream(g, &g->out, e);
+  const int most = g->d->priority_most;
+  let_err err = stream(g, most, &g->loud, e);
+  if (!err) err = stream(g, g->d->priority_least, &g->quiet, e);
+  if (!err) err = stream(g, most, &g->in, e);
+  if (!err) err = stream(g, most, &g->out, e);
   if (err) return err;
+  g->compute = g->loud;
   CUevent *order[] = {&g->in_done, &g->compute_done, &g->out_done};
   for (size_t i = 0; i < sizeof order / sizeof *order; i++) CHECK(a->cuEventCreate(order[i], CU_EVENT_DISABLE_TIMING));
   CUevent *timed[] = {&g->start, &g->mark[0].start, &g->mark[0].done, &g->mark[1].start, &g->mark[1].done};
@@ -103,7 +111,10 @@ static let_err build(let_cuda_gpulet *g, let_error *e) {
     g->mark[i].fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (g->mark[i].fd < 0) return let_fail(e, LET_ERR_IO, "eventfd: %m");
   }
-  CHECK(a->cuMemAlloc(&g->workspace, LET__CUDA_WORKSPACE));
+  pthread_mutex_lock(&g->d->lock);
+  if (g->d->n_spare) g->workspace = g->d->spare[--g->d->n_spare];
+  pthread_mutex_unlock(&g->d->lock);
+  if (!g->workspace) CHECK(a->cuMemAlloc(&g->workspace, LET__CUDA_WORKSPACE));
   return LET_OK;
 }
 
@@ -140,7 +151,8 @@ let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32
 /* A context in error will never run anything again, and so is drained. */
 static bool drained(const let_cuda_gpulet *g) {
   const let_cuda_api *a = g->d->api;
-  return a->cuStreamQuery(g->in) != CUDA_ERROR_NOT_READY && a->cuStreamQuery(g->compute) != CUDA_ERROR_NOT_READY &&
+  return a->cuStreamQuery(g->in) != CUDA_ERROR_NOT_READY && a->cuStreamQuery(g->loud) != CUDA_ERROR_NOT_READY &&
+         a->cuStreamQuery(g->quiet) != CUDA_ERROR_NOT_READY &&
          a->cuStreamQuery(g->out) != CUDA_ERROR_NOT_READY;
 }
 
@@ -181,11 +193,17 @@ void let_cuda__target(const let_gpulet *base, let_engine_target *ret) {
   const let_cuda_gpulet *g = (const let_cuda_gpulet *)base;
   *ret = (let_engine_target){.cuda = g->d->ordinal,
                              .context = g->context,
-                             .stream = g->compute,
+                             .stream = g->loud,
                              .threads = 1,
                              .gpulet = g->number,
                              .workspace = (void *)(uintptr_t)g->workspace,
                              .workspace_bytes = LET__CUDA_WORKSPACE};
+}
+
+/* A graph runs at the priority of the stream it is launched into, whatever stream it was captured on. */
+void let_cuda__gentle(let_gpulet *base, bool on) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  g->compute = on ? g->quiet : g->loud;
 }
 
 let_err let_cuda__enter(let_gpulet *base, let_error *e) {
@@ -214,8 +232,9 @@ let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t
     CHECK(a->cuEventRecord(g->compute_done, g->compute));
     CHECK(a->cuStreamWaitEvent(g->in, g->compute_done, 0));
   }
-  CHECK(a->cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)dst, src, bytes, g->in));
   g->in_dirty = true;
+  for (uint64_t at = 0; at < bytes; at += PIECE)
+    CHECK(a->cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)dst + at, (const char *)src + at, bytes - at < PIECE ? bytes - at : PIECE, g->in));
   return LET_OK;
 }
 
@@ -272,8 +291,9 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
   let_err err = eager ? LET_OK : join_in(g, e);
   if (!err && !eager) err = join_compute(g, e);
   if (err) return err;
-  CHECK(a->cuMemcpyDtoHAsync(dst, (CUdeviceptr)(uintptr_t)src, bytes, eager ? g->compute : g->out));
   if (eager) g->compute_dirty = true;
+  for (uint64_t at = 0; at < bytes; at += PIECE)
+    CHECK(a->cuMemcpyDtoHAsync((char *)dst + at, (CUdeviceptr)(uintptr_t)src + at, bytes - at < PIECE ? bytes - at : PIECE, eager ? g->compute : g->out));
   return LET_OK;
 }
 

@@ -339,11 +339,53 @@ static void error_classes(void **state) {
   }
 }
 
+static void gentle_runs_alike(void **state) { /* on another stream, in the same order, and back */
+  (void)state;
+  let_device *d = device();
+  let_gpulet *g = gpulet(d, 0, 0, 2, false);
+  let_error e = {0};
+  rig r;
+  rig_init(&r, g, 0, 100);
+  for (int i = 0; i < 6; i++) {
+    char src[BYTES], dst[BYTES] = {0};
+    let_time from, to;
+    memset(src, i + 1, sizeof src);
+    d->i->gentle(g, i & 1);
+    assert_int_equal(batch(g, &r, src, dst, i & 1, &e), LET_OK);
+    assert_int_equal(d->i->wait(g, i & 1, LET_S, &from, &to, &e), LET_OK);
+    assert_int_equal(dst[0], i + 2);
+  }
+  d->i->shut(g);
+  d->i->close(d);
+}
+
+static void large_copies(void **state) { /* in pieces, the last one a broken one; nothing beside them touched */
+  (void)state;
+  enum { LARGE = (5 << 20) + 12345 };
+  let_device *d = device();
+  let_gpulet *g = gpulet(d, 0, 0, 2, false);
+  let_engine_target t;
+  let_error e = {0};
+  let_time from, to;
+  d->i->target(g, &t);
+  unsigned char *src = malloc(LARGE), *dst = calloc(1, LARGE + 1);
+  for (size_t i = 0; i < LARGE; i++) src[i] = (unsigned char)(i * 2654435761u >> 13);
+  assert_int_equal(d->i->copy_in(g, t.workspace, src, LARGE, &e), LET_OK);
+  assert_int_equal(d->i->copy_out(g, dst, t.workspace, LARGE, &e), LET_OK);
+  assert_int_equal(d->i->mark(g, 0, &e), LET_OK);
+  assert_int_equal(d->i->wait(g, 0, LET_S, &from, &to, &e), LET_OK);
+  assert_memory_equal(src, dst, LARGE);
+  assert_int_equal(dst[LARGE], 0);
+  free(src), free(dst);
+  d->i->shut(g);
+  d->i->close(d);
+}
+
 static void every_failing_call_of_open(void **state) { /* no leak, whichever call fails, and a clear sentence */
   (void)state;
   static const char *const name[] = {"cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceTotalMem", "cuDevicePrimaryCtxRetain",
                                      "cuCtxSetCurrent", "cuDevResourceGenerateDesc", "cuGreenCtxCreate", "cuCtxFromGreenCtx",
-                                     "cuGreenCtxStreamCreate", "cuEventCreate", "cuMemAlloc"};
+                                     "cuCtxGetStreamPriorityRange", "cuGreenCtxStreamCreate", "cuEventCreate", "cuMemAlloc"};
   for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
     for (int nth = 1; nth <= 9; nth++) {
       char fault[80];
@@ -425,7 +467,7 @@ int main(void) {
       cmocka_unit_test(type_names),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
       T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
-      T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager),
+      T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(gentle_runs_alike), T(large_copies),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -246,7 +246,8 @@ std::vector<at::Tensor> sample(const let_model &m, uint32_t rows, at::Device dev
     at::Tensor t = zeros ? at::zeros(shape_of(m, spec, rows), options) : at::ones(shape_of(m, spec, rows), options);
     if (!zeros && t.is_floating_point()) {
       /* A fixed pattern in (-1, 1) without the process's random state. */
-      t = at::arange(t.numel(), at::kDouble).mul_(0.7548776662466927).frac_().mul_(2).sub_(1).to(options).view(t.sizes());
+      at::Tensor n = at::arange(t.numel(), at::TensorOptions().dtype(at::kDouble).device(device));
+      t = n.mul_(0.7548776662466927).frac_().mul_(2).sub_(1).to(options.device(device)).view(t.sizes());
     }
     ret.push_back(t.to(device));
   }
