@@ -309,10 +309,74 @@ static void check_side_by_side(void) { /* two gpu-lets run at the same time */
   REQUIRE((double)both < 1.5 * (double)alone, "they take turns");
 }
 
-/* A chain of small kernels on a gpu-let while another one keeps the same SMs busy with large ones: how long the chain
- * takes alone, beside an equal, and beside one that is gentle. What preparing beside gpu-lets that serve rests on. */
-static void check_priority(void) {
-  enum { CHAIN = 60, TIMES = 40 };
+/* |n| gpu-lets of |granules| each, all busy with batches of 20 small kernels and small copies; |idle| more are open. How long a
+ * batch takes: streams share the device's few work queues, and one that waits behind another gpu-let's kernels is late. */
+static double crowd(uint32_t n, uint32_t granules, uint32_t idle, CUdeviceptr out, char *host) {
+  enum { CHAIN = 20, BATCHES = 200, IN = 100 << 10, OUT = 4 << 10 };
+  static let_dur took[16 * BATCHES];
+  let_gpulet *g[64];
+  let_exec x[16];
+  let_time begun[16];
+  uint32_t done[16] = {0}, samples = 0;
+  unsigned cycles = 190000; /* 0.1 ms */
+  for (uint32_t i = 0; i < n + idle; i++) g[i] = gpulet(i, i % n * granules, granules, false);
+  for (uint32_t i = 0; i < n; i++) {
+    let_engine_target t;
+    CUgraph graph;
+    CUgraphExec exec;
+    CUdeviceptr mine = out + i * (IN + OUT);
+    d->i->target(g[i], &t);
+    CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    for (int k = 0; k < CHAIN; k++) CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&mine, &cycles}, NULL));
+    CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
+    CU(cu.cuGraphInstantiate(&exec, graph, 0));
+    x[i] = (let_exec){.size = 1, .graph = exec, .n_in = 1};
+    x[i].in[0] = (let_exec_tensor){.data = (void *)(uintptr_t)mine, .row_bytes = IN};
+  }
+  for (uint32_t left = n * (BATCHES + 1); left > 0;) {
+    for (uint32_t i = 0; i < n; i++) {
+      let_time a, b;
+      struct pollfd f = {.fd = d->i->done_fd(g[i], 0), .events = POLLIN};
+      if (done[i] > BATCHES || (done[i] && poll(&f, 1, 0) != 1)) continue;
+      if (done[i]) {
+        OK(d->i->wait(g[i], 0, 5 * LET_S, &a, &b, e));
+        took[samples++] = b - begun[i];
+        left--;
+      } else {
+        left--;
+      }
+      if (done[i]++ == BATCHES) continue;
+      begun[i] = now();
+      OK(d->i->copy_in(g[i], x[i].in[0].data, host + i * (IN + OUT), IN, e));
+      OK(d->i->launch(g[i], &x[i], e));
+      OK(d->i->copy_out(g[i], host + i * (IN + OUT) + IN, (void *)(uintptr_t)(out + i * (IN + OUT) + IN), OUT, e));
+      OK(d->i->mark(g[i], 0, e));
+    }
+  }
+  for (uint32_t i = 0; i < n + idle; i++) d->i->shut(g[i]);
+  qsort(took, samples, sizeof *took, by_dur);
+  say("%u of %u busy: p50 %.2f, p99 %.2f ms; ", n, n + idle, ms(took[samples / 2]), ms(took[samples * 99 / 100]));
+  return ms(took[samples / 2]);
+}
+
+static void check_crowd(void) {
+  CUdeviceptr out;
+  char *host = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(host != MAP_FAILED, "mmap");
+  OK(d->i->pin(d, host, 4 << 20, e));
+  CU(cu.cuMemAlloc(&out, 4 << 20));
+  double alone = crowd(1, 2, 0, out, host);
+  double seven = crowd(7, 2, 0, out, host), changed = crowd(7, 2, 7, out, host);
+  (void)crowd(15, 1, 0, out, host);
+  (void)crowd(15, 1, 15, out, host);
+  d->i->unpin(d, host);
+  REQUIRE(seven < 1.2 * alone && changed < 1.2 * alone, "gpu-lets wait for one another");
+}
+
+/* A chain of small kernels on a gpu-let whose SMs another one keeps busy with a large kernel: how long it takes alone and
+ * beside it. What preparing a plan beside the one that serves has to reckon with. */
+static void check_overlap_sms(void) {
+  enum { CHAIN = 60, TIMES = 20 };
   let_gpulet *g = gpulet(0, 0, 4, false), *other = gpulet(1, 0, 4, false);
   CUdeviceptr out;
   CU(cu.cuMemAlloc(&out, 2 * BLOCKS * 4));
@@ -326,63 +390,63 @@ static void check_priority(void) {
   CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
   CU(cu.cuGraphInstantiate(&chain, graph, 0));
   let_exec x = {.size = 1, .graph = chain}, busy = spin(other, out, large, 4 * type->granule_sms * 16 * 8);
-  double median[3];
-  for (int how = 0; how < 3; how++) { /* alone, beside an equal, beside a gentle one */
-    let_dur took[TIMES];
-    let_time a, b;
-    d->i->gentle(other, how == 2);
-    if (how) {
-      OK(d->i->launch(other, &busy, e));
-      OK(d->i->mark(other, 0, e));
-    }
-    for (int k = 0; k < TIMES; k++) {
+  let_dur took[2][TIMES], whole[TIMES];
+  let_time a, b;
+  for (int k = 0; k < TIMES; k++) {
+    for (int beside = 0; beside < 2; beside++) {
       let_time from = now();
+      if (beside) OK(d->i->launch(other, &busy, e));
+      if (beside) OK(d->i->mark(other, 0, e));
       OK(run(g, &x, 0, 20 * LET_S, &a, &b, e));
-      took[k] = now() - from;
-      if (!how) continue;
-      struct pollfd f = {.fd = d->i->done_fd(other, 0), .events = POLLIN};
-      if (poll(&f, 1, 0) != 1) continue; /* still busy */
-      OK(d->i->wait(other, 0, 20 * LET_S, &a, &b, e));
-      OK(d->i->launch(other, &busy, e));
-      OK(d->i->mark(other, 0, e));
+      took[beside][k] = b - from;
+      if (beside) OK(d->i->wait(other, 0, 20 * LET_S, &a, &b, e));
+      if (beside) whole[k] = b - from;
     }
-    if (how) OK(d->i->wait(other, 0, 20 * LET_S, &a, &b, e));
-    qsort(took, TIMES, sizeof *took, by_dur);
-    median[how] = ms(took[TIMES / 2]);
-    say("%s %.2f ms (most %.2f); ", how == 0 ? "alone" : how == 1 ? "beside an equal" : "beside a gentle one", median[how], ms(took[TIMES - 1]));
   }
-  REQUIRE(median[2] < 0.8 * median[1], "a gentle neighbour is no gentler than any other");
+  for (int i = 0; i < 2; i++) qsort(took[i], TIMES, sizeof *took[i], by_dur);
+  qsort(whole, TIMES, sizeof *whole, by_dur);
+  say("%d small kernels: %.2f ms alone, %.2f ms on the SMs of a kernel of %.2f ms", CHAIN, ms(took[0][TIMES / 2]), ms(took[1][TIMES / 2]), ms(whole[TIMES / 2]));
 }
 
-/* A neighbour's small answers beside 38 MB ones: the copy engine takes turns only between copies. */
-static void check_pieces(void) {
-  enum { BYTES = 38 << 20, TIMES = 200 };
+/* Small answers beside a neighbour's 38 MB: by the copy engine, and as copy_out sends them. */
+static void check_answers(void) {
+  enum { BYTES = 38 << 20, TIMES = 200, N = 32, EACH = 1000 };
   let_gpulet *g = gpulet(0, 0, 1, false), *other = gpulet(1, 1, 1, false);
-  char *host = mmap(NULL, BYTES + 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  unsigned char *host = mmap(NULL, BYTES + 2 * N * EACH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), *mine = host + BYTES;
   REQUIRE(host != MAP_FAILED, "mmap");
-  memset(host, 1, BYTES);
-  OK(d->i->pin(d, host, BYTES + 4096, e));
+  memset(host, 1, BYTES + 2 * N * EACH);
+  OK(d->i->pin(d, host, BYTES + 2 * N * EACH, e));
   CUdeviceptr from;
+  let_time a, b;
   CU(cu.cuMemAlloc(&from, BYTES));
-  for (int how = 0; how < 3; how++) { /* alone, beside one large copy after another, beside those in pieces */
+  for (int i = 0; i < N * EACH; i++) host[i] = (unsigned char)(i * 2654435761u >> 13);
+  OK(d->i->copy_in(g, (void *)(uintptr_t)from, host, N * EACH, e));
+  OK(d->i->mark(g, 0, e));
+  OK(d->i->wait(g, 0, 5 * LET_S, &a, &b, e));
+  for (int how = 0; how < 4; how++) { /* engine or kernel, alone or beside */
     let_engine_target t;
     let_dur took[TIMES];
-    let_time a, b;
-    d->i->target(other, &t);
+    d->i->target(g, &t);
     for (int k = 0; k < TIMES; k++) {
-      if (how == 1) CU(cu.cuMemcpyDtoHAsync(host, from, BYTES, (CUstream)t.stream));
-      if (how == 2) OK(d->i->copy_out(other, host, (void *)(uintptr_t)from, BYTES, e));
+      memset(mine, 0, 2 * N * EACH);
+      if (how & 1) OK(d->i->copy_out(other, host, (void *)(uintptr_t)from, BYTES, e));
       let_time begin_at = now();
-      OK(d->i->copy_out(g, host + BYTES, (void *)(uintptr_t)from, 64, e));
-      OK(d->i->mark(g, 0, e));
-      OK(d->i->wait(g, 0, 5 * LET_S, &a, &b, e));
+      for (int i = 0; i < N; i++) { /* every second one at an odd address */
+        unsigned char *to = mine + 2 * i * EACH + (i & 1);
+        if (how < 2) CU(cu.cuMemcpyDtoHAsync(to, from + (unsigned)(i * EACH), EACH, (CUstream)t.stream));
+        else OK(d->i->copy_out(g, to, (void *)(uintptr_t)(from + (unsigned)(i * EACH)), EACH, e));
+      }
+      if (how < 2) CU(cu.cuStreamSynchronize((CUstream)t.stream));
+      else OK(d->i->mark(g, 0, e));
+      if (how >= 2) OK(d->i->wait(g, 0, 5 * LET_S, &a, &b, e));
       took[k] = now() - begin_at;
-      CU(cu.cuStreamSynchronize((CUstream)t.stream));
-      if (how == 2) OK(d->i->mark(other, 0, e));
-      if (how == 2) OK(d->i->wait(other, 0, 5 * LET_S, &a, &b, e));
+      for (int i = 0; i < N; i++) REQUIRE(memcmp(mine + 2 * i * EACH + (i & 1), host + i * EACH, EACH) == 0, "answer %d differs", i);
+      if (how & 1) OK(d->i->mark(other, 0, e));
+      if (how & 1) OK(d->i->wait(other, 0, 5 * LET_S, &a, &b, e));
     }
     qsort(took, TIMES, sizeof *took, by_dur);
-    say("%s p50 %.0f us, p90 %.0f us; ", how == 0 ? "64 bytes alone" : how == 1 ? "beside 38 MB at once" : "beside 38 MB in pieces", ms(took[TIMES / 2]) * 1e3, ms(took[TIMES * 9 / 10]) * 1e3);
+    say("%s%s p50 %.0f us, p99 %.0f us; ", how == 0 ? "32 answers of 1 KB by the copy engine" : how == 2 ? "by a kernel" : "", how & 1 ? "beside 38 MB" : "", ms(took[TIMES / 2]) * 1e3,
+        ms(took[TIMES * 99 / 100]) * 1e3);
   }
   d->i->unpin(d, host);
 }
@@ -452,7 +516,7 @@ static const struct {
   const char *name;
   void (*run)(void);
 } checks[] = {{"inventory", check_inventory}, {"sms", check_sms},         {"ladder", check_ladder}, {"wait", check_wait},
-              {"overlap", check_overlap},     {"side_by_side", check_side_by_side}, {"priority", check_priority}, {"pieces", check_pieces}, {"watchdog", check_watchdog}, {"sticky", check_sticky},
+              {"overlap", check_overlap},     {"side_by_side", check_side_by_side}, {"crowd", check_crowd},         {"overlap_sms", check_overlap_sms}, {"answers", check_answers}, {"watchdog", check_watchdog}, {"sticky", check_sticky},
               {"memory", check_memory}};
 enum { N_CHECKS = sizeof checks / sizeof *checks, LIMIT_S = 60 };
 

@@ -45,6 +45,10 @@
   X(cuEventElapsedTime, "cuEventElapsedTime", 0) \
   X(cuLaunchHostFunc, NULL, 0)                \
   X(cuGraphLaunch, NULL, 0)                   \
+  X(cuModuleLoadData, NULL, 0)                \
+  X(cuModuleGetFunction, NULL, 0)             \
+  X(cuLaunchKernel, NULL, 0)                  \
+  X(cuMemHostGetDevicePointer, NULL, 0)       \
   X(cuDeviceGetDevResource, NULL, 1)          \
   X(cuDevSmResourceSplitByCount, NULL, 1)     \
   X(cuDevResourceGenerateDesc, NULL, 1)       \

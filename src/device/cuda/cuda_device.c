@@ -155,26 +155,13 @@ static let_err cuda_health(let_device *base, let_device_health *ret, let_error *
   return LET_OK;
 }
 
-static let_err cuda_pin(let_device *base, void *p, uint64_t bytes, let_error *e) {
-  let_cuda *d = (let_cuda *)base;
-  CHECK(d->api->cuCtxSetCurrent(d->primary));
-  CHECK(d->api->cuMemHostRegister(p, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP));
-  return LET_OK;
-}
-
-static void cuda_unpin(let_device *base, void *p) {
-  let_cuda *d = (let_cuda *)base;
-  (void)d->api->cuCtxSetCurrent(d->primary);
-  (void)d->api->cuMemHostUnregister(p);
-}
-
 static const let_device_i cuda_i = {
     .name = "cuda",
     .close = cuda_close,
     .type = cuda_type,
     .health = cuda_health,
-    .pin = cuda_pin,
-    .unpin = cuda_unpin,
+    .pin = let_cuda__pin,
+    .unpin = let_cuda__unpin,
     .open = let_cuda__open,
     .shut = let_cuda__shut,
     .target = let_cuda__target,
@@ -215,6 +202,7 @@ let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
     return err;
   }
   pthread_mutex_init(&d->lock, NULL);
+  let_cuda__scatter_load(d);
   char bus[32];
   if (a->nvml_by_pci && !a->cuDeviceGetPCIBusId(bus, sizeof bus, d->dev) && a->nvml_by_pci(bus, &d->nvml)) d->nvml = NULL;
   *ret = &d->base;

@@ -22,9 +22,6 @@
 #include "os/clock.h"
 
 #define QUERY_EVERY (20 * LET_MS)
-/* A copy goes in pieces: the copy engine takes turns between streams only from one copy to the next, and a neighbour's
- * answer of a few bytes would wait behind 38 MB of somebody else's (0.8 ms). */
-#define PIECE (UINT64_C(2) << 20)
 #define DRAIN_FOR (2 * LET_S) /* how long shut() waits for work that is still running */
 
 #define CHECK(call)                                                  \
@@ -233,8 +230,7 @@ let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t
     CHECK(a->cuStreamWaitEvent(g->in, g->compute_done, 0));
   }
   g->in_dirty = true;
-  for (uint64_t at = 0; at < bytes; at += PIECE)
-    CHECK(a->cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)dst + at, (const char *)src + at, bytes - at < PIECE ? bytes - at : PIECE, g->in));
+  CHECK(a->cuMemcpyHtoDAsync((CUdeviceptr)(uintptr_t)dst, src, bytes, g->in));
   return LET_OK;
 }
 
@@ -257,10 +253,14 @@ static let_err join_compute(let_cuda_gpulet *g, let_error *e) {
   return LET_OK;
 }
 
+/* What was asked for goes before anything that is asked for later. */
+static let_err flush(let_cuda_gpulet *g, let_error *e) { return let_cuda__scatter(g, g->work.eager ? g->compute : g->out, e); }
+
 let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   const let_cuda_api *a = g->d->api;
-  let_err err = join_in(g, e);
+  let_err err = flush(g, e);
+  if (!err) err = join_in(g, e);
   if (err) return err;
   /* The same exec again: its outputs may still be on their way out. */
   bool again = g->work.launches > 1 || g->work.exec == x;
@@ -292,9 +292,13 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
   if (!err && !eager) err = join_compute(g, e);
   if (err) return err;
   if (eager) g->compute_dirty = true;
-  for (uint64_t at = 0; at < bytes; at += PIECE)
-    CHECK(a->cuMemcpyDtoHAsync((char *)dst + at, (CUdeviceptr)(uintptr_t)src + at, bytes - at < PIECE ? bytes - at : PIECE, eager ? g->compute : g->out));
-  return LET_OK;
+  CUstream on = eager ? g->compute : g->out;
+  if (!let_cuda__scatters(g->d, dst, bytes)) {
+    CHECK(a->cuMemcpyDtoHAsync(dst, (CUdeviceptr)(uintptr_t)src, bytes, on));
+    return LET_OK;
+  }
+  g->scatter[g->n_scatter++] = (let_cuda_copy){(uintptr_t)dst, (uintptr_t)src, bytes};
+  return g->n_scatter == LET__CUDA_SCATTER_MAX ? let_cuda__scatter(g, on, e) : LET_OK;
 }
 
 static void CUDA_CB done(void *user) {
@@ -309,7 +313,8 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   const let_cuda_api *a = g->d->api;
   let_cuda_mark *m = &g->mark[instance & 1];
   if (m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: instance %d was marked and not waited for", g->number, instance);
-  let_err err = join_in(g, e);
+  let_err err = flush(g, e);
+  if (!err) err = join_in(g, e);
   if (!err) err = join_compute(g, e);
   if (err) return err;
   uint64_t old;

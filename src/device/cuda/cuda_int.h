@@ -11,7 +11,10 @@
 enum {
   LET__CUDA_GROUPS_MAX = 256,
   LET__CUDA_WORKSPACE = 32 << 20, /* bytes for library workspaces (cuBLAS asks for 32 MiB on Hopper) */
-  LET__CUDA_SPARE = 64
+  LET__CUDA_SPARE = 64,
+  LET__CUDA_PINNED = 128,            /* ranges that are known to be pinned; further ones only go by the copy engine */
+  LET__CUDA_SCATTER_MAX = 64,        /* copies of one launch */
+  LET__CUDA_SCATTER_BYTES = 256 << 10 /* a larger copy goes by the copy engine */
 };
 
 /* A context of the ladder: the union of granules [first, first + n). A green context may be current in one
@@ -26,6 +29,16 @@ typedef struct let_cuda_rung {
 
 typedef struct let_cuda_gpulet let_cuda_gpulet;
 
+/* What the kernel reads: cuda_scatter.c. */
+typedef struct let_cuda_copy {
+  uint64_t to, from, bytes;
+} let_cuda_copy;
+
+typedef struct let_cuda_range {
+  uintptr_t at;
+  uint64_t bytes;
+} let_cuda_range;
+
 typedef struct let_cuda {
   let_device base;
   const let_cuda_api *api;
@@ -39,6 +52,7 @@ typedef struct let_cuda {
   uint32_t n_resources;
   CUdevResource resource[LET__CUDA_GROUPS_MAX + 1];
   uint32_t begin[LET__CUDA_GROUPS_MAX + 2];
+  CUfunction scatter; /* NULL: there is none here */
   int priority_least, priority_most; /* of streams; smaller numbers go first */
   pthread_mutex_t lock;   /* what follows */
   let_cuda_rung *ladder;
@@ -46,6 +60,8 @@ typedef struct let_cuda {
   /* Workspaces of gpu-lets that were shut: freeing device memory waits for everything that runs on the device. */
   CUdeviceptr spare[LET__CUDA_SPARE];
   uint32_t n_spare;
+  let_cuda_range pinned[LET__CUDA_PINNED];
+  uint32_t n_pinned;
 } let_cuda;
 
 /* What was launched between two marks: says which copies must wait for it. Addresses only: execs may be gone. */
@@ -83,6 +99,8 @@ struct let_cuda_gpulet {
   bool compute_dirty; /* work on |compute| that |out| has not been told to wait for */
   let_cuda_work work; /* since the last mark */
   let_cuda_mark mark[2];
+  let_cuda_copy scatter[LET__CUDA_SCATTER_MAX]; /* small copies out that have not been launched yet */
+  uint32_t n_scatter;
 };
 
 let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
@@ -96,6 +114,12 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
 let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e);
 int let_cuda__done_fd(const let_gpulet *base, int instance);
 let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
+
+void let_cuda__scatter_load(let_cuda *d); /* primary context current */
+let_err let_cuda__pin(let_device *base, void *p, uint64_t bytes, let_error *e);
+void let_cuda__unpin(let_device *base, void *p);
+bool let_cuda__scatters(let_cuda *d, const void *to, uint64_t bytes); /* may a copy out go that way? */
+let_err let_cuda__scatter(let_cuda_gpulet *g, CUstream on, let_error *e); /* launches what is in g->scatter */
 
 /* Destroys the stuck gpu-lets whose kernels have ended meanwhile; true when none is left. */
 bool let_cuda__reap(let_cuda *d);

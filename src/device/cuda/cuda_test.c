@@ -359,24 +359,39 @@ static void gentle_runs_alike(void **state) { /* on another stream, in the same 
   d->i->close(d);
 }
 
-static void large_copies(void **state) { /* in pieces, the last one a broken one; nothing beside them touched */
+/* Many small answers and large ones, into pinned memory and other: each byte where it belongs and nowhere else. */
+static void answers(void **state) {
   (void)state;
-  enum { LARGE = (5 << 20) + 12345 };
+  enum { N = 150, ROOM = 4 << 20 };
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
   let_engine_target t;
   let_error e = {0};
   let_time from, to;
   d->i->target(g, &t);
-  unsigned char *src = malloc(LARGE), *dst = calloc(1, LARGE + 1);
-  for (size_t i = 0; i < LARGE; i++) src[i] = (unsigned char)(i * 2654435761u >> 13);
-  assert_int_equal(d->i->copy_in(g, t.workspace, src, LARGE, &e), LET_OK);
-  assert_int_equal(d->i->copy_out(g, dst, t.workspace, LARGE, &e), LET_OK);
-  assert_int_equal(d->i->mark(g, 0, &e), LET_OK);
-  assert_int_equal(d->i->wait(g, 0, LET_S, &from, &to, &e), LET_OK);
-  assert_memory_equal(src, dst, LARGE);
-  assert_int_equal(dst[LARGE], 0);
-  free(src), free(dst);
+  unsigned char *src = malloc(ROOM), *dst = calloc(1, ROOM), *want = calloc(1, ROOM);
+  for (size_t i = 0; i < ROOM; i++) src[i] = (unsigned char)(i * 2654435761u >> 13);
+  uint32_t seed = 1;
+  for (int round = 0; round < 4; round++) { /* pinned: all, half, none; then a range given back */
+    if (round == 0) assert_int_equal(d->i->pin(d, dst, ROOM, &e), LET_OK);
+    if (round == 1) d->i->unpin(d, dst), assert_int_equal(d->i->pin(d, dst, ROOM / 2, &e), LET_OK);
+    if (round == 2) d->i->unpin(d, dst);
+    memset(dst, 0, ROOM), memset(want, 0, ROOM);
+    assert_int_equal(d->i->copy_in(g, t.workspace, src, ROOM, &e), LET_OK);
+    size_t at = 0;
+    for (int k = 0; k < N; k++) {
+      seed = seed * 1664525u + 1013904223u;
+      size_t bytes = k % 50 == 49 ? 300 << 10 : 1 + (seed >> 8) % 9000, off = (seed >> 4) % 4096;
+      if (at + bytes > ROOM || off + bytes > ROOM) break;
+      assert_int_equal(d->i->copy_out(g, dst + at, (char *)t.workspace + off, bytes, &e), LET_OK);
+      memcpy(want + at, src + off, bytes);
+      at += bytes + seed % 3;
+    }
+    assert_int_equal(d->i->mark(g, round & 1, &e), LET_OK);
+    assert_int_equal(d->i->wait(g, round & 1, LET_S, &from, &to, &e), LET_OK);
+    assert_memory_equal(dst, want, ROOM);
+  }
+  free(src), free(dst), free(want);
   d->i->shut(g);
   d->i->close(d);
 }
@@ -467,7 +482,7 @@ int main(void) {
       cmocka_unit_test(type_names),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
       T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
-      T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(gentle_runs_alike), T(large_copies),
+      T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(gentle_runs_alike), T(answers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,8 +6,10 @@
  * - The primary context is always current. The gpu-let's share comes with its stream: the graph is captured on a
  *   stream of the same green context, and its kernels keep that context wherever the graph is launched. It is a
  *   stream of our own, because the gpu-let's may be busy in another thread.
- * - Warm-up and the check of a new graph run at the lowest priority: what serves launches at the highest, and its
- *   kernels go first. Warm-up has one stream per device with a workspace of its own. Nothing that runs
+ * - Two green contexts on the same SMs do not share them kernel by kernel: one waits until the other's kernel is done, and
+ *   stream priorities change nothing about that (test/gpu/device_check.c, overlap_sms). So a graph is warmed up and checked once
+ *   per (model, size) and process; making it again for other SMs runs nothing.
+ * - Warm-up runs on one stream per device with a workspace of its own. Nothing that runs
  *   outside a captured graph ever touches a pool or a workspace that graphs use.
  * - Graphs of one gpu-let run one after another, so they share one private memory pool and one library workspace;
  *   other gpu-lets have others. Both live as long as any exec of the gpu-let (struct Place).
@@ -178,7 +180,6 @@ void cuda_load(let_engine_model *em, const std::string &path) {
 void cuda_unload(let_engine_model *em) {
   c10::cuda::CUDAGuard guard((c10::DeviceIndex)em->cuda);
   em->module = torch::jit::Module();
-  em->answer.clear();
   allocator::emptyCache(); /* the memory goes back to the device, where the next generation can use it */
 }
 
@@ -257,7 +258,8 @@ struct CudaExec : Exec {
     return got;
   }
 
-  void capture(const std::vector<at::Tensor> &expected);
+  void capture(const std::vector<at::Tensor> *expected);
+  bool try_capture(const std::vector<at::Tensor> *expected);
   bool replays_as(const std::vector<at::Tensor> &expected) const;
 
   /* Eager: models that cannot be captured, or whose shapes vary. On the gpu-let's own thread. */
@@ -297,8 +299,9 @@ struct CudaExec : Exec {
   }
 };
 
-/* Leaves |outputs| and |instance|, or throws and leaves the device as it was. */
-void CudaExec::capture(const std::vector<at::Tensor> &expected) {
+/* Leaves |outputs| and |instance|, or throws and leaves the device as it was. With |expected| the graph runs once and must
+ * answer that. */
+void CudaExec::capture(const std::vector<at::Tensor> *expected) {
   c10::DeviceIndex ordinal = (c10::DeviceIndex)em->cuda;
   c10::cuda::CUDAStreamGuard on(external(place->capture, em->cuda));
   use_workspace(em->cuda, place->capture, place->workspace);
@@ -329,7 +332,9 @@ void CudaExec::capture(const std::vector<at::Tensor> &expected) {
     fail(LET_ERR_UNSUPPORTED, "%s", cudaGetErrorString(r));
   }
   memory_bytes += reserved(em->cuda) - before;
-  if (!replays_as(expected)) {
+  must(cudaGraphUpload(instance, stream), "cudaGraphUpload"); /* else the first batch would pay for it */
+  must(cudaStreamSynchronize(stream), "cudaGraphUpload");
+  if (expected && !replays_as(*expected)) {
     (void)cudaGraphExecDestroy(instance);
     instance = nullptr, outputs.clear();
     fail(LET_ERR_UNSUPPORTED, "the captured graph gives other answers than the model");
@@ -352,7 +357,27 @@ bool CudaExec::replays_as(const std::vector<at::Tensor> &expected) const {
   return true;
 }
 
-Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance) {
+/* False: |note| says why there is no graph. */
+bool CudaExec::try_capture(const std::vector<at::Tensor> *expected) {
+  try {
+    capture(expected);
+    graph = instance;
+    run = run_graph;
+    note.clear();
+    return true;
+  } catch (const c10::OutOfMemoryError &) {
+    throw;
+  } catch (const std::exception &why) {
+    if (cuda_is_broken()) throw;
+    note = "runs without a CUDA graph: " + sentence(why);
+    outputs.clear();
+    if (holds_pool) allocator::releasePool((c10::DeviceIndex)em->cuda, place->pool);
+    holds_pool = false;
+    return false;
+  }
+}
+
+Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int) {
   c10::DeviceIndex ordinal = (c10::DeviceIndex)em->cuda;
   c10::cuda::CUDAGuard guard(ordinal);
   Device &d = device_of(em->cuda);
@@ -372,28 +397,20 @@ Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t si
     x->set(&x->in[k], em->m.input[k], x->inputs[k]);
     x->memory_bytes += x->inputs[k].nbytes();
   }
-  /* The first runs choose algorithms, load kernels and compile: none of it may happen in a capture. A second instance
-   * of the same size needs no run: it answers what the first one did. */
-  if (instance == 0 || em->answered != size) {
-    for (int i = em->warmed.count(size) ? 1 : 3; i > 0; i--) em->answer = x->compute(x->inputs, size);
+  /* A size whose graph was made and checked before is only captured again: that runs nothing on the device, where gpu-lets
+   * may be serving on the very same SMs. Should it fail, it is prepared as if for the first time. */
+  if (!em->captured.count(size) || !x->try_capture(nullptr)) {
+    /* The first runs choose algorithms, load kernels and compile: none of it may happen in a capture. */
+    std::vector<at::Tensor> expected;
+    for (int i = 0; i < 3; i++) expected = x->compute(x->inputs, size);
     must(cudaStreamSynchronize(d.warm), "warm-up");
-    em->warmed.insert(size), em->answered = size;
-  }
-  std::vector<at::Tensor> expected = em->answer;
-  if (instance > 0) em->answered = 0, em->answer.clear();
-  try {
-    x->capture(expected);
-    x->graph = x->instance;
-    x->run = CudaExec::run_graph;
-  } catch (const c10::OutOfMemoryError &) {
-    throw;
-  } catch (const std::exception &why) {
-    if (cuda_is_broken()) throw;
-    x->note = "runs without a CUDA graph: " + sentence(why);
-    x->outputs.clear();
-    for (const at::Tensor &e : expected) x->outputs.push_back(at::empty_like(e));
-    x->run = CudaExec::run_fixed;
-    for (const at::Tensor &o : x->outputs) x->memory_bytes += o.nbytes();
+    if (x->try_capture(&expected)) {
+      em->captured.insert(size);
+    } else {
+      for (const at::Tensor &e : expected) x->outputs.push_back(at::empty_like(e));
+      x->run = CudaExec::run_fixed;
+      for (const at::Tensor &o : x->outputs) x->memory_bytes += o.nbytes();
+    }
   }
   for (unsigned j = 0; j < x->n_out; j++) x->set(&x->out[j], em->m.output[j], x->outputs[j]);
   for (at::Tensor &i : x->inputs) i.zero_();

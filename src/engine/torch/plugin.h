@@ -65,10 +65,7 @@ struct let_engine_model {
   std::vector<gpulet::Argument> arguments;
   uint64_t weights = 0;
   std::string note; /* why the model does not run as configured, or empty */
-  /* GPU: sizes that ran once in this process, and what the last one answered to sample(). */
-  std::set<uint32_t> warmed;
-  uint32_t answered = 0;
-  std::vector<at::Tensor> answer;
+  std::set<uint32_t> captured; /* GPU: sizes of which a graph was made and checked in this process */
 
   /* Runs forward on |inputs|, one per input of the configuration, and returns one tensor per output of it. */
   std::vector<at::Tensor> forward(const std::vector<at::Tensor> &inputs) const;

@@ -178,13 +178,16 @@ static bool is_green(const void *p) {
     if (o == p) return o->kind == KIND_GREEN;
   return false;
 }
-static bool allocated(const char *p, size_t bytes) {
+static bool within(int kind, const char *p, size_t bytes) {
   for (object *o = objects; o; o = o->next) {
     const memory *m = (const memory *)o;
-    if (o->kind == KIND_MEMORY && p >= m->p && bytes <= m->bytes && (size_t)(p - m->p) <= m->bytes - bytes) return true;
+    if (o->kind == kind && p >= m->p && bytes <= m->bytes && (size_t)(p - m->p) <= m->bytes - bytes) return true;
   }
   return false;
 }
+
+static bool allocated(const char *p, size_t bytes) { return within(KIND_MEMORY, p, bytes); }
+static bool pinned(const char *p, size_t bytes) { return within(KIND_PIN, p, bytes); }
 
 static void execute(stream *s, op *o) { /* called with the lock held; lets go of it while working */
   CUresult r = CUDA_SUCCESS;
@@ -339,6 +342,13 @@ EXPORT CUresult cuMemHostUnregister(void *p) {
     if (o->kind == KIND_PIN && ((memory *)o)->p == p) return drop(o), leave(r);
   return leave(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
 }
+EXPORT CUresult cuMemHostGetDevicePointer(CUdeviceptr *ret, void *p, unsigned flags) {
+  ENTER(true);
+  (void)flags;
+  if (!pinned(p, 1)) return leave(CUDA_ERROR_INVALID_VALUE);
+  *ret = (CUdeviceptr)(uintptr_t)p;
+  return leave(r);
+}
 EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr dst, const void *src, size_t n, CUstream s) {
   ENTER(true);
   if (!allocated((char *)(uintptr_t)dst, n)) return violate("%s outside device memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
@@ -417,6 +427,32 @@ EXPORT CUresult cuEventElapsedTime(float *ret, CUevent from, CUevent to) {
   if (a->completed < a->recorded || b->completed < b->recorded) return leave(CUDA_ERROR_NOT_READY);
   if (!a->recorded || !b->recorded) return violate("%s on an event never recorded", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
   *ret = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) / 1e6);
+  return leave(r);
+}
+/* The one kernel there is: gpulet's own, which copies as its parameter says, into pinned memory only. */
+EXPORT CUresult cuModuleLoadData(CUmodule *ret, const void *image) {
+  ENTER(true);
+  if (!strstr(image, ".entry scatter")) return leave(CUDA_ERROR_INVALID_IMAGE);
+  *ret = (CUmodule)(uintptr_t)1;
+  return leave(r);
+}
+EXPORT CUresult cuModuleGetFunction(CUfunction *ret, CUmodule m, const char *name) {
+  ENTER(true);
+  if (m != (CUmodule)(uintptr_t)1 || strcmp(name, "scatter") != 0) return leave(CUDA_ERROR_NOT_FOUND);
+  *ret = (CUfunction)(uintptr_t)2;
+  return leave(r);
+}
+EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream s, void **params, void **extra) {
+  ENTER(true);
+  (void)y, (void)z, (void)bx, (void)by, (void)bz, (void)shared, (void)extra;
+  if (f != (CUfunction)(uintptr_t)2) return violate("%s of an unknown function", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  for (unsigned i = 0; !r && i < x; i++) {
+    uint64_t c[3];
+    memcpy(c, (const char *)params[0] + i * sizeof c, sizeof c);
+    if (!pinned((char *)(uintptr_t)c[0], c[2])) violate("%s writes outside pinned memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
+    else if (!allocated((char *)(uintptr_t)c[1], c[2])) violate("%s reads outside device memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
+    else r = push(s, (op){.kind = OP_COPY, .dst = (void *)(uintptr_t)c[0], .src = (void *)(uintptr_t)c[1], .bytes = c[2]});
+  }
   return leave(r);
 }
 EXPORT CUresult cuLaunchHostFunc(CUstream s, CUhostFn fn, void *arg) { ENTER(true); return leave(push(s, (op){.kind = OP_HOST, .fn = fn, .arg = arg})); }
