@@ -47,19 +47,30 @@ typedef struct pick {
   uint32_t first, n, rows, size; /* entry to begin at, requests, rows, index of the size */
 } pick;
 
-/* The longest run of requests from entry |i| on whose batch, started at |start|, is in time for each of them. */
+/* The run of requests from entry |i| on whose batch, started at |start|, is in time for each of them: the longest one, or
+ * fewer where several smaller batches take less time than a large one that is mostly padding (5 rows, and only 4 and 32
+ * are prepared) and still are in time. */
 static pick run_from(const let_core *c, const let__model *m, const let__route *r, let_time start, uint32_t i) {
-  pick p = {.first = i};
+  pick p = {.first = i}, full[LET_SIZES_MAX] = {0}; /* the longest of each size */
   let_time deadline = LET_NEVER;
   while (i != LET__NONE && p.n < LET_BATCH_MAX) {
     const let__entry *x = &c->entry[i];
     uint32_t k = let__size_for(r, (uint64_t)p.rows + x->r->rows);
-    if (x->r->deadline < deadline) deadline = x->r->deadline;
-    if (k == LET__NONE || (k > r->most && p.n > 0) || start > deadline - r->predict[k]) break;
+    let_time least = x->r->deadline < deadline ? x->r->deadline : deadline;
+    if (k == LET__NONE || (k > r->most && p.n > 0) || start > least - r->predict[k]) break;
+    deadline = least;
     p.n++, p.rows += x->r->rows, p.size = k;
+    full[k] = p;
     i = let__queue_from(c, m, (let__key){x->key.at, x->key.serial + 1});
   }
-  return p;
+  pick best = p;
+  let_dur took = p.n ? r->predict[p.size] : 0;
+  for (uint32_t k = 0; k < p.size; k++) {
+    if (!full[k].n) continue;
+    let_dur all = (let_dur)((p.rows + full[k].rows - 1) / full[k].rows) * r->predict[k];
+    if (all < took && start <= deadline - all) best = full[k], took = all;
+  }
+  return best;
 }
 
 static double speed(const let__route *r, pick p) { return p.rows / (double)(r->predict[p.size] + 1); }

@@ -102,6 +102,27 @@ static void test_closes_when_slack_runs_out_or_full(void **state) {
   let_core_free(c);
 }
 
+static void test_no_large_batch_of_padding(void **state) {
+  (void)state;
+  let_core *c = core(100);
+  declare(c, 0, model(0, 50 * LET_MS));
+  let_core_route r = {.batch = 4, .n_sizes = 2, .size = {4, 32}, .predict = {7 * LET_MS, 33 * LET_MS}};
+  routes(c, 1, &r, 1, 0);
+  let_time t = 0;
+  for (int i = 0; i < 9; i++) assert_int_equal(let_core_arrive(c, request(0, t, 50 * LET_MS), t), LET_OK);
+  for (int i = 0; i < 2; i++, t += 7 * LET_MS) { /* 4 + 4 + 1 take 21 ms, all in one 33 */
+    assert_true(let_core_step(c, t, &act));
+    assert_int_equal(act.rows, 4);
+    assert_int_equal(act.size, 4);
+    assert_int_equal(done(c, act.batch, 7 * LET_MS, t + 7 * LET_MS), 4);
+  }
+  for (int i = 0; i < 20; i++) assert_int_equal(let_core_arrive(c, request(0, t, 50 * LET_MS), t), LET_OK);
+  assert_true(let_core_step(c, t, &act)); /* 21 rows: six small ones would take 42 ms */
+  assert_int_equal(act.rows, 21);
+  assert_int_equal(done(c, act.batch, 33 * LET_MS, t + 33 * LET_MS), 21);
+  let_core_free(c);
+}
+
 static void test_order_is_priority_then_deadline(void **state) {
   (void)state;
   let_core *c = core(100);
@@ -528,7 +549,8 @@ static void test_survives_a_wrong_profile(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_closes_when_slack_runs_out_or_full), cmocka_unit_test(test_order_is_priority_then_deadline),
+    cmocka_unit_test(test_closes_when_slack_runs_out_or_full), cmocka_unit_test(test_no_large_batch_of_padding),
+      cmocka_unit_test(test_order_is_priority_then_deadline),
     cmocka_unit_test(test_refusals_say_why), cmocka_unit_test(test_failed_batch_runs_elsewhere_once), cmocka_unit_test(test_plan_change),
     cmocka_unit_test(test_predictions_follow_both_ways), cmocka_unit_test(test_allocation_failure), cmocka_unit_test(test_dump_is_json_like),
     cmocka_unit_test(test_rate), cmocka_unit_test(test_overload), cmocka_unit_test(test_overload_stays_at_home),
