@@ -16,8 +16,16 @@ typedef struct content {
   double cycle;
 } content;
 
+/* One active model on the size that is being made. */
+typedef struct seat {
+  const let_dur *lat;  /* alone, by batch - 1 */
+  double slow;         /* times that, beside neighbours */
+  double rest, price, slo;
+  uint32_t model, most;
+} seat;
+
 typedef struct choice {
-  uint32_t model, batch;
+  uint32_t seat, batch;
   double time, value, density;
 } choice;
 
@@ -27,6 +35,7 @@ struct let__fill {
   double *slow;            /* per class, kind and model: slowdown to expect beside neighbours */
   uint32_t class;          /* gpu-lets have at least 2^class granules: fewer neighbours, less interference */
   content *best;           /* per size */
+  seat seat[ACTIVE];
   choice pick[ACTIVE];
   uint32_t active[ACTIVE], n_active;
   const double *price;
@@ -59,47 +68,61 @@ static double slow_of(const let__fill *f, uint32_t m, uint32_t g) {
   return g < f->p->kind[f->kind].granules ? 1 + f->trust * (*slow_at(f, m) - 1) : 1;
 }
 
-static double time_of(const let__fill *f, uint32_t m, uint32_t b, uint32_t g) {
-  let_dur d = let__lat(&f->p->kind[f->kind], m, b, g);
-  return d == LET_NEVER ? INFINITY : ceil((double)d * slow_of(f, m, g));
+static double time_of(const seat *s, uint32_t b) {
+  let_dur d = s->lat[b - 1];
+  if (d == LET_NEVER) return INFINITY;
+  double x = (double)d * s->slow;
+  let_dur whole = (let_dur)x; /* rounded up, as the judge does */
+  return (double)(whole + ((double)whole < x));
 }
 
-/* The largest batch of |m| up to |want| that takes at most |limit|; 0: none. */
-static uint32_t batch_within(const let__fill *f, uint32_t m, uint32_t g, uint32_t want, double limit) {
-  uint32_t lo = 0, hi = want;
+/* The largest batch up to |want| that takes at most |limit|; 0: none. */
+static uint32_t batch_within(const seat *s, uint32_t want, double limit) {
+  if (time_of(s, want) <= limit) return want;
+  uint32_t lo = 0, hi = want - 1;
   while (lo < hi) {
     uint32_t mid = (lo + hi + 1) / 2;
-    if (time_of(f, m, mid, g) <= limit) lo = mid;
+    if (time_of(s, mid) <= limit) lo = mid;
     else hi = mid - 1;
   }
   return lo;
 }
 
-static uint32_t batch_for(const let__fill *f, uint32_t m, double cycle) {
-  double b = ceil(f->rest[m] * cycle * 1e-9 - 1e-9);
-  uint32_t most = f->p->kind[f->kind].most[m];
-  return b < 1 ? 1 : b > most ? most : (uint32_t)b;
+static uint32_t batch_for(const seat *s, double cycle) {
+  double b = s->rest * cycle * 1e-9 - 1e-9;
+  if (b <= 1) return 1;
+  if (b >= s->most) return s->most;
+  uint32_t whole = (uint32_t)b;
+  return whole + (whole < b);
 }
 
-/* The longest cycle in which |m| is served in full; when that is nowhere, the one where it gets most. */
-static double cycle_of(const let__fill *f, uint32_t m, uint32_t g) {
-  double slo = (double)f->p->model[m].slo;
-  uint32_t lo = 1, hi = f->p->kind[f->kind].most[m];
+/* The longest cycle in which it is served in full; when that is nowhere, the one where it gets most. */
+static double cycle_of(const seat *s) {
+  uint32_t lo = 1, hi = s->most;
   while (lo < hi) { /* b / rest grows with b, SLO - L(b) falls: where they cross */
     uint32_t mid = (lo + hi) / 2;
-    if ((double)mid / f->rest[m] * 1e9 >= slo - time_of(f, m, mid, g)) hi = mid;
+    if ((double)mid / s->rest * 1e9 >= s->slo - time_of(s, mid)) hi = mid;
     else lo = mid + 1;
   }
-  double d = fmin((double)lo / f->rest[m] * 1e9, slo - time_of(f, m, lo, g));
-  if (lo > 1) d = fmax(d, fmin((double)(lo - 1) / f->rest[m] * 1e9, slo - time_of(f, m, lo - 1, g)));
+  double d = fmin((double)lo / s->rest * 1e9, s->slo - time_of(s, lo));
+  if (lo > 1) d = fmax(d, fmin((double)(lo - 1) / s->rest * 1e9, s->slo - time_of(s, lo - 1)));
   return d;
 }
 
-static uint32_t cycles(const let__fill *f, uint32_t g, double out[CYCLES]) {
+static void take_seats(let__fill *f, uint32_t g) {
+  const let__kind *k = &f->p->kind[f->kind];
+  for (uint32_t i = 0; i < f->n_active; i++) {
+    uint32_t m = f->active[i], most = k->most[m];
+    f->seat[i] = (seat){.lat = k->lat[m] + (size_t)(g - 1) * most, .slow = slow_of(f, m, g), .rest = f->rest[m], .price = f->price[m],
+                        .slo = (double)f->p->model[m].slo, .model = m, .most = most};
+  }
+}
+
+static uint32_t cycles(const let__fill *f, double out[CYCLES]) {
   uint32_t n = 0, step = f->n_active > CYCLES - 8 ? f->n_active / (CYCLES - 8) + 1 : 1;
   double most = 0;
   for (uint32_t i = 0; i < f->n_active; i += step) {
-    double d = cycle_of(f, f->active[i], g);
+    double d = cycle_of(&f->seat[i]);
     if (!(d > 0)) continue;
     most = fmax(most, d);
     bool near = false;
@@ -114,63 +137,69 @@ static void sort_choices(choice *c, uint32_t n) {
   for (uint32_t i = 1; i < n; i++) {
     choice x = c[i];
     uint32_t j = i;
-    for (; j && (c[j - 1].density < x.density || (c[j - 1].density == x.density && c[j - 1].model > x.model)); j--) c[j] = c[j - 1];
+    for (; j && (c[j - 1].density < x.density || (c[j - 1].density == x.density && c[j - 1].seat > x.seat)); j--) c[j] = c[j - 1];
     c[j] = x;
   }
 }
 
 /* Packs the choices, best first, into one cycle; keeps the outcome when it is the best of this size so far. */
-static void pack(let__fill *f, uint32_t g, double cycle, uint32_t n_pick, content *best) {
-  content c = {.n = 0};
-  double left = cycle, used = 0;
-  for (uint32_t i = 0; i < n_pick && c.n < CONTENT; i++) {
-    choice *x = &f->pick[i];
-    uint32_t b = x->time <= left ? x->batch : batch_within(f, x->model, g, x->batch, left);
+static void pack(const let__fill *f, double cycle, uint32_t n_pick, content *best) {
+  uint32_t n = 0, at[CONTENT], batch[CONTENT];
+  double left = cycle, used = 0, value = 0;
+  for (uint32_t i = 0; i < n_pick && n < CONTENT; i++) {
+    const choice *x = &f->pick[i];
+    const seat *s = &f->seat[x->seat];
+    uint32_t b = x->time <= left ? x->batch : batch_within(s, x->batch, left);
     if (!b) continue;
-    double t = b == x->batch ? x->time : time_of(f, x->model, b, g);
-    c.model[c.n] = x->model, c.batch[c.n++] = b;
+    double t = b == x->batch ? x->time : time_of(s, b);
+    at[n] = x->seat, batch[n++] = b;
     left -= t, used += t;
   }
-  for (uint32_t i = 0; i < c.n; i++) c.value += f->price[c.model[i]] * fmin(f->rest[c.model[i]], (double)c.batch[i] / used * 1e9);
-  c.cycle = used;
-  if (c.value > best->value * (1 + 1e-9)) *best = c;
+  for (uint32_t i = 0; i < n; i++) value += f->seat[at[i]].price * fmin(f->seat[at[i]].rest, (double)batch[i] / used * 1e9);
+  if (value <= best->value * (1 + 1e-9)) return;
+  best->value = value, best->n = n, best->cycle = used;
+  for (uint32_t i = 0; i < n; i++) best->model[i] = f->seat[at[i]].model, best->batch[i] = batch[i];
 }
 
-static void one_model(let__fill *f, uint32_t g, content *best) {
+static void one_model(const let__fill *f, uint32_t g, content *best) {
   const let__kind *k = &f->p->kind[f->kind];
   for (uint32_t i = 0; i < f->n_active; i++) {
-    uint32_t m = f->active[i], b = k->best_batch[(size_t)m * (k->granules + 1) + g];
+    const seat *s = &f->seat[i];
+    uint32_t b = k->best_batch[(size_t)s->model * (k->granules + 1) + g];
     if (!b) continue;
-    if (slow_of(f, m, g) > 1) b = batch_within(f, m, g, b, floor((double)f->p->model[m].slo / 2));
+    if (s->slow > 1) b = batch_within(s, b, (double)(f->p->model[s->model].slo / 2));
     if (!b) continue;
-    double t = time_of(f, m, b, g), v = f->price[m] * fmin(f->rest[m], (double)b / t * 1e9);
-    if (v > best->value * (1 + 1e-9)) *best = (content){.value = v, .n = 1, .model = {m}, .batch = {b}, .cycle = t};
+    double t = time_of(s, b), v = s->price * fmin(s->rest, (double)b / t * 1e9);
+    if (v > best->value * (1 + 1e-9)) best->value = v, best->n = 1, best->model[0] = s->model, best->batch[0] = b, best->cycle = t;
   }
 }
 
 static void make_content(let__fill *f, uint32_t g) {
   content *best = &f->best[g];
   best->value = 0, best->n = 0;
+  take_seats(f, g);
   one_model(f, g, best);
   double cycle[CYCLES];
-  uint32_t n_cycles = cycles(f, g, cycle);
+  uint32_t n_cycles = cycles(f, cycle);
   for (uint32_t c = 0; c < n_cycles; c++) {
     uint32_t n = 0;
+    double all = 0;
     f->p->work += f->n_active;
     for (uint32_t i = 0; i < f->n_active; i++) {
-      uint32_t m = f->active[i];
-      if (f->rest[m] <= 0) continue;
-      uint32_t b = batch_for(f, m, cycle[c]);
-      b = batch_within(f, m, g, b, fmin(cycle[c], (double)f->p->model[m].slo - cycle[c]));
+      const seat *s = &f->seat[i];
+      double limit = fmin(cycle[c], s->slo - cycle[c]);
+      uint32_t b = s->rest > 0 ? batch_within(s, batch_for(s, cycle[c]), limit) : 0;
       if (!b) continue;
-      double t = time_of(f, m, b, g), v = f->price[m] * fmin(f->rest[m], (double)b / cycle[c] * 1e9);
-      f->pick[n++] = (choice){m, b, t, v, v / t};
+      double t = time_of(s, b), v = s->price * fmin(s->rest, (double)b / cycle[c] * 1e9);
+      f->pick[n++] = (choice){i, b, t, v, v / t};
+      all += t;
     }
     sort_choices(f->pick, n);
-    pack(f, g, cycle[c], n, best);
+    pack(f, cycle[c], n, best);
+    if (all <= cycle[c]) continue; /* all of them are in already */
     for (uint32_t i = 0; i < n; i++) f->pick[i].density = f->pick[i].value; /* the largest first */
     sort_choices(f->pick, n);
-    pack(f, g, cycle[c], n, best);
+    pack(f, cycle[c], n, best);
   }
 }
 

@@ -14,7 +14,7 @@ typedef struct let__kind {
   double cost;          /* 1 where all pools have one type: then cost counts devices */
   uint32_t *at;         /* per model: index in the profile, UINT32_MAX: not there */
   uint32_t *most;       /* per model: largest batch */
-  let_dur **lat;        /* per model: alone, [(batch - 1) * granules + g - 1]; LET_NEVER: not measured */
+  let_dur **lat;        /* per model: alone, [(g - 1) * most + batch - 1]; LET_NEVER: not measured */
   let_dur **low;        /* as lat, no longer than any plan's: beside the gentlest neighbour when that takes less than all */
   double *best;         /* per model, [m * (granules + 1) + g]: most requests/s that g granules can serve (by low); 0: none */
   uint32_t *best_batch;
@@ -72,10 +72,10 @@ typedef struct let__problem {
 } let__problem;
 
 static inline let_dur let__lat(const let__kind *k, uint32_t m, uint32_t batch, uint32_t g) {
-  return k->lat[m] ? k->lat[m][(size_t)(batch - 1) * k->granules + g - 1] : LET_NEVER;
+  return k->lat[m] ? k->lat[m][(size_t)(g - 1) * k->most[m] + batch - 1] : LET_NEVER;
 }
 static inline let_dur let__low(const let__kind *k, uint32_t m, uint32_t batch, uint32_t g) {
-  return k->low[m] ? k->low[m][(size_t)(batch - 1) * k->granules + g - 1] : LET_NEVER;
+  return k->low[m] ? k->low[m][(size_t)(g - 1) * k->most[m] + batch - 1] : LET_NEVER;
 }
 static inline double let__best(const let__kind *k, uint32_t m, uint32_t g) { return k->best[(size_t)m * (k->granules + 1) + g]; }
 

@@ -46,7 +46,7 @@ static let_err table(let__problem *p, let__kind *k, uint32_t m) {
     for (uint32_t g = 1; g <= G; g++) {
       let_dur d = 0;
       if (!fits || let_profile_latency(k->profile, at, b, g, LET_PROFILE_P99, &d, NULL) || d <= 0) d = LET_NEVER;
-      k->lat[m][(size_t)(b - 1) * G + g - 1] = d;
+      k->lat[m][(size_t)(g - 1) * most + b - 1] = d;
     }
   }
   return LET_OK;
@@ -97,7 +97,7 @@ static let_err lows(let__problem *p, let__kind *k) {
     if (!low) return LET_ERR_NOMEM;
     for (uint32_t b = 1; b <= most; b++)
       for (uint32_t g = 1; g <= G; g++) {
-        size_t i = (size_t)(b - 1) * G + g - 1;
+        size_t i = (size_t)(g - 1) * most + b - 1;
         low[i] = k->lat[m][i];
         if (g == G || low[i] == LET_NEVER) continue;
         let_tenant self = {.model = k->at[m], .batch = b, .granules = g, .busy = 1};
