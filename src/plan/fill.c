@@ -2,7 +2,8 @@
  *
  * A gpu-let's content is a choice of a cycle D, and then a knapsack: model i takes L_i(b) of the cycle for the batch
  * b = rate D that it needs, is worth price x rate, and may take part when D + L_i(b) <= SLO_i. Which size comes next:
- * the one for which its worth plus the worth of what stays free (at the bound's prices) is most. */
+ * the one for which its worth plus the worth of what stays free (at the bound's prices) is most. What a size can be worth
+ * at most is cheap to know, so only those are made that might be the one. */
 #include <math.h>
 #include <string.h>
 
@@ -10,8 +11,13 @@
 
 enum { ACTIVE = 64, CONTENT = 24, CYCLES = 32, CLASSES = 4, MANY = 48 };
 
+/* fmin and fmax are calls: they ask for NaN. */
+static inline double least_of(double a, double b) { return a < b ? a : b; }
+static inline double most_of(double a, double b) { return a > b ? a : b; }
+
 typedef struct content {
-  double value;
+  double value, most; /* most: not made yet, and worth no more than this */
+  bool made;
   uint32_t n, model[CONTENT], batch[CONTENT];
   double cycle;
 } content;
@@ -21,6 +27,7 @@ typedef struct seat {
   const let_dur *lat;  /* alone, by batch - 1 */
   double slow;         /* times that, beside neighbours */
   double rest, price, slo;
+  double first;        /* the time of a batch of 1 */
   uint32_t model, most;
 } seat;
 
@@ -37,7 +44,7 @@ struct let__fill {
   content *best;           /* per size */
   seat seat[ACTIVE];
   choice pick[ACTIVE];
-  uint32_t active[ACTIVE], n_active;
+  uint32_t active[ACTIVE], n_active, n_seats;
   const double *price;
   double trust;
   uint32_t kind;
@@ -104,27 +111,31 @@ static double cycle_of(const seat *s) {
     if ((double)mid / s->rest * 1e9 >= s->slo - time_of(s, mid)) hi = mid;
     else lo = mid + 1;
   }
-  double d = fmin((double)lo / s->rest * 1e9, s->slo - time_of(s, lo));
-  if (lo > 1) d = fmax(d, fmin((double)(lo - 1) / s->rest * 1e9, s->slo - time_of(s, lo - 1)));
+  double d = least_of((double)lo / s->rest * 1e9, s->slo - time_of(s, lo));
+  if (lo > 1) d = most_of(d, least_of((double)(lo - 1) / s->rest * 1e9, s->slo - time_of(s, lo - 1)));
   return d;
 }
 
+/* Those that can live on |g| granules at all. */
 static void take_seats(let__fill *f, uint32_t g) {
   const let__kind *k = &f->p->kind[f->kind];
+  f->n_seats = 0;
   for (uint32_t i = 0; i < f->n_active; i++) {
     uint32_t m = f->active[i], most = k->most[m];
-    f->seat[i] = (seat){.lat = k->lat[m] + (size_t)(g - 1) * most, .slow = slow_of(f, m, g), .rest = f->rest[m], .price = f->price[m],
-                        .slo = (double)f->p->model[m].slo, .model = m, .most = most};
+    seat s = {.lat = k->lat[m] + (size_t)(g - 1) * most, .slow = slow_of(f, m, g), .rest = f->rest[m], .price = f->price[m],
+              .slo = (double)f->p->model[m].slo, .model = m, .most = most};
+    s.first = time_of(&s, 1);
+    if (2 * s.first <= s.slo) f->seat[f->n_seats++] = s;
   }
 }
 
 static uint32_t cycles(const let__fill *f, double out[CYCLES]) {
-  uint32_t n = 0, step = f->n_active > CYCLES - 8 ? f->n_active / (CYCLES - 8) + 1 : 1;
+  uint32_t n = 0, step = f->n_seats > CYCLES - 8 ? f->n_seats / (CYCLES - 8) + 1 : 1;
   double most = 0;
-  for (uint32_t i = 0; i < f->n_active; i += step) {
+  for (uint32_t i = 0; i < f->n_seats; i += step) {
     double d = cycle_of(&f->seat[i]);
     if (!(d > 0)) continue;
-    most = fmax(most, d);
+    most = most_of(most, d);
     bool near = false;
     for (uint32_t j = 0; j < n; j++) near = near || fabs(out[j] - d) < 1e-3 * d;
     if (!near) out[n++] = d;
@@ -155,52 +166,77 @@ static void pack(const let__fill *f, double cycle, uint32_t n_pick, content *bes
     at[n] = x->seat, batch[n++] = b;
     left -= t, used += t;
   }
-  for (uint32_t i = 0; i < n; i++) value += f->seat[at[i]].price * fmin(f->seat[at[i]].rest, (double)batch[i] / used * 1e9);
+  for (uint32_t i = 0; i < n; i++) value += f->seat[at[i]].price * least_of(f->seat[at[i]].rest, (double)batch[i] / used * 1e9);
   if (value <= best->value * (1 + 1e-9)) return;
   best->value = value, best->n = n, best->cycle = used;
   for (uint32_t i = 0; i < n; i++) best->model[i] = f->seat[at[i]].model, best->batch[i] = batch[i];
 }
 
-static void one_model(const let__fill *f, uint32_t g, content *best) {
+/* The best content of one model; |best->most|: what no content of this size is worth more than: the dearest models by time,
+ * each no longer than it is wanted (the mediant, bound.c, claim 1). */
+static void one_model(let__fill *f, uint32_t g, content *best) {
   const let__kind *k = &f->p->kind[f->kind];
-  for (uint32_t i = 0; i < f->n_active; i++) {
+  uint32_t n = 0;
+  double left = 1;
+  best->value = best->most = 0, best->n = 0;
+  for (uint32_t i = 0; i < f->n_seats; i++) {
     const seat *s = &f->seat[i];
     uint32_t b = k->best_batch[(size_t)s->model * (k->granules + 1) + g];
+    if (b && s->slow > 1) b = batch_within(s, b, (double)(f->p->model[s->model].slo / 2));
     if (!b) continue;
-    if (s->slow > 1) b = batch_within(s, b, (double)(f->p->model[s->model].slo / 2));
-    if (!b) continue;
-    double t = time_of(s, b), v = s->price * fmin(s->rest, (double)b / t * 1e9);
+    double t = time_of(s, b), rate = (double)b / t * 1e9, v = s->price * least_of(s->rest, rate);
+    f->pick[n++] = (choice){.seat = i, .time = s->rest / rate, .density = s->price * rate};
     if (v > best->value * (1 + 1e-9)) best->value = v, best->n = 1, best->model[0] = s->model, best->batch[0] = b, best->cycle = t;
   }
+  sort_choices(f->pick, n);
+  for (uint32_t i = 0; i < n && left > 0; left -= f->pick[i++].time) best->most += least_of(left, f->pick[i].time) * f->pick[i].density;
+}
+
+/* Only what it may be worth: most of the sizes are never looked at again. */
+static void peek(let__fill *f, uint32_t g) {
+  take_seats(f, g);
+  one_model(f, g, &f->best[g]);
+  f->best[g].made = false;
+}
+
+/* Who takes part in a cycle of |cycle|, and with which batch. Returns what no content of these is worth more than. */
+static double picks(let__fill *f, double cycle, uint32_t *ret_n, bool *ret_all) {
+  uint32_t n = 0;
+  double all = 0, value = 0, densest = 0, least = INFINITY, turns = 1e9 / cycle;
+  f->p->work += f->n_seats;
+  for (uint32_t i = 0; i < f->n_seats; i++) {
+    const seat *s = &f->seat[i];
+    double limit = least_of(cycle, s->slo - cycle);
+    if (limit < s->first) continue;
+    uint32_t b = batch_within(s, batch_for(s, cycle), limit);
+    double t = time_of(s, b), v = s->price * least_of(s->rest, (double)b * turns), d = v / t;
+    f->pick[n++] = (choice){i, b, t, v, d};
+    all += t, value += v, densest = most_of(densest, d), least = least_of(least, s->first);
+  }
+  *ret_n = n, *ret_all = all <= cycle;
+  double used = *ret_all ? all : most_of(least, cycle - least); /* what stays free is too short for anybody */
+  return least_of(value, densest * cycle) * cycle / used;
 }
 
 static void make_content(let__fill *f, uint32_t g) {
   content *best = &f->best[g];
-  best->value = 0, best->n = 0;
   take_seats(f, g);
   one_model(f, g, best);
   double cycle[CYCLES];
-  uint32_t n_cycles = cycles(f, cycle);
+  uint32_t n_cycles = best->value < best->most * (1 - 1e-9) ? cycles(f, cycle) : 0;
   for (uint32_t c = 0; c < n_cycles; c++) {
-    uint32_t n = 0;
-    double all = 0;
-    f->p->work += f->n_active;
-    for (uint32_t i = 0; i < f->n_active; i++) {
-      const seat *s = &f->seat[i];
-      double limit = fmin(cycle[c], s->slo - cycle[c]);
-      uint32_t b = s->rest > 0 ? batch_within(s, batch_for(s, cycle[c]), limit) : 0;
-      if (!b) continue;
-      double t = time_of(s, b), v = s->price * fmin(s->rest, (double)b / cycle[c] * 1e9);
-      f->pick[n++] = (choice){i, b, t, v, v / t};
-      all += t;
-    }
+    uint32_t n;
+    bool all;
+    double most = picks(f, cycle[c], &n, &all);
+    if (n < 2 || most <= best->value * (1 + 1e-9)) continue; /* one model: seen */
     sort_choices(f->pick, n);
     pack(f, cycle[c], n, best);
-    if (all <= cycle[c]) continue; /* all of them are in already */
+    if (all) continue;
     for (uint32_t i = 0; i < n; i++) f->pick[i].density = f->pick[i].value; /* the largest first */
     sort_choices(f->pick, n);
     pack(f, cycle[c], n, best);
   }
+  best->most = best->value, best->made = true;
 }
 
 /* The models worth looking at: those with most left to serve. */
@@ -226,27 +262,43 @@ static bool touched(const content *c, const content *by) {
   return false;
 }
 
+/* The size that comes next of those up to |left|; 0: none. A size is made when it might be the one. */
+static uint32_t next_size(let__fill *f, uint32_t left, double greed, double total) {
+  const let__kind *k = &f->p->kind[f->kind];
+  uint32_t least = 1u << f->class, at = 0;
+  for (;;) {
+    double most = 0, may = 0;
+    uint32_t open = 0;
+    at = 0;
+    for (uint32_t g = least; g <= left; g++) {
+      const content *c = &f->best[g];
+      double w = c->most + least_of(greed * k->room[left - g], total - c->most);
+      if (!c->made) {
+        if (w > may * (1 + 1e-9) || (w >= may * (1 - 1e-9) && c->most > f->best[open].most * (1 + 1e-6))) may = w, open = g; /* the small first */
+        continue;
+      }
+      if (c->value <= 0) continue;
+      if (w > most * (1 + 1e-9)) most = w, at = g;
+      else if (w > most * (1 - 1e-6) && c->value > f->best[at].value * (1 + 1e-6)) at = g; /* the large first */
+    }
+    if (!open || may < most * (1 - 1e-6) || (may <= most * (1 + 1e-9) && f->best[open].most <= f->best[at].value * (1 + 1e-6))) return at;
+    make_content(f, open);
+  }
+}
+
 static uint32_t build(let__fill *f, double greed, let__item *ret) {
   const let__kind *k = &f->p->kind[f->kind];
   uint32_t n = 0, slot = 0;
   double total = 0;
   for (uint32_t i = 0; i < f->n_active; i++) total += f->rest[f->active[i]] * f->price[f->active[i]];
-  uint32_t least = 1u << f->class;
-  for (uint32_t g = least; g <= k->granules; g++) make_content(f, g);
+  for (uint32_t g = 1u << f->class; g <= k->granules; g++) peek(f, g);
   for (uint32_t left = k->granules; left > 0;) {
-    uint32_t at = 0;
-    double most = 0;
-    for (uint32_t g = least; g <= left; g++) {
-      double v = f->best[g].value, w = v + fmin(greed * k->room[left - g], total - v);
-      if (v <= 0) continue;
-      if (w > most * (1 + 1e-9)) most = w, at = g;
-      else if (w > most * (1 - 1e-6) && v > f->best[at].value * (1 + 1e-6)) at = g; /* the large first */
-    }
+    uint32_t at = next_size(f, left, greed, total);
     if (!at || n + f->best[at].n > LET__ITEMS) break;
     content c = f->best[at];
     for (uint32_t i = 0; i < c.n; i++) {
       ret[n++] = (let__item){.model = c.model[i], .batch = c.batch[i], .slot = (uint16_t)slot, .granules = (uint16_t)at};
-      double served = fmin(f->rest[c.model[i]], (double)c.batch[i] / c.cycle * 1e9);
+      double served = least_of(f->rest[c.model[i]], (double)c.batch[i] / c.cycle * 1e9);
       f->rest[c.model[i]] -= served;
       if (f->rest[c.model[i]] < 1e-9 * f->p->model[c.model[i]].rate) f->rest[c.model[i]] = 0;
       total -= served * f->price[c.model[i]];
@@ -256,8 +308,8 @@ static uint32_t build(let__fill *f, double greed, let__item *ret) {
     for (uint32_t i = 0; i < f->n_active; i++)
       if (f->rest[f->active[i]] > 0) f->active[live++] = f->active[i];
     f->n_active = live;
-    for (uint32_t g = least; g <= left; g++)
-      if (touched(&f->best[g], &c)) make_content(f, g);
+    for (uint32_t g = 1u << f->class; g <= left; g++) /* less rests, so it is worth no more than it was */
+      if (f->best[g].made && touched(&f->best[g], &c)) f->best[g].made = false;
   }
   return n;
 }
@@ -266,7 +318,7 @@ static double worth(let__fill *f, const double *rest, const let__item *item, uin
   double v = 0;
   for (uint32_t i = 0; i < n; i++) f->rest[item[i].model] = rest[item[i].model];
   for (uint32_t i = 0; i < n; i++) {
-    double served = fmin(f->rest[item[i].model], item[i].cap);
+    double served = least_of(f->rest[item[i].model], item[i].cap);
     v += served * f->price[item[i].model], f->rest[item[i].model] -= served;
   }
   return v;

@@ -32,9 +32,9 @@ static const scenario golden[5][3] = {
   {{4, 1,
     "16: bert@32 + googlenet@32 + mobilenet_v2@16 + mnasnet1_0@16"},
    {24, 4,
-    "2x 1: mnasnet1_0@32 / 10x 1: googlenet@32 / 1: mnasnet1_0@32 + googlenet@21 / 3x 1: mobilenet_v2@32 | "
-    "4x 4: bert@19 | 1: googlenet@32 / 3x 4: bert@19 / 1: mnasnet1_0@32 + mobilenet_v2@32 + googlenet@14 / "
-    "2: bert@9 | 10: bert@32 / 5: bert@23 / 1: mnasnet1_0@17 + googlenet@4 + mobilenet_v2@2 + bert@1"},
+    "2x 1: mnasnet1_0@32 / 10x 1: googlenet@32 / 1: mnasnet1_0@32 + googlenet@21 / 3x 1: mobilenet_v2@32 | 4x "
+    "4: bert@19 | 1: googlenet@32 / 3x 4: bert@19 / 1: mnasnet1_0@32 + mobilenet_v2@32 + googlenet@14 / 2: "
+    "bert@9 | 10: bert@32 / 5: bert@23 / 1: mnasnet1_0@17 + googlenet@4 + mobilenet_v2@2 + bert@1"},
    {56, 10,
     "6x 1: mnasnet1_0@32 / 10x 1: googlenet@32 | 1: mnasnet1_0@32 / 15x 1: googlenet@32 | 4x 4: bert@19 | 4x "
     "4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 2x 1: googlenet@32 / 7x 1: "
@@ -55,8 +55,8 @@ static const scenario golden[5][3] = {
     "mobilenet_v2@32 + vgg16@1 + resnet50@2"},
    {80, 6,
     "16x 1: resnet50@32 | 16x 1: vgg16@16 | 16x 1: vgg16@16 | 16x 1: vgg16@16 | 8x 1: vgg16@16 / 7x 1: "
-    "resnet50@32 / 1: resnet50@32 + mobilenet_v2@29 + vgg16@10 | 7: mobilenet_v2@32 / 5: mobilenet_v2@32 / "
-    "3: mobilenet_v2@32 / 1: mobilenet_v2@32 + vgg16@1"}},
+    "resnet50@32 / 1: resnet50@32 + mobilenet_v2@29 + vgg16@10 | 7: mobilenet_v2@32 / 5: mobilenet_v2@32 / 3: "
+    "mobilenet_v2@32 / 1: mobilenet_v2@32 + vgg16@1"}},
   {{4, 1,
     "8: densenet161@32 + ssd@32 + mnasnet1_0@32"},
    {20, 3,
@@ -68,9 +68,8 @@ static const scenario golden[5][3] = {
     "ssd@32 | 13: ssd@32 / 2: ssd@32 / 1: mnasnet1_0@30 + densenet161@10 + ssd@2"}},
   {{5, 1,
     "11: vgg16@10 + ssd@10 + mnasnet1_0@10 + lenet@10"},
-   {24, 3,
-    "16x 1: vgg16@16 | 9: vgg16@6 + mnasnet1_0@32 + ssd@32 / 2: mnasnet1_0@32 / 5x 1: ssd@32 | 1: lenet@32 + "
-    "mnasnet1_0@2"},
+   {24, 2,
+    "16x 1: vgg16@16 | 4: mnasnet1_0@32 / 2x 4: ssd@32 / 3: ssd@32 + vgg16@8 / 1: lenet@32 + mnasnet1_0@1"},
    {60, 5,
     "16: vgg16@32 | 16: vgg16@32 | 16: vgg16@32 + lenet@32 | 3x 2: mnasnet1_0@32 / 3x 3: ssd@32 / 1: "
     "mnasnet1_0@32 | 3x 3: ssd@32 / 5: ssd@32 / 1: mnasnet1_0@32 / 1: lenet@32 + mnasnet1_0@2"}},
