@@ -1,47 +1,88 @@
 #!/bin/sh
-# all.sh: everything that a short visit to a GPU host should bring home, in one call: the plugin and the models are made
-# side by side, then the server is shown at work (test/gpu/show.py), compared with bare graph replays (bench.sh), and what
-# time is left goes to the profile. LIMIT (380): seconds for everything. Files carried along: $CARRY/{gpulet,device_check}.
+# all.sh [test|bench|profile]: what a visit to a GPU host should bring home, in one call. gpulet and device_check are linked
+# elsewhere and carried; the plugin is compiled here against this host's libtorch while the models are exported. Then the
+# steps: check (the device through the driver), answers (equal to PyTorch's, alone), show (the server: load, plan changes,
+# faults; show.py), process (the same in processes under MPS), bench (against bare graph replays; bench.sh), profile.
+#
+#   STEPS="check show"  only these    LIMIT 540   seconds for everything: a step starts only while some are left
+#   CARRY build/release/bin: directory of gpulet and device_check, and models/ that are slow to train
+#   DEVICE cuda:0 (cuda:0,1 with a PLAN_A for two)   PLAN_A, PLAN_B, WORKLOAD   MODELS "a b"   PRECISION fp16
+#   SECONDS_EACH 12 of each load   PHASES of show.py, PROCESS_PHASES   OUT results (/tmp/gpulet-out)   GPULET_WORK scratch
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-out=${OUT:-/tmp/gpulet-out}
-export OUT="$out" GPULET_WORK=${GPULET_WORK:-/tmp/gpulet}
-work=$GPULET_WORK carry=${CARRY:-build/release/bin} device=${DEVICE:-cuda:0} limit=${LIMIT:-380}
+case ${1:-test} in
+  test) steps="check answers show process" ;;
+  bench) steps=bench ;;
+  profile) steps=profile ;;
+  *) echo "usage: all.sh [test|bench|profile]" >&2; exit 2 ;;
+esac
+steps=${STEPS:-$steps}
+export OUT="${OUT:-/tmp/gpulet-out}" GPULET_WORK="${GPULET_WORK:-/tmp/gpulet}"
+work=$GPULET_WORK carry=${CARRY:-build/release/bin} device=${DEVICE:-cuda:0} limit=${LIMIT:-540} precision=${PRECISION:-fp16}
+repo=$work/models
+tolerance=2e-2
+[ "$precision" = fp32 ] && tolerance=1e-3 repo=$work/models-fp32
+plan_a=${PLAN_A:-test/gpu/nine-a.json} plan_b=${PLAN_B:-test/gpu/nine-b.json} workload=${WORKLOAD:-test/gpu/nine.yaml}
 began=$(date +%s)
+bad=0
 left() { echo $((limit - $(date +%s) + began)); }
-note() { printf '== %s (%s s left)\n' "$*" "$(left)"; }
-mkdir -p "$out" "$work/bin" "$work/models"
+step() { # name seconds: is it wanted, and is there time for it? Then $seconds is what it may take
+  case " $steps " in *" $1 "*) ;; *) return 1 ;; esac
+  seconds=$(($(left) - 15))
+  [ "$seconds" -gt "$2" ] && seconds=$2
+  printf '\n== %s (%s s left)\n' "$1" "$(left)"
+  [ "$seconds" -ge 20 ] || { echo "no time left for it"; bad=1; return 1; }
+}
+keep() { tar czf "$OUT/$1.tgz" -C "$work/logs" "$1" 2>/dev/null; }
+logs() { rm -rf "$work/logs/$1"; mkdir -p "$work/logs/$1"; echo "$work/logs/$1"; }
+mkdir -p "$OUT" "$work/bin" "$repo" "$work/logs"
 cp "$carry/gpulet" "$carry/device_check" "$work/bin/" || exit 1
 gpulet=$work/bin/gpulet
 
-note "plugin and models"
-{
+make_plugin() {
+  [ -f "$work/bin/libgpulet_torch.so" ] && return
   cmake -S src/engine/torch -B "$work/torch" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGPULET_TORCH_CUDA="${TORCH_CUDA:-ON}" \
     -DCMAKE_PREFIX_PATH="$(python3 -c 'import torch; print(torch.utils.cmake_prefix_path)')" && ninja -C "$work/torch" gpulet_torch && cp "$work/torch/libgpulet_torch.so" "$work/bin/"
-} >"$out/plugin.log" 2>&1 &
-[ ! -d "$carry/models" ] || cp -r "$carry/models/." "$work/models/" # small ones that are slow to train
+}
+make_plugin >"$work/plugin.log" 2>&1 &
+if step check 100; then
+  timeout "$seconds" "$work/bin/device_check" ${CHECKS:-} 2>&1 | cut -c1-600 || bad=1
+fi
+printf '\n== plugin and models (%s s left)\n' "$(left)"
+[ ! -d "$carry/models" ] || [ "$precision" != fp16 ] || cp -r "$carry/models/." "$repo/"
 for m in ${MODELS:-lenet googlenet resnet50 ssd vgg16 mnasnet1_0 mobilenet_v2 densenet161 bert}; do
-  OMP_NUM_THREADS=2 timeout 120 python3 models/export.py --set paper --uint8 --models "$m" --output "$work/models" ${REFERENCE:---reference-device cuda:0} >"$work/export-$m.log" 2>&1 &
+  [ -f "$repo/$m/config.pbtxt" ] && continue
+  # A few threads each: with many, the small operators of LeNet's training spin against one another for minutes.
+  OMP_NUM_THREADS=2 timeout 120 python3 models/export.py --set paper --uint8 --precision "$precision" --models "$m" --output "$repo" --reference-device cuda:0 >"$work/export-$m.log" 2>&1 &
 done
-[ "$device" != cuda:0 ] || timeout 60 "$work/bin/device_check" ${CHECKS:-sms} 2>&1 | tail -25
 wait
 tail -q -n 1 "$work"/export-*.log
-[ -f "$work/bin/libgpulet_torch.so" ] || { tail -5 "$out/plugin.log"; exit 1; }
+[ -f "$work/bin/libgpulet_torch.so" ] || { tail -5 "$work/plugin.log"; exit 1; }
 
-note "the server at work"
-COMPARE=${COMPARE:-2e-2} SECONDS_EACH=${SHOW_SECONDS:-22} timeout 150 python3 test/gpu/show.py "$gpulet" "$work/models" "$device" \
-  "${PLAN_A:-test/gpu/nine-a.json}" "${PLAN_B:-test/gpu/nine-b.json}" "${WORKLOAD:-test/gpu/nine.yaml}" "$out" 2>&1 | tee "$out/show.log"
-
-note "against bare graph replays"
-SECONDS_EACH=${BENCH_SECONDS:-6} BENCH_MODELS=${BENCH_MODELS:-resnet50 bert} timeout 90 sh test/gpu/bench.sh "$gpulet" "$work/models" "$device" "$out" 2>&1 | tee "$out/bench.log"
-
-budget=$(($(left) - 25))
-if [ "$budget" -gt 20 ]; then
-  note "profile, budget $budget s"
-  timeout -k 5 $((budget + 20)) "$gpulet" profile --model-repository "$work/models" --device "$device" --output "$work/profile" --budget "${budget}s" --max-batch 32 >"$out/profile.log" 2>&1
-  tail -n 12 "$out/profile.log" | cut -c1-160
-  tar czf "$out/profile.tgz" -C "$work" profile
+if step answers 150; then
+  timeout "$seconds" python3 test/gpu/answers.py "$gpulet" "$repo" "${device%%,*}" "$tolerance" || bad=1
 fi
-rm -f "$out"/show.ready "$out"/*.ready "$out"/bench-*.yaml "$out"/bench-*-plan.json
-tar czf "$work/logs.tgz" -C "$out" --exclude='*.tgz' . ; mv "$work/logs.tgz" "$out/"; find "$out" -maxdepth 1 -type f ! -name '*.tgz' ! -name show.log ! -name bench.log -delete
-note "done"
+if step show 240; then
+  l=$(logs show)
+  COMPARE=${COMPARE:-$tolerance} timeout "$seconds" python3 test/gpu/show.py "$gpulet" "$repo" "$device" "$plan_a" "$plan_b" "$workload" "$l" 2>&1 | tee "$l/show.log"
+  keep show
+fi
+if step process 200; then
+  l=$(logs process)
+  SERVE_FLAGS="--isolation process ${SERVE_FLAGS:-}" PHASES=${PROCESS_PHASES:-steady change death mps} timeout "$seconds" python3 test/gpu/show.py "$gpulet" "$repo" "$device" \
+    "$plan_a" "$plan_b" "$workload" "$l" 2>&1 | tee "$l/show.log"
+  keep process
+fi
+if step bench 120; then
+  l=$(logs bench)
+  SECONDS_EACH=${BENCH_SECONDS:-6} timeout "$seconds" sh test/gpu/bench.sh "$gpulet" "$repo" "$device" "$l" 2>&1 | tee "$l/bench.log"
+  rm -f "$l"/*.ready "$l"/bench-*.yaml "$l"/bench-*-plan.json
+  keep bench
+fi
+if step profile 590; then
+  timeout -k 5 $((seconds + 10)) "$gpulet" profile --model-repository "$repo" --device "$device" --output "$work/profile" --budget "$((seconds - 15))s" --max-batch 32 >"$work/profile.log" 2>&1 || bad=1
+  tail -n 12 "$work/profile.log" | cut -c1-160
+  tar czf "$OUT/profile.tgz" -C "$work" profile profile.log
+fi
+printf '\n== done (%s s left)\n' "$(left)"
+exit $bad

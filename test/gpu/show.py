@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
 """show.py GPULET REPOSITORY DEVICES PLAN_A PLAN_B WORKLOAD OUT: the server at work on real devices.
 
-1. Serves plan A under open-loop load; while loaded, changes to plan B and back (PUT /v2/gpulet/plan).
-2. Under load again, kills a worker with SIGKILL and measures how long its gpu-lets are away.
-Prints one table per run and the figures; writes the JSON of each run under OUT. Exit 1 when a request was lost: every
-request that a plan change touches must be answered, and every request that a death touches must be answered or refused.
+Serves plan A and goes through the phases in $PHASES, each with a table and the JSON of its load under OUT:
+  compare  every model's answers against the references in the repository, alone and in formed batches ($COMPARE: 2e-2)
+  steady   open-loop load
+  change   the same while the plan changes to B and back (PUT /v2/gpulet/plan); no request may be lost or refused
+  death    the same while the first worker is killed (SIGKILL)
+  poison   the same while bert is sent a token that its table does not have: a kernel reads out of bounds, which
+           breaks the device for the whole process, as a faulty model would
+  mps      the same while the MPS daemon is killed (with SERVE_FLAGS="--isolation process")
+Faults: how long the gpu-lets are away, the first and the last to be back, and which models noticed.
+SECONDS_EACH: of each load (12). Exit 1 when something was lost or did not come back.
 """
 import http.client
 import json
@@ -17,12 +23,14 @@ import time
 
 gpulet, repository, devices, plan_a, plan_b, workload, out = sys.argv[1:8]
 seconds = float(os.environ.get("SECONDS_EACH", "12"))
+phases = os.environ.get("PHASES", "compare steady change death").split()
 extra = os.environ.get("SERVE_FLAGS", "").split()
+here = os.path.dirname(os.path.abspath(__file__))
 bad = []
 
 
-def call(method, path, body=None):
-    c = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+def call(method, path, body=None, timeout=120):
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     c.request(method, path, body)
     r = c.getresponse()
     text = r.read()
@@ -47,14 +55,10 @@ def table(title, models):
     print(f"{'model':14} {'sent':>8} {'rate/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'SLO ms':>8} {'attain':>8}  errors")
     for m in models:
         errors = {k: v for k, v in m.get("errors", {}).items() if v}
-        print(f"{m['name']:14} {m['sent']:8} {m['sent'] / seconds:8.0f} {m['p50_ms']:8.2f} {m['p99_ms']:8.2f} {m['max_ms']:8.2f} {m.get('slo_ms') or 0:8.0f} {100 * (m.get('attainment') or 0):7.2f}%  {errors or '-'}", flush=True)
-
-
-def at(when, action):
-    t = threading.Timer(when, action)
-    t.daemon = True
-    t.start()
-    return t
+        print(f"{m['name']:14} {m['sent']:8} {m['sent'] / seconds:8.0f} {m['p50_ms']:8.2f} {m['p99_ms']:8.2f} {m['max_ms']:8.2f} {m.get('slo_ms') or 0:8.0f} {100 * (m.get('attainment') or 0):7.2f}%  {errors or '-'}")
+    sent, ok = sum(m["sent"] for m in models), sum(m["ok"] for m in models)
+    print(f"{sent} requests, {sent - ok} of them not answered with a result", flush=True)
+    return sent - ok
 
 
 def change(path):
@@ -63,25 +67,95 @@ def change(path):
     start = time.monotonic()
     status, doc = call("PUT", "/v2/gpulet/plan", body)
     took = time.monotonic() - start
-    print(f"PUT {os.path.basename(path)}: {status}, generation {doc.get('generation')}, {took * 1e3:.0f} ms until the old one was gone {doc.get('error', '')}", flush=True)
+    print(f"PUT {os.path.basename(path)}: {status}, generation {doc.get('generation')}, {took * 1e3:.0f} ms until the answer {doc.get('error', '')}", flush=True)
     if status != 200:
         bad.append(f"plan change: {doc}")
 
 
-def serving():
+def states():
+    return [g["state"] for g in call("GET", "/debug/server")[1]["groups"]]
+
+
+def lanes():
+    """[(gpu-let is up, models)] of what serves"""
     doc = call("GET", "/debug/server")[1]
-    return all(g["state"] == "serving" for g in doc["groups"]) and len(doc["groups"]) > 0
+    return [(l.get("up", g["state"] == "serving"), g["state"]) for g in doc["groups"] for l in g.get("gpulets", [{}])]
 
 
-def kill():
-    pid = call("GET", "/debug/server")[1]["workers"][0]["pid"]
-    os.kill(pid, signal.SIGKILL)
+def all_up():
+    now = lanes()
+    return len(now) > 0 and all(up and state == "serving" for up, state in now)
+
+
+def fault(what, action):
+    """Does it and watches the gpu-lets go and come back."""
+    before = len(lanes())
+    action()
     start = time.monotonic()
-    while serving() and time.monotonic() - start < 5:
+    while all_up() and time.monotonic() - start < 8:
         time.sleep(0.002)
-    while not serving() and time.monotonic() - start < 120:
+    if time.monotonic() - start >= 8:
+        print(f"{what}: no gpu-let was away")
+        return
+    gone, first, last = time.monotonic() - start, None, None
+    lost = 0
+    while time.monotonic() - start < 120:
+        now = lanes()
+        up = sum(1 for u, _ in now if u)
+        lost = max(lost, before - up)
+        if first is None and up > before - lost:
+            first = time.monotonic() - start
+        if all_up():
+            last = time.monotonic() - start
+            break
         time.sleep(0.01)
-    print(f"SIGKILL of worker {pid}: all gpu-lets serve again after {time.monotonic() - start:.2f} s", flush=True)
+    if last is None:
+        bad.append(f"{what}: not back after 120 s")
+        return
+    print(f"{what}: seen after {gone:.2f} s, {lost} of {before} gpu-lets away, the first back after {first or last:.2f} s, all after {last:.2f} s", flush=True)
+
+
+def kill_worker():
+    os.kill(call("GET", "/debug/server")[1]["workers"][0]["pid"], signal.SIGKILL)
+
+
+def poison():
+    body = json.dumps({"inputs": [{"name": "input_ids", "shape": [1, 128], "datatype": "INT64", "data": [10**7] * 128},
+                                  {"name": "attention_mask", "shape": [1, 128], "datatype": "INT64", "data": [1] * 128}]})
+    status, doc = call("POST", "/v2/models/bert/infer", body)
+    print(f"the poisonous request: status {status} {json.dumps(doc)[:240]}", flush=True)
+    if status < 400:
+        bad.append("the poisonous request was answered with a result")
+
+
+def kill_mps():
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm") as f:
+                if f.read().startswith("nvidia-cuda-mps"):
+                    found.append(int(pid))
+        except OSError:
+            pass
+    print(f"MPS processes killed: {len(found)}")
+    if not found:
+        bad.append("there is no MPS daemon to kill")
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+
+
+def later(share, action):
+    t = threading.Timer(1 + seconds * share, action)
+    t.daemon = True
+    t.start()
+    return t
+
+
+def under_load(name, title, share, action):
+    t = later(share, action)
+    models = load(name)
+    t.join(150)
+    return table(title, models)
 
 
 ready = os.path.join(out, "show.ready")
@@ -91,37 +165,40 @@ log_path = os.path.join(out, "show-server.log")
 began = time.monotonic()
 with open(log_path, "w") as log:
     server = subprocess.Popen([gpulet, "serve", "--model-repository", repository, "--devices", devices, "--plan", plan_a, "--host", "127.0.0.1", "--http-port", "0",
-                               "--metrics-port", "-1", "--arena-size", "2GiB", "--ready-file", ready, *extra], stdout=log, stderr=log)
+                               "--metrics-port", "-1", "--arena-size", "2GiB", "--log-level", "debug", "--ready-file", ready, *extra], stdout=log, stderr=log)
 while not os.path.exists(ready):
     if server.poll() is not None or time.monotonic() - began > 150:
         print(open(log_path).read()[-3000:])
         server.kill()
         sys.exit(1)
-    time.sleep(0.05)
+    time.sleep(0.02)
 with open(ready) as f:
     port = int(dict(line.split() for line in f)["http"])
 print(f"server ready after {time.monotonic() - began:.1f} s")
-here = os.path.dirname(os.path.abspath(__file__))
 try:
-    if os.environ.get("COMPARE"):  # "2e-2": answers against the references in the repository, alone and in formed batches
-        tolerance = os.environ["COMPARE"]
-        p = subprocess.run([sys.executable, os.path.join(here, "..", "python", "compare.py"), "--url", f"http://127.0.0.1:{port}", "--models", repository,
-                            "--rtol", tolerance, "--atol", tolerance], timeout=120)
-        if p.returncode:
-            bad.append("answers differ from PyTorch's")
-    t = at(1 + seconds * 0.15, lambda: [change(p) for p in (plan_b, plan_a)])
-    models = load("changes")
-    t.join(60)
-    table("under load, plan A -> B -> A while loaded:", models)
-    lost = sum(m["sent"] - m["ok"] for m in models)
-    print(f"requests {sum(m['sent'] for m in models)}, not answered with a result: {lost}")
-    if lost:
-        bad.append(f"{lost} requests failed across plan changes")
-    t = at(1 + seconds * 0.2, kill)
-    models = load("death")
-    t.join(120)
-    table("under load, the worker killed once:", models)
-    print("\n".join(line for line in open(log_path).read().splitlines() if "serves (" in line or "back" in line or "killed" in line))
+    for phase in phases:
+        if phase == "compare":
+            tolerance = os.environ.get("COMPARE", "2e-2")
+            p = subprocess.run([sys.executable, os.path.join(here, "..", "python", "compare.py"), "--url", f"http://127.0.0.1:{port}", "--models", repository,
+                                "--rtol", tolerance, "--atol", tolerance], timeout=120)
+            if p.returncode:
+                bad.append("answers differ from PyTorch's")
+        elif phase == "steady":
+            table("under load:", load("steady"))
+        elif phase == "change":
+            lost = under_load("change", "under load, plan A -> B -> A while loaded:", 0.15, lambda: [change(p) for p in (plan_b, plan_a)])
+            if lost:
+                bad.append(f"{lost} requests failed across plan changes")
+        elif phase == "death":
+            under_load("death", "under load, the first worker killed:", 0.2, lambda: fault("SIGKILL of a worker", kill_worker))
+        elif phase == "poison":
+            under_load("poison", "under load, one request that breaks the device:", 0.2, lambda: fault("a kernel out of bounds", poison))
+        elif phase == "mps":
+            under_load("mps", "under load, the MPS daemon killed:", 0.2, lambda: fault("SIGKILL of the MPS daemon", kill_mps))
+        else:
+            sys.exit(f"no such phase: {phase}")
+    print()
+    print("\n".join(line for line in open(log_path).read().splitlines() if any(w in line for w in ("serves (", " back", "killed", " warn", " error"))))
 finally:
     server.send_signal(signal.SIGTERM)
     try:
