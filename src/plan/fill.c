@@ -255,10 +255,11 @@ static void choose_active(let__fill *f, const double *rest) {
   }
 }
 
-static bool touched(const content *c, const content *by) {
+/* Would |c| serve less now that |by| is chosen? If not, it is still the best of its size: the others have only less to serve. */
+static bool touched(const let__fill *f, const content *c, const content *by) {
   for (uint32_t i = 0; i < c->n; i++)
     for (uint32_t j = 0; j < by->n; j++)
-      if (c->model[i] == by->model[j]) return true;
+      if (c->model[i] == by->model[j] && f->rest[c->model[i]] < (double)c->batch[i] / c->cycle * 1e9) return true;
   return false;
 }
 
@@ -309,7 +310,7 @@ static uint32_t build(let__fill *f, double greed, let__item *ret) {
       if (f->rest[f->active[i]] > 0) f->active[live++] = f->active[i];
     f->n_active = live;
     for (uint32_t g = 1u << f->class; g <= left; g++) /* less rests, so it is worth no more than it was */
-      if (f->best[g].made && touched(&f->best[g], &c)) f->best[g].made = false;
+      if (f->best[g].made && touched(f, &f->best[g], &c)) f->best[g].made = false;
   }
   return n;
 }
