@@ -37,14 +37,28 @@ port=$(sed -n 's/^http //p' "$tmp/ready")
 
 head -c 1024 /dev/urandom >"$tmp/www/file"
 web_port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# Started by root, nginx gives its workers to another user, who may not read our directory.
+user=""
+[ "$(id -u)" != 0 ] || user="user root;"
 cat >"$tmp/nginx.conf" <<NGINX
-worker_processes 2; daemon off; pid $tmp/nginx.pid; error_log $tmp/nginx.log;
+$user worker_processes 2; daemon off; pid $tmp/nginx.pid; error_log $tmp/nginx.log;
 events { worker_connections 1024; }
 http { access_log off; sendfile on; keepalive_requests 100000000; client_body_temp_path $tmp; proxy_temp_path $tmp; fastcgi_temp_path $tmp; uwsgi_temp_path $tmp; scgi_temp_path $tmp;
   server { listen 127.0.0.1:$web_port; root $tmp/www; location / { types { } default_type application/octet-stream; } } }
 NGINX
 nginx -c "$tmp/nginx.conf" 2>/dev/null &
 web=$!
+python3 - "http://127.0.0.1:$web_port/file" <<'PY' || { cat "$tmp/nginx.log" >&2; echo "bench front: nginx does not serve the file" >&2; exit 1; }
+import sys, time, urllib.request
+for _ in range(100):
+    try:
+        sys.exit(len(urllib.request.urlopen(sys.argv[1]).read()) != 1024)
+    except urllib.error.HTTPError as e:
+        sys.exit(str(e))
+    except OSError:
+        time.sleep(0.05)
+sys.exit("it is not up after 5 s")
+PY
 
 cat >"$tmp/post.lua" <<'LUA'
 local head = '{"inputs":[{"name":"IN","datatype":"UINT8","shape":[1,1024],"parameters":{"binary_data_size":1024}}],"parameters":{"binary_data_output":true}}'
@@ -66,6 +80,7 @@ while [ $i -lt "$rounds" ]; do
   wrk -t1 -c64 -d"${seconds}s" -s "$tmp/post.lua" "http://127.0.0.1:$port" >"$tmp/o" 2>"$tmp/e"; rate "$tmp/o" >>"$tmp/ours"
   grep -q 'status 0 timeout 0' "$tmp/e" || { cat "$tmp/e" >&2; echo "bench front: errors under load" >&2; exit 1; }
   wrk -t1 -c64 -d"${seconds}s" "http://127.0.0.1:$web_port/file" >"$tmp/o" 2>&1; rate "$tmp/o" >>"$tmp/theirs"
+  ! grep -q 'Non-2xx' "$tmp/o" || { cat "$tmp/o" >&2; echo "bench front: nginx answers with errors" >&2; exit 1; }
   i=$((i + 1))
 done
 ours=$(median <"$tmp/ours"); theirs=$(median <"$tmp/theirs")
