@@ -30,22 +30,26 @@ typedef struct crowd {
   let__problem *p;
   let__kind *k;
   let__scale scale;
-  let_tenant *gentle; /* per size: the least of a neighbour; model UINT32_MAX: nobody can live there */
-  double step;
   set *sets;
   uint32_t n_sets, n_pairs, n_cells;
   uint32_t *pair_cell, *pair_count, *cell_of;
   cell *cell;
   double *serve, *slow; /* [cell][model] */
+  double *heavy;        /* per size: the least weight of a neighbour, in what adds up; INFINITY: nobody can live there */
+  double edge[LEVELS], press[LEVELS]; /* per level: from which sum of those on, and what that does */
   double *y;
   let__lp *lp;
 } crowd;
 
+static let_tenant whole(const let__scale *s, const let_profile_model *m) {
+  return (let_tenant){.model = (uint32_t)(m - s->fake.model), .batch = 1, .granules = s->granules, .busy = 1};
+}
+
 bool let__scale_make(let__scale *s, const let__problem *p, const let__kind *k, let_err *err) {
   const let_profile *f = k->profile;
-  bool linear = f->interference == LET_INTERFERENCE_LINEAR;
   *err = LET_ERR_NOMEM;
-  *s = (let__scale){.fake = *f, .granules = k->granules};
+  *s = (let__scale){.fake = *f, .granules = k->granules, .linear = f->interference == LET_INTERFERENCE_LINEAR};
+  s->power = s->linear ? 1 : fmax(f->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN);
   s->fake.model = let_arena_array(p->scratch, f->n_models + 2u, sizeof *s->fake.model);
   if (!s->fake.model) return false;
   memcpy(s->fake.model, f->model, f->n_models * sizeof *f->model);
@@ -55,58 +59,73 @@ bool let__scale_make(let__scale *s, const let__problem *p, const let__kind *k, l
   if (!s->probe->pressure || !s->wall->pressure) return false;
   s->probe->n_pressure = s->wall->n_pressure = 1, s->fake.n_models += 2;
   s->probe->pressure[0].p.sensitivity = 1e6;
+  s->bare = s->fake;
+  if (s->linear) s->bare.coef[LET_COEF_CONSTANT] = 1, s->bare.coef[LET_COEF_L2_OTHER] *= 1e6, s->bare.coef[LET_COEF_DRAM_OTHER] *= 1e6;
+  else s->bare.coef[LET_COEF_SATURATION] = 0;
+  s->unit = let__press(s, 1);
   *err = LET_OK;
-  if (linear) return f->coef[LET_COEF_L2_OTHER] >= 0 && f->coef[LET_COEF_DRAM_OTHER] >= 0 && f->coef[LET_COEF_L2_OTHER] + f->coef[LET_COEF_DRAM_OTHER] > 0;
+  if (s->linear) return f->coef[LET_COEF_L2_OTHER] >= 0 && f->coef[LET_COEF_DRAM_OTHER] >= 0 && f->coef[LET_COEF_L2_OTHER] + f->coef[LET_COEF_DRAM_OTHER] > 0;
   return f->coef[LET_COEF_SATURATION] >= 0;
 }
 
 double let__weight(const let__scale *s, const let_tenant *t, uint32_t n) {
-  let_profile probed = s->fake;
-  let_tenant self = {.model = probed.n_models - 2, .batch = 1, .granules = s->granules, .busy = 1};
-  if (probed.interference == LET_INTERFERENCE_LINEAR)
-    probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
-  else
-    probed.coef[LET_COEF_SATURATION] = 0;
-  return (let_profile_slowdown(&probed, &self, t, n) - 1) * 1e-6 * (1 - 1e-9);
+  let_tenant self = whole(s, s->probe);
+  return (let_profile_slowdown(&s->bare, &self, t, n) - 1) * 1e-6 * (1 - 1e-9);
 }
 
-double let__slowed(const let__scale *s, let_tenant self, double x) {
+/* Beside a wall of that weight. */
+static double walled(const let__scale *s, const let_tenant *self, double x) {
   let_pressure *w = &s->wall->pressure[0].p;
   const double *f = s->fake.coef;
-  if (s->fake.interference == LET_INTERFERENCE_LINEAR) {
-    if (f[LET_COEF_L2_OTHER] > 0) w->l2_util = x / f[LET_COEF_L2_OTHER];
-    else w->dram_util = x / f[LET_COEF_DRAM_OTHER];
-  } else {
-    w->pressure = x;
-  }
-  let_tenant wall = {.model = s->fake.n_models - 1, .batch = 1, .granules = s->granules, .busy = 1};
-  return let_profile_slowdown(&s->fake, &self, &wall, 1);
+  if (!s->linear) w->pressure = x;
+  else if (f[LET_COEF_L2_OTHER] > 0) w->l2_util = x / f[LET_COEF_L2_OTHER];
+  else w->dram_util = x / f[LET_COEF_DRAM_OTHER];
+  let_tenant wall = whole(s, s->wall);
+  return let_profile_slowdown(&s->fake, self, &wall, 1);
 }
 
-/* Least weight of any content of each size: in between measured batches pressure is linear, so the knots suffice. */
+/* The linear form adds the two (a wall so heavy that the least slowdown of 1 is far away), the other multiplies them. */
+double let__feel(const let__scale *s, let_tenant self) {
+  if (s->linear) return walled(s, &self, 1e5) - 1e5;
+  return (walled(s, &self, 1) - 1) / s->unit;
+}
+
+double let__press(const let__scale *s, double x) {
+  let_tenant probe = whole(s, s->probe);
+  return s->linear ? x : (walled(s, &probe, x) - 1) * 1e-6;
+}
+
+/* Least weight of any content of each size, in what adds up: in between measured batches pressure is linear, so the knots
+ * suffice; and who is gentler does not depend on the size. */
 static bool gentles(crowd *c) {
   uint32_t G = c->k->granules;
-  c->gentle = let_arena_array(c->p->scratch, G + 1u, sizeof *c->gentle);
-  if (!c->gentle) return false;
-  for (uint32_t g = 1; g <= G; g++) {
-    double least = INFINITY;
-    c->gentle[g].model = UINT32_MAX;
-    for (uint32_t m = 0; m < c->p->n; m++) {
-      if (!c->k->most[m] || !(let__best(c->k, m, g) > 0)) continue;
-      const let_profile_model *pm = &c->k->profile->model[c->k->at[m]];
-      for (uint32_t i = 0; i <= pm->n_pressure; i++) {
-        uint32_t b = i < pm->n_pressure ? pm->pressure[i].batch : 1;
-        let_tenant t = {.model = c->k->at[m], .batch = b, .granules = g, .busy = 1};
-        double w = let__weight(&c->scale, &t, 1);
-        if (w < least) least = w, c->gentle[g] = t;
-      }
+  let_tenant *least = let_arena_array(c->p->scratch, c->p->n, sizeof *least);
+  double *weight = let_arena_array(c->p->scratch, c->p->n, sizeof *weight);
+  c->heavy = let_arena_array(c->p->scratch, G + 1u, sizeof *c->heavy);
+  if (!least || !weight || !c->heavy) return false;
+  for (uint32_t m = 0; m < c->p->n; m++) {
+    const let_profile_model *pm = c->k->most[m] ? &c->k->profile->model[c->k->at[m]] : NULL;
+    weight[m] = INFINITY;
+    for (uint32_t i = 0; pm && i <= pm->n_pressure; i++) {
+      let_tenant t = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = G, .busy = 1};
+      double w = let__weight(&c->scale, &t, 1);
+      if (w < weight[m]) weight[m] = w, least[m] = t;
     }
+  }
+  for (uint32_t g = 1; g <= G; g++) {
+    uint32_t at = UINT32_MAX;
+    for (uint32_t m = 0; m < c->p->n; m++)
+      if (let__best(c->k, m, g) > 0 && (at == UINT32_MAX || weight[m] < weight[at])) at = m;
+    c->heavy[g] = INFINITY;
+    if (at == UINT32_MAX) continue; /* nobody can live there */
+    least[at].granules = g;
+    c->heavy[g] = pow(fmax(0, let__weight(&c->scale, &least[at], 1)), 1 / c->scale.power);
   }
   return true;
 }
 
-static uint32_t cell_at(crowd *c, uint32_t g, double x) {
-  uint32_t level = x < 0 ? ALONE : (uint32_t)fmin(ALONE - 1, floor(x / c->step)), key = g * LEVELS + level;
+static uint32_t cell_at(crowd *c, uint32_t g, uint32_t level) {
+  uint32_t key = g * LEVELS + level;
   if (!c->cell_of[key]) {
     c->cell[c->n_cells] = (cell){.g = g, .level = level};
     c->cell_of[key] = ++c->n_cells;
@@ -114,26 +133,34 @@ static uint32_t cell_at(crowd *c, uint32_t g, double x) {
   return c->cell_of[key] - 1;
 }
 
+static uint32_t level_of(const crowd *c, double sum) {
+  uint32_t lo = 0, hi = ALONE - 1;
+  while (lo < hi) {
+    uint32_t mid = (lo + hi + 1) / 2;
+    if (c->edge[mid] <= sum) lo = mid;
+    else hi = mid - 1;
+  }
+  return lo;
+}
+
 static void close_set(crowd *c, const uint32_t *size, uint32_t slots) {
   set *s = &c->sets[c->n_sets++];
-  let_tenant other[SLOTS];
   *s = (set){.first = c->n_pairs, .slots = slots};
   for (uint32_t i = 0; i < slots; i++) {
     if (i && size[i] == size[i - 1]) {
       c->pair_count[c->n_pairs - 1]++;
       continue;
     }
-    uint32_t n = 0;
+    double others = 0;
     for (uint32_t j = 0; j < slots; j++)
-      if (j != i) other[n++] = c->gentle[size[j]];
-    double x = n ? fmax(0, let__weight(&c->scale, other, n)) : -1;
-    c->pair_cell[c->n_pairs] = cell_at(c, size[i], x), c->pair_count[c->n_pairs++] = 1, s->n++;
+      if (j != i) others += c->heavy[size[j]];
+    c->pair_cell[c->n_pairs] = cell_at(c, size[i], slots > 1 ? level_of(c, others) : ALONE), c->pair_count[c->n_pairs++] = 1, s->n++;
   }
 }
 
 static bool sets_of(crowd *c, uint32_t *size, uint32_t slots, uint32_t left, uint32_t largest) {
   for (uint32_t g = largest < left ? largest : left; g >= 1; g--) {
-    if (c->gentle[g].model == UINT32_MAX) continue; /* nobody can live there */
+    if (isinf(c->heavy[g])) continue; /* nobody can live there */
     if (c->n_sets == SETS) return false;
     size[slots] = g;
     close_set(c, size, slots + 1);
@@ -142,22 +169,28 @@ static bool sets_of(crowd *c, uint32_t *size, uint32_t slots, uint32_t left, uin
   return true;
 }
 
-/* T_m at a cell; the least slowdown over batches stands for all of them. */
-static void serve_cell(crowd *c, uint32_t at, uint32_t m) {
-  const cell *x = &c->cell[at];
-  const let_profile_model *pm = c->k->most[m] ? &c->k->profile->model[c->k->at[m]] : NULL;
-  double slow = INFINITY, most = 0;
-  for (uint32_t i = 0; pm && i <= pm->n_pressure; i++) {
-    uint32_t b = i < pm->n_pressure ? pm->pressure[i].batch : 1;
-    slow = fmin(slow, let__slowed(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = x->g, .busy = 1}, x->level * c->step));
-  }
-  slow = x->level == ALONE ? 1 : slow * (1 - 1e-9); /* without neighbours no model of them applies */
+/* T_m at the cells of a size; without neighbours no model of them applies. */
+static void serve_cells(crowd *c, uint32_t g, uint32_t m) {
+  double feel[LET_BATCH_MAX + 1], slo = (double)c->p->model[m].slo;
+  uint32_t end = 0;
   for (uint32_t b = 1; b <= c->k->most[m]; b++) {
-    let_dur d = let__lat(c->k, m, b, x->g);
-    if (d == LET_NEVER || 2 * (double)d * slow > (double)c->p->model[m].slo) continue;
-    most = fmax(most, b * 1e9 / ((double)d * slow));
+    let_dur d = let__lat(c->k, m, b, g);
+    if (d > c->p->model[m].slo / 2) continue;
+    for (end++; end < b; end++) feel[end] = INFINITY; /* latencies that fall with the batch leave holes */
+    feel[b] = g < c->k->granules ? let__feel(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1}) : 0;
   }
-  c->serve[at * c->p->n + m] = most, c->slow[at * c->p->n + m] = slow;
+  for (uint32_t l = 0; l < LEVELS; l++) {
+    double least = INFINITY, most = 0;
+    uint32_t at = c->cell_of[g * LEVELS + l];
+    if (!at) continue;
+    for (uint32_t b = 1; b <= end; b++) {
+      if (isinf(feel[b])) continue;
+      double slow = l == ALONE ? 1 : let__slowed(&c->scale, feel[b], c->press[l]), d = (double)let__lat(c->k, m, b, g) * slow;
+      if (slow < least) least = slow;
+      if (2 * d <= slo && b * 1e9 > most * d) most = b * 1e9 / d;
+    }
+    c->serve[(at - 1) * c->p->n + m] = most, c->slow[(at - 1) * c->p->n + m] = least;
+  }
 }
 
 static double price(crowd *c) {
@@ -238,16 +271,23 @@ static double units(crowd *c, double most) {
   return sum * (1 - 1e-9);
 }
 
+/* Levels of weight, from none to the most that fits beside anybody. */
+static void levels(crowd *c) {
+  uint32_t G = c->k->granules;
+  double most = 0, q = c->scale.power;
+  for (uint32_t g = 1; g <= G; g++)
+    if (!isinf(c->heavy[g])) most = fmax(most, pow(c->heavy[g] * (G / g), q));
+  for (uint32_t l = 0; l < ALONE; l++) {
+    double x = most * l / (ALONE - 1);
+    c->edge[l] = l ? pow(x, 1 / q) * (1 + 1e-9) : 0;
+    c->press[l] = let__press(&c->scale, x * (1 - 1e-9));
+  }
+}
+
 static bool tables(crowd *c) {
   let_arena *a = c->p->scratch;
   uint32_t G = c->k->granules, size[SLOTS];
-  double most = 0;
-  for (uint32_t g = 1; g <= G; g++) {
-    let_tenant all[SLOTS];
-    for (uint32_t i = 0; i < G / g; i++) all[i] = c->gentle[g];
-    if (all[0].model != UINT32_MAX) most = fmax(most, let__weight(&c->scale, all, G / g));
-  }
-  c->step = most > 0 ? most / (ALONE - 1) : 1;
+  levels(c);
   c->sets = let_arena_array(a, SETS, sizeof *c->sets);
   c->pair_cell = let_arena_array(a, (size_t)SETS * 8, sizeof *c->pair_cell);
   c->pair_count = let_arena_array(a, (size_t)SETS * 8, sizeof *c->pair_count);
@@ -259,8 +299,8 @@ static bool tables(crowd *c) {
   c->slow = let_arena_array(a, (size_t)c->n_cells * c->p->n, sizeof *c->slow);
   c->y = let_arena_array(a, c->p->n, sizeof *c->y);
   if (!c->serve || !c->slow || !c->y) return false;
-  for (uint32_t i = 0; i < c->n_cells; i++)
-    for (uint32_t m = 0; m < c->p->n; m++) serve_cell(c, i, m);
+  for (uint32_t g = 1; g <= G; g++)
+    for (uint32_t m = 0; m < c->p->n; m++) serve_cells(c, g, m);
   return true;
 }
 

@@ -39,7 +39,7 @@ typedef struct joint {
   let__scale scale;
   uint32_t G, n;
   double u[MODELS][GRANULES + 1], unit; /* INFINITY: cannot live there; unit: the least of a granule */
-  double edge[LEVELS];                               /* level l: weights (as sums of u) from edge[l] */
+  double edge[LEVELS], press[LEVELS];                /* level l: weights (as sums of u) from edge[l], and what they do */
   double serve[LEVELS][GRANULES + 1][MODELS], slow[LEVELS][GRANULES + 1][MODELS];
   double turn[LEVELS / COARSE][GRANULES + 1][MODELS][PARTS]; /* s_m, of a part below (i + 1) / PARTS */
   double taken[LEVELS / COARSE][GRANULES + 1][MODELS];       /* what the best shared content serves, at the last prices */
@@ -90,12 +90,14 @@ static void weights(joint *c) {
     }
   }
   if (isinf(c->unit)) c->unit = 0;
-  for (uint32_t l = 0; l < LEVELS; l++) c->edge[l] = l ? pow(most * pow(c->G, q) * l / LEVELS, 1 / q) * (1 + 1e-9) : 0;
+  for (uint32_t l = 0; l < LEVELS; l++) {
+    c->edge[l] = l ? pow(most * pow(c->G, q) * l / LEVELS, 1 / q) * (1 + 1e-9) : 0;
+    if (l && !c->k->alone) c->press[l] = let__press(&c->scale, pow(c->edge[l], q) * (1 - 2e-9));
+  }
 }
 
 /* Latencies never fall with the batch, so the batches that hold beside x are the first few. */
 static void serves(joint *c, uint32_t m, uint32_t g) {
-  const let_profile_model *pm = &c->k->profile->model[c->k->at[m]];
   uint32_t end = c->k->most[m];
   double rate[LET_BATCH_MAX + 1];
   rate[0] = 0;
@@ -104,17 +106,12 @@ static void serves(joint *c, uint32_t m, uint32_t g) {
     double t = d == LET_NEVER ? 0 : b * 1e9 / (double)d;
     rate[b] = fmax(t, rate[b - 1]);
   }
-  double q = c->k->alone ? 1 : power_of(c);
+  double feel = INFINITY; /* what it feels at least, at any batch that it could have here */
+  for (uint32_t b = 1; b <= c->k->most[m] && !c->k->alone; b++)
+    if (let__lat(c->k, m, b, g) <= c->p->model[m].slo / 2)
+      feel = fmin(feel, let__feel(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1}));
   for (uint32_t l = 0; l < LEVELS; l++) {
-    double slow = 1;
-    if (!c->k->alone && l) {
-      slow = INFINITY;
-      for (uint32_t i = 0; i <= pm->n_pressure; i++) {
-        let_tenant self = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
-        slow = fmin(slow, let__slowed(&c->scale, self, pow(c->edge[l], q) * (1 - 2e-9)));
-      }
-      slow *= 1 - 1e-9;
-    }
+    double slow = c->k->alone || !l || isinf(feel) ? 1 : let__slowed(&c->scale, feel, c->press[l]);
     while (end && (let__lat(c->k, m, end, g) == LET_NEVER || 2 * (double)let__lat(c->k, m, end, g) * slow > (double)c->p->model[m].slo)) end--;
     c->slow[l][g][m] = slow;
     c->serve[l][g][m] = rate[end] / slow;
