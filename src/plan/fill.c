@@ -287,13 +287,14 @@ static uint32_t next_size(let__fill *f, uint32_t left, double greed, double tota
   }
 }
 
-static uint32_t build(let__fill *f, double greed, let__item *ret) {
+/* Goes on behind the |n| items of |ret|, which take |taken| granules. */
+static uint32_t build(let__fill *f, double greed, let__item *ret, uint32_t n, uint32_t taken) {
   const let__kind *k = &f->p->kind[f->kind];
-  uint32_t n = 0, slot = 0;
+  uint32_t slot = n ? ret[n - 1].slot + 1u : 0, room = k->granules - taken;
   double total = 0;
   for (uint32_t i = 0; i < f->n_active; i++) total += f->rest[f->active[i]] * f->price[f->active[i]];
-  for (uint32_t g = 1u << f->class; g <= k->granules; g++) peek(f, g);
-  for (uint32_t left = k->granules; left > 0;) {
+  for (uint32_t g = 1u << f->class; g <= room; g++) peek(f, g);
+  for (uint32_t left = room; left > 0;) {
     uint32_t at = next_size(f, left, greed, total);
     if (!at || n + f->best[at].n > LET__ITEMS) break;
     content c = f->best[at];
@@ -347,7 +348,7 @@ uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const do
     f->class = round < 2 ? 0 : round - 1;
     if (1u << f->class > f->p->kind[kind].granules) continue;
     choose_active(f, rest);
-    uint32_t n = build(f, greed, item);
+    uint32_t n = build(f, greed, item, 0, 0);
     if (!n) continue;
     uint32_t bad;
     bool held = let__evaluate(f->p, kind, item, n, &bad);
@@ -359,4 +360,24 @@ uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const do
     n_ret = n, *ret_value = v;
   }
   return n_ret;
+}
+
+uint32_t let__fill_more(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *item, uint32_t n) {
+  let__item more[LET__ITEMS];
+  uint32_t taken = 0, bad = 0, end = n;
+  f->kind = kind, f->price = price, f->class = 0;
+  for (uint32_t i = 0; i < n; i++)
+    if (!i || item[i].slot != item[i - 1].slot) taken += item[i].granules;
+  if (taken >= f->p->kind[kind].granules) return n;
+  for (uint32_t round = 0; round < (f->p->kind[kind].alone ? 1 : 2); round++) { /* the second time it knows the neighbours */
+    choose_active(f, rest);
+    memcpy(more, item, n * sizeof *item);
+    end = build(f, greed, more, n, taken);
+    bool held = let__evaluate(f->p, kind, more, end, &bad);
+    if (!f->p->kind[kind].alone) learn(f, more, end);
+    if (held && round) break;
+  }
+  end = let__mend(f->p, kind, more, end);
+  memcpy(item, more, end * sizeof *item);
+  return end;
 }

@@ -113,6 +113,9 @@ void let__fill_trust(let__fill *f, double trust);
 uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *ret,
                        double *ret_value);
 
+/* Goes on with a device that has |n| items; they may be shrunk where the new ones slow them too much. Returns how many there are now. */
+uint32_t let__fill_more(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *item, uint32_t n);
+
 LET_CHECKED let_err let__set_add(let_arena *a, let__set *s, const let__pattern *x); /* copies */
 
 static inline bool let__expired(const let__problem *p) { return p->in->expired && p->in->expired(p->in->expired_ctx); }

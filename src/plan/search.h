@@ -25,6 +25,9 @@ LET_CHECKED let_err let__search(let__problem *p, const let__running *run, let__s
  * all as it is where the effort does not reach. */
 LET_CHECKED let_err let__exact(let__problem *p, uint64_t effort, let__set *best, uint32_t *over);
 
+/* Looks for plans with fewer devices than |best|, of one device type: about |effort| steps for each device less. */
+LET_CHECKED let_err let__grain(let__problem *p, let__fill *fill, uint64_t effort, uint64_t seed, let__set *best);
+
 /* What part of its capacity each model uses: rate over the sum of its capacities. */
 void let__shares(const let__problem *p, const let__set *s, double *ret_share);
 
