@@ -28,6 +28,7 @@ typedef struct grain {
   uint32_t G, n, K;
   double c[MODELS], low; /* weight of a granule; the least of them */
   uint32_t last;          /* level */
+  double press[LEVELS];
   double serve[MODELS][LEVELS][GRANULES + 1]; /* by the weight of other models */
   double one[MODELS][LEVELS][GRANULES + 1];   /* one gpu-let beside all other gpu-lets */
   uint8_t batch[MODELS][LEVELS][GRANULES + 1];  /* of a gpu-let of this size beside this weight; 0: none holds */
@@ -56,27 +57,25 @@ static let_tenant tenant(const grain *s, uint32_t m, uint32_t knot, uint32_t g) 
   return (let_tenant){.model = s->k->at[m], .batch = knot < pm->n_pressure ? pm->pressure[knot].batch : 1, .granules = g, .busy = 1};
 }
 
-static double power_of(const grain *s) { return fmax(s->k->profile->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN); }
-
 static void weights(grain *s) {
-  double q = power_of(s), most = 0, least = INFINITY;
+  double most = 0, least = INFINITY;
   for (uint32_t m = 0; m < s->n; m++) {
     s->c[m] = 0;
     for (uint32_t i = 0; i <= s->k->profile->model[s->k->at[m]].n_pressure && !s->k->alone; i++) {
       let_tenant t = tenant(s, m, i, s->G);
-      s->c[m] = fmax(s->c[m], pow(fmax(0, let__weight(&s->scale, &t, 1)), 1 / q) / s->G);
+      s->c[m] = fmax(s->c[m], pow(fmax(0, let__weight(&s->scale, &t, 1)), 1 / s->scale.power) / s->G);
     }
     most = fmax(most, s->c[m]), least = fmin(least, s->c[m]);
   }
   s->low = fmax(least, most * 1e-6);
   s->last = level_of(s, most * s->G);
+  for (uint32_t l = 1; l <= s->last; l++) s->press[l] = let__press(&s->scale, pow(edge_of(s, l), s->scale.power));
 }
 
-static double slow_of(const grain *s, uint32_t m, uint32_t g, double x) {
-  double slow = 1;
-  for (uint32_t i = 0; i <= s->k->profile->model[s->k->at[m]].n_pressure && x > 0; i++)
-    slow = fmax(slow, let__slowed(&s->scale, tenant(s, m, i, g), pow(x, power_of(s))));
-  return slow;
+static double feels(const grain *s, uint32_t m, uint32_t g) {
+  double most = 0;
+  for (uint32_t i = 0; i <= s->k->profile->model[s->k->at[m]].n_pressure && !s->k->alone; i++) most = fmax(most, let__feel(&s->scale, tenant(s, m, i, g)));
+  return most;
 }
 
 /* The best split of |h| granules beside others of level |l|; |piece|: one of it for every number of granules, 0: one stays idle. */
@@ -96,9 +95,10 @@ static void tables(grain *s, uint32_t m) {
   double slo = (double)want->slo, e = 0;
   uint32_t some = level_of(s, s->c[m] * s->G / 2);
   uint8_t piece[GRANULES + 1];
-  for (uint32_t l = 0; l <= s->last; l++)
-    for (uint32_t g = 1; g <= s->G; g++) {
-      double slow = slow_of(s, m, g, edge_of(s, l)), *v = &s->one[m][l][g];
+  for (uint32_t g = 1; g <= s->G; g++) {
+    double feel = feels(s, m, g);
+    for (uint32_t l = 0; l <= s->last; l++) {
+      double slow = l ? fmax(1, let__slowed(&s->scale, feel, s->press[l])) : 1, *v = &s->one[m][l][g];
       for (uint32_t b = 1; b <= s->k->most[m]; b++) {
         double t = ceil((double)let__lat(s->k, m, b, g) * slow);
         if (2 * t > slo) break;
@@ -106,6 +106,7 @@ static void tables(grain *s, uint32_t m) {
         if (3 * t <= slo && l == some) e = fmax(e, b * 1e9 / t / want->rate / g); /* half of the time */
       }
     }
+  }
   for (uint32_t l = 0; l <= s->last; l++)
     for (uint32_t h = 1; h <= s->G; h++) s->serve[m][l][h] = split(s, m, l, h, piece);
   if (!(e > 0)) e = s->serve[m][some][s->G] / s->G / 2;
@@ -277,7 +278,6 @@ let_err let__grain(let__problem *p, let__fill *fill, uint64_t effort, uint64_t s
   for (uint32_t i = 0; i < best->n; i++) n += best->p[i].count;
   if (p->n_kinds != 1 || p->n > MODELS || p->kind[0].granules > GRANULES || n < 2 || n > DEVICES + 1) return LET_OK;
   let__kind *k = &p->kind[0];
-  if (!k->alone && k->profile->interference != LET_INTERFERENCE_PRESSURE) return LET_OK;
   grain *s = let_arena_alloc(p->scratch, sizeof *s);
   if (!s) return LET_ERR_NOMEM;
   memset(s, 0, sizeof *s);
