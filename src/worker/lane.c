@@ -11,8 +11,7 @@
 
 #include "os/clock.h"
 
-enum { MEASURE_RUNS = 20, MEASURE_RUNS_FEW = 3, ALIGN = 64 };
-#define MEASURE_TIME (30 * LET_MS)
+enum { ALIGN = 64 };
 
 /* A batch on its way through the gpu-let. */
 typedef struct job {
@@ -31,7 +30,7 @@ static let_record *record_of(const let__lane *l, const job *j, uint32_t i) { ret
 
 static bool batches(const job *j) { return j->model->m->max_batch > 0; }
 
-static let_dur watchdog(const let__lane *l, const let__cell *c) { return c->p99 > l->w->watchdog / 10 ? 10 * c->p99 : l->w->watchdog; }
+static let_dur watchdog(const let__worker_view *w, const let__cell *c) { return c->p99 > w->watchdog / 10 ? 10 * c->p99 : w->watchdog; }
 
 /* From here on until |time| the lane may be stuck inside a call; the control thread looks. */
 static void due(let__lane *l, let_time time) { atomic_store_explicit(&l->due, time, memory_order_relaxed); }
@@ -41,10 +40,10 @@ static bool fatal(let_err r) { return r == LET_ERR_GPULET || r == LET_ERR_DEVICE
 
 /* ---- into the exec and out of it --------------------------------------------------------------------------- */
 
-static let_err zero(let__lane *l, char *to, uint64_t bytes, let_error *e) {
+let_err let__zero(const let__worker_view *w, let_gpulet *g, char *to, uint64_t bytes, let_error *e) {
   let_err r = LET_OK;
   for (uint64_t at = 0; !r && at < bytes; at += LET__ZEROS)
-    r = l->w->device->i->copy_in(l->g, to + at, l->w->zeros, bytes - at < LET__ZEROS ? bytes - at : LET__ZEROS, e);
+    r = w->device->i->copy_in(g, to + at, w->zeros, bytes - at < LET__ZEROS ? bytes - at : LET__ZEROS, e);
   return r;
 }
 
@@ -111,14 +110,14 @@ static let_err enqueue_fixed(let__lane *l, job *j, uint32_t first, uint32_t n, l
       char *to = (char *)x->in[k].data + rows * x->in[k].row_bytes;
       const let_tensor *t = &rec->in[k];
       if (t->present) r = d->copy_in(l->g, to, let_ring_slot_at(l->w->arena, t->offset), t->bytes, e);
-      else r = zero(l, to, rec->rows * x->in[k].row_bytes, e);
+      else r = let__zero(l->w, l->g, to, rec->rows * x->in[k].row_bytes, e);
     }
     rows += rec->rows;
   }
   if (r || rows == 0) return r;
   uint32_t *dirty = &j->cell->dirty[j->instance];
   for (unsigned k = 0; !r && *dirty > rows && k < x->n_in; k++)
-    r = zero(l, (char *)x->in[k].data + rows * x->in[k].row_bytes, (*dirty - rows) * x->in[k].row_bytes, e);
+    r = let__zero(l->w, l->g, (char *)x->in[k].data + rows * x->in[k].row_bytes, (*dirty - rows) * x->in[k].row_bytes, e);
   *dirty = rows;
   let__fault(LET__STAGE_COPIED);
   if (!r) r = d->launch(l->g, x, e);
@@ -209,13 +208,18 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
   return r;
 }
 
-static let_err wait_for(let__lane *l, const let__cell *c, int instance, let_time *started, let_time *finished, let_error *e) {
-  let_dur limit = watchdog(l, c);
-  due(l, let_now() + 2 * limit); /* in case the device cannot keep its own limit */
-  let_err r = l->w->device->i->wait(l->g, instance, limit, started, finished, e);
+let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__cell *c, int instance, let_time *started,
+                      let_time *finished, let_error *e) {
+  let_dur limit = watchdog(w, c);
+  atomic_store_explicit(due, let_now() + 2 * limit, memory_order_relaxed); /* in case the device cannot keep its own limit */
+  let_err r = w->device->i->wait(g, instance, limit, started, finished, e);
   if (r == LET_ERR_DEADLINE) r = let_fail(e, LET_ERR_GPULET, "a batch of size %u did not finish within %.1f s", c->size, (double)limit / (double)LET_S);
-  due(l, LET_NEVER);
+  atomic_store_explicit(due, LET_NEVER, memory_order_relaxed);
   return r;
+}
+
+static let_err wait_for(let__lane *l, const let__cell *c, int instance, let_time *started, let_time *finished, let_error *e) {
+  return let__wait_for(l->w, l->g, &l->due, c, instance, started, finished, e);
 }
 
 /* Runs the batch in groups of equal shapes, each to its end. The staging buffer and out[] are used again by the next. */
@@ -234,7 +238,7 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
     call c = {.x = *x, .inner = x, .in = in};
     c.x.graph = NULL, c.x.run = run_call, c.x.impl = &c, c.x.size = rows;
     let__fault(LET__STAGE_COPIED);
-    due(l, let_now() + watchdog(l, j->cell));
+    due(l, let_now() + watchdog(l->w, j->cell));
     r = d->launch(l->g, &c.x, e);
     let__fault(LET__STAGE_LAUNCHED);
     for (uint32_t k = 0; k < j->msg->n; k++) {
@@ -266,7 +270,7 @@ static let_err check(const let__lane *l, job *j, let_error *e) {
   if (m->n < 1 || m->n > LET_BATCH_MAX || m->model >= l->n_models)
     return let_fail(e, LET_ERR_INTERNAL, "a batch of %u requests for model %u of %u", m->n, m->model, l->n_models);
   j->model = &l->model[m->model];
-  for (uint32_t i = 0; i < j->model->n_cells; i++)
+  for (uint32_t i = 0, n = let__cells(j->model); i < n; i++)
     if (j->model->cell[i].size == m->size) j->cell = &j->model->cell[i];
   if (!j->cell) return let_fail(e, LET_ERR_INTERNAL, "model '%s' is not prepared for batch size %u here", j->model->m->name, m->size);
   for (uint32_t i = 0; i < m->n; i++) {
@@ -310,7 +314,7 @@ static let_err isolate(let__lane *l, job *j, let_error *e) {
     let_record *rec = record_of(l, j, i);
     let_time s, f;
     if (rec->status) continue;
-    due(l, let_now() + watchdog(l, j->cell));
+    due(l, let_now() + watchdog(l->w, j->cell));
     let_err r = enqueue_fixed(l, j, i, 1, e), q = LET_OK;
     if (r == LET_ERR_INVALID) rec->status = r, last = *e, r = LET_OK;
     q = l->w->device->i->mark(l->g, j->instance, e);
@@ -335,7 +339,7 @@ static bool enqueue(let__lane *l, job *j) {
   } else if (j->cell->x[0]->dynamic) {
     if ((j->status = run_varying(l, j, &e))) j->error = e;
   } else {
-    due(l, let_now() + watchdog(l, j->cell));
+    due(l, let_now() + watchdog(l->w, j->cell));
     r = enqueue_fixed(l, j, 0, j->msg->n, &e);
     due(l, LET_NEVER);
     if (!fatal(r)) {
@@ -368,7 +372,7 @@ static bool another_first(let__lane *l, const job *ahead) {
   return let_lane_waiting(l->lanes, l->index) && !readable(fd);
 }
 
-static void serve(let__lane *l) {
+static void serve_batches(let__lane *l) {
   job jobs[2], *ahead = NULL;
   unsigned turn = 0, depth = l->w->device->i->depth > 1 ? 2 : 1;
   for (;;) {
@@ -404,108 +408,16 @@ static void serve(let__lane *l) {
   }
 }
 
-/* ---- before serving ----------------------------------------------------------------------------------------- */
-
-static int by_length(const void *a, const void *b) {
-  let_dur x = *(const let_dur *)a, y = *(const let_dur *)b;
-  return (x > y) - (x < y);
-}
-
-static let_err run_nothing(let_exec *x, void *stream, let_error *e) { return (void)x, (void)stream, (void)e, LET_OK; }
-
-/* Runs zeros through the cell and keeps the median and the worst. How long inputs of varying shape take depends on
- * the shapes to come: not measured, except where time comes from a profile. */
-static let_err measure_cell(let__lane *l, let__cell *c, let_error *e) {
-  const let_device_i *d = l->w->device->i;
-  let_dur took[MEASURE_RUNS], total = 0;
-  uint32_t n = 0, warm = 1;
-  bool dynamic = c->x[0]->dynamic;
-  let_exec nothing = *c->x[0];
-  nothing.run = run_nothing, nothing.graph = NULL;
-  bool simulated = strcmp(d->name, "sim") == 0; /* its times come from a profile: no need to sleep through many */
-  if (dynamic && !simulated) return LET_OK;
-  c->p99 = 12 * l->w->watchdog; /* of the first run: a minute, tenfold */
-  for (int i = 0; i < 2 && c->x[i] && !dynamic; i++)
-    for (unsigned k = 0; k < c->x[i]->n_in; k++) {
-      let_err r = zero(l, c->x[i]->in[k].data, c->size * c->x[i]->in[k].row_bytes, e);
-      if (r) return r;
-    }
-  unsigned runs = simulated || l->gentle ? MEASURE_RUNS_FEW : MEASURE_RUNS;
-  while (n < runs && (n < 2 || total < MEASURE_TIME)) {
-    let_time started, finished, begin = let_now();
-    let_err r = LET_OK;
-    let_exec *x = dynamic ? &nothing : c->x[n & 1 && c->x[1] ? 1 : 0];
-    r = d->launch(l->g, x, e);
-    if (!r) r = d->mark(l->g, 0, e);
-    if (!r) r = wait_for(l, c, 0, &started, &finished, e);
-    if (r) return r;
-    if (warm && d->depth == 1 && let_now() - begin < LET_S) {
-      warm = 0;
-      continue;
-    }
-    warm = 0, total += took[n++] = let_now() - begin;
-  }
-  qsort(took, n, sizeof *took, by_length);
-  c->p50 = took[n / 2];
-  /* Beside the generation that still serves, the worst run says more about that one than about this cell. */
-  c->p99 = l->gentle ? c->p50 : took[n - 1];
-  return LET_OK;
-}
-
-static let_err measure(let__lane *l, let_error *e) {
-  let_engine_target t;
-  let_err r = l->w->device->i->enter(l->g, e);
-  l->w->device->i->target(l->g, &t);
-  for (uint32_t k = 0; !r && k < l->n_models; k++) {
-    let__lane_model *m = &l->model[k];
-    r = m->engine->enter(&t, e);
-    for (uint32_t i = 0; !r && i < m->n_cells; i++) {
-      if ((r = measure_cell(l, &m->cell[i], e))) (void)let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, m->cell[i].size);
-    }
-  }
-  return r;
-}
-
-static void *main_of_lane(void *arg) {
+static void serve(void *arg) {
   let__lane *l = arg;
-  let_error e = {0};
-  let_err r = measure(l, &e);
-  pthread_mutex_lock(&l->lock);
-  l->state = r ? LET__LANE_FAILED : LET__LANE_MEASURED;
-  l->error = e;
-  pthread_cond_broadcast(&l->turn);
-  while (l->state == LET__LANE_MEASURED) pthread_cond_wait(&l->turn, &l->lock);
-  bool go = l->state == LET__LANE_SERVING;
-  pthread_mutex_unlock(&l->lock);
-  if (go) serve(l);
+  serve_batches(l);
   if (l->stage) l->w->device->i->unpin(l->w->device, l->stage), free(l->stage);
-  return NULL;
+  l->stage = NULL;
 }
 
-let_err let__lane_start(let__lane *l, let_error *e) {
-  int r = pthread_create(&l->thread, NULL, main_of_lane, l);
-  if (r) return let_fail(e, LET_ERR_NOMEM, "cannot start a thread: %s", strerror(r));
-  l->started = true;
-  pthread_mutex_lock(&l->lock);
-  while (l->state == LET__LANE_NEW) pthread_cond_wait(&l->turn, &l->lock);
-  let_err code = l->state == LET__LANE_FAILED ? l->error.code : LET_OK;
-  if (code && e) *e = l->error;
-  pthread_mutex_unlock(&l->lock);
-  return code;
+void let__lane_serve(let__lane *l) {
+  l->serves = true;
+  let__hand_give(&l->hand, serve, l);
 }
 
-static void set(let__lane *l, let__lane_state s) {
-  pthread_mutex_lock(&l->lock);
-  if (l->state == LET__LANE_MEASURED) l->state = s;
-  pthread_cond_broadcast(&l->turn);
-  pthread_mutex_unlock(&l->lock);
-}
-
-void let__lane_serve(let__lane *l) { set(l, LET__LANE_SERVING); }
-
-void let__lane_join(let__lane *l) {
-  if (!l->started) return;
-  set(l, LET__LANE_FAILED);
-  pthread_join(l->thread, NULL);
-  l->started = false;
-}
+void let__lane_join(let__lane *l) { let__hand_stop(&l->hand); }

@@ -2,11 +2,11 @@
 #ifndef LET_WORKER_LANE_H
 #define LET_WORKER_LANE_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 #include "device/device.h"
 #include "ring/ring.h"
+#include "worker/hand.h"
 
 /* A model prepared for one batch size; two execs with separate buffers where the device overlaps batches. */
 typedef struct let__cell {
@@ -14,18 +14,28 @@ typedef struct let__cell {
   let_exec *x[2];
   uint32_t dirty[2]; /* rows of x[i] that may be other than zero */
   let_dur p50, p99;  /* measured before serving */
+  bool beside;       /* measured beside traffic: see let__measure */
 } let__cell;
 
-typedef struct let__loaded let__loaded; /* worker.c: a model's weights */
+typedef struct let__loaded let__loaded; /* worker_int.h: a model's weights */
 
+/* The control thread fills cell[n_cells] and then counts it; the lane's thread looks at counted ones only, and writes
+ * their |dirty|. So cells can be added while the lane serves. */
 typedef struct let__lane_model {
   let__loaded *loaded;
   const let_model *m;
   const let_engine *engine;
-  const char *note; /* why it runs eagerly, or NULL */
-  uint32_t n_cells;
+  const char *note;    /* why it runs eagerly, or NULL */
+  uint32_t n_sizes, next; /* control thread: sizes wanted, in the order of preparing, and how many were tried */
+  uint32_t size[LET_SIZES_MAX];
+  uint32_t needed;     /* the lane serves once that many are ready */
+  let_dur slo;         /* 0: none */
+  let_dur took;        /* to load it and to prepare what was needed */
+  _Atomic uint32_t n_cells;
   let__cell cell[LET_SIZES_MAX];
 } let__lane_model;
+
+static inline uint32_t let__cells(const let__lane_model *m) { return atomic_load_explicit(&m->n_cells, memory_order_acquire); }
 
 typedef struct let__worker_view { /* what lanes need of the worker; constant while they run */
   let_device *device;
@@ -37,28 +47,27 @@ typedef struct let__worker_view { /* what lanes need of the worker; constant whi
 
 enum { LET__ZEROS = 1 << 20 };
 
-typedef enum let__lane_state { LET__LANE_NEW, LET__LANE_MEASURED, LET__LANE_FAILED, LET__LANE_SERVING } let__lane_state;
-
 typedef struct let__lane {
   const let__worker_view *w;
   let_lanes *lanes;
   uint32_t index;      /* in |lanes| */
   uint32_t gpulet;     /* the server's number */
-  uint32_t number;     /* of the device's gpu-let, < 64 */
+  uint32_t first, granules;
+  bool shared;
   let_gpulet *g;
+  /* The same granules once more, opened when the lane grows: sizes that are added while it serves are warmed up,
+   * captured and measured there, where nothing runs that they could disturb: graphs of one gpu-let share their memory.
+   * The finished exec is then launched on |g| like any other, in the order of its streams. */
+  let_gpulet *twin;
+  uint32_t number, twin_number; /* of the device's gpu-lets, < 64 */
+  uint64_t cost;       /* how long bringing it up took before, us; 0: unknown */
   uint32_t n_models;
   let__lane_model *model;
   int stop_fd;         /* readable: drain and leave */
-  bool gentle;         /* another generation serves on this device: measure little */
+  bool serves;         /* control thread: it was told to */
   _Atomic uint64_t busy_ns, batches;
   _Atomic let_time due; /* the call that the thread is in should be back by then; LET_NEVER: it is in none */
-
-  pthread_t thread;
-  bool started;
-  pthread_mutex_t lock; /* of state and error */
-  pthread_cond_t turn;
-  let__lane_state state;
-  let_error error;
+  let__hand hand;      /* the lane's thread: measures, then serves */
 
   /* The lane's thread only. */
   let_batch_msg msg[2];
@@ -68,10 +77,22 @@ typedef struct let__lane {
   let_time last_finished;
 } let__lane;
 
-/* Starts the thread, which measures every cell, then waits. Blocks until that is done. */
-let_err let__lane_start(let__lane *l, let_error *e);
-void let__lane_serve(let__lane *l); /* lets a measured lane serve */
-void let__lane_join(let__lane *l);  /* after stop_fd became readable: returns when its ring is empty. Any state. */
+/* The lane's thread begins to take batches. */
+void let__lane_serve(let__lane *l);
+void let__lane_join(let__lane *l); /* after stop_fd became readable: returns when its ring is empty. Any state. */
+
+/* What lane.c and measure.c share. |due|: where the call's end is announced, see let__lane. */
+let_err let__zero(const let__worker_view *w, let_gpulet *g, char *to, uint64_t bytes, let_error *e);
+let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__cell *c, int instance, let_time *started,
+                      let_time *finished, let_error *e);
+
+/* How a cell is measured. On the calling thread, which must have entered |g|. */
+typedef enum let__effort {
+  LET__ONCE,   /* how long it takes is known: run it once, unmeasured, where a first run in this thread is a slow one */
+  LET__BESIDE, /* gpu-lets of this device serve: few runs at the lowest priority, and the least of them counts */
+  LET__ALONE   /* 20 runs: median and worst */
+} let__effort;
+let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e);
 
 /* Sends an error event and ends the process. */
 _Noreturn void let__worker_die(const let__worker_view *w, const let_error *e);

@@ -44,7 +44,8 @@ typedef struct server {
   int control;
   let_ring_arena *arena;
   let_lanes *lanes[GEN_MAX];
-  json_t *last; /* most recent event that was not progress or health */
+  json_t *last; /* most recent event that was not progress or health, nor lane unless |all| */
+  bool all;
   uint64_t in[RECORDS], out[RECORDS];
 } server;
 
@@ -105,7 +106,7 @@ static const char *event(server *s) {
     assert_int_equal(n, 0);
     const char *name = json_string_value(json_object_get(doc, "event"));
     assert_non_null(name);
-    if (strcmp(name, "progress") == 0 || strcmp(name, "health") == 0) {
+    if (strcmp(name, "progress") == 0 || strcmp(name, "health") == 0 || (!s->all && strcmp(name, "lane") == 0)) {
       json_decref(doc);
       continue;
     }

@@ -1,0 +1,350 @@
+/* bring_up.c: a generation's steps: open, load, prepare, measure; later the same for further sizes, beside the lane that
+ * serves; and in the end its frees, one by one. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "os/clock.h"
+#include "ring/control.h"
+#include "worker/worker_int.h"
+
+/* ---- what the server asks for -------------------------------------------------------------------------------- */
+
+static bool number(const json_t *doc, const char *key, int64_t least, int64_t most, int64_t *ret) {
+  const json_t *v = json_object_get(doc, key);
+  if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > most) return false;
+  *ret = json_integer_value(v);
+  return true;
+}
+
+static let_err read_model(const json_t *doc, let__lane_model *m, let_error *e) {
+  const json_t *sizes = json_object_get(doc, "sizes");
+  size_t n = json_array_size(sizes);
+  int64_t needed = (int64_t)n, slo_us = 0;
+  if (!json_is_array(sizes) || n < 1 || n > LET_SIZES_MAX)
+    return let_fail(e, LET_ERR_INVALID, "field 'sizes' is not a list of 1 to %d batch sizes", LET_SIZES_MAX);
+  for (size_t i = 0; i < n; i++) {
+    json_int_t size = json_integer_value(json_array_get(sizes, i));
+    if (size < 1 || size > LET_BATCH_MAX) return let_fail(e, LET_ERR_INVALID, "sizes[%zu] is not a batch size of 1 to %d", i, LET_BATCH_MAX);
+    m->size[m->n_sizes++] = (uint32_t)size;
+  }
+  if (json_object_get(doc, "needed") && !number(doc, "needed", 1, (int64_t)n, &needed)) return let_fail(e, LET_ERR_INVALID, "field 'needed' is not a number of sizes");
+  if (json_object_get(doc, "slo_us") && !number(doc, "slo_us", 0, INT64_MAX / LET_US, &slo_us)) return let_fail(e, LET_ERR_INVALID, "field 'slo_us' is not a time");
+  m->needed = (uint32_t)needed, m->slo = slo_us * LET_US;
+  return LET_OK;
+}
+
+static let_err read_lane(const json_t *doc, let__lane *l, let_error *e) {
+  const json_t *models = json_object_get(doc, "models");
+  int64_t gpulet, first, granules, cost = 0;
+  size_t n = json_array_size(models);
+  if (!number(doc, "gpulet", 0, UINT32_MAX, &gpulet) || !number(doc, "first", 0, UINT32_MAX, &first) || !number(doc, "granules", 1, UINT32_MAX, &granules) ||
+      !json_is_array(models) || n < 1 || (json_object_get(doc, "cost_us") && !number(doc, "cost_us", 0, INT64_MAX, &cost)))
+    return let_fail(e, LET_ERR_INVALID, "a lane needs 'gpulet', 'first', 'granules' (numbers) and 'models' (a list)");
+  l->gpulet = (uint32_t)gpulet, l->first = (uint32_t)first, l->granules = (uint32_t)granules, l->cost = (uint64_t)cost;
+  l->shared = json_is_true(json_object_get(doc, "shared"));
+  l->model = calloc(n, sizeof *l->model);
+  if (!l->model) return let_fail(e, LET_ERR_NOMEM, "out of memory for %zu models", n);
+  l->n_models = (uint32_t)n;
+  let_err r = LET_OK;
+  for (size_t i = 0; !r && i < n; i++) r = read_model(json_array_get(models, i), &l->model[i], e);
+  return r;
+}
+
+/* Cheap lanes first: most of them serve again long before the dearest is ready. What is not known goes first, too: of
+ * equal ones the order stays. */
+static void sort(let__generation *g) {
+  for (uint32_t i = 0; i < g->n; i++) {
+    uint32_t k = i;
+    for (; k > 0 && g->lane[g->order[k - 1]].cost > g->lane[i].cost; k--) g->order[k] = g->order[k - 1];
+    g->order[k] = i;
+  }
+}
+
+let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret, let_error *e) {
+  const json_t *list = json_object_get(doc, "lanes");
+  size_t n = json_array_size(list);
+  let__generation *g = n && n <= LET__GPULETS_MAX ? calloc(1, sizeof *g) : NULL;
+  let_err r = LET_OK;
+  if (g) g->stop_fd = -1, g->number = (uint64_t)json_integer_value(json_object_get(doc, "generation"));
+  if (!json_is_array(list) || n < 1 || n > LET__GPULETS_MAX || (size_t)n_fds != n + 2)
+    r = let_fail(e, LET_ERR_INVALID, "'prepare' with %zu lanes and %d descriptors: one per lane and two more are needed", n, n_fds);
+  else if (!g || !(g->lane = calloc(n, sizeof *g->lane))) r = let_fail(e, LET_ERR_NOMEM, "out of memory for %zu lanes", n);
+  else if (!(r = let_lanes_map(fds[0], (uint32_t)n, fds + 2, fds[1], &g->lanes, e)))
+    for (int i = 1; i < n_fds; i++) fds[i] = -1; /* the lanes own them now */
+  for (int i = 0; i < n_fds; i++)
+    if (fds[i] >= 0) close(fds[i]);
+  if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
+  for (size_t i = 0; !r && i < n; i++) {
+    let__lane *l = &g->lane[g->n++];
+    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd, .due = LET_NEVER};
+    r = read_lane(json_array_get(list, i), l, e);
+    for (uint32_t k = 0; !r && k < l->n_models; k++) g->total += l->model[k].needed;
+  }
+  if (r) {
+    if (g) let__generation_free(w, g);
+    return r;
+  }
+  g->beside = json_is_true(json_object_get(doc, "beside"));
+  g->doc = json_incref((json_t *)(uintptr_t)doc);
+  sort(g);
+  *ret = g;
+  return LET_OK;
+}
+
+/* ---- steps ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t batches_run(const let__worker *w) {
+  uint64_t n = 0;
+  for (const let__generation *g = w->generations; g; g = g->next)
+    for (uint32_t i = 0; i < g->n; i++) n += atomic_load_explicit(&g->lane[i].batches, memory_order_relaxed);
+  return n;
+}
+
+bool let__busy(let__worker *w) {
+  uint64_t n = batches_run(w);
+  let_time now = let_now();
+  if (n != w->batches) w->quiet_at = now + LET_S;
+  w->batches = n;
+  return now < w->quiet_at;
+}
+
+static let_err open_gpulet(let__worker *w, const let__lane *l, let_gpulet **ret, uint32_t *ret_number, let_error *e) {
+  if (~w->numbers == 0) return let_fail(e, LET_ERR_OVERLOADED, "%d gpu-lets are open on this device, as many as there can be", LET__GPULETS_MAX);
+  uint32_t n = (uint32_t)__builtin_ctzll(~w->numbers);
+  let_err r = w->view.device->i->open(w->view.device, n, l->first, l->granules, l->shared, ret, e);
+  if (r) return r;
+  w->numbers |= UINT64_C(1) << n;
+  *ret_number = n;
+  return LET_OK;
+}
+
+static let_err load_model(let__worker *w, let__generation *g, const let__lane *l, let__lane_model *m, let_error *e) {
+  let_model spec;
+  size_t index = (size_t)(m - l->model);
+  const json_t *doc = json_array_get(json_object_get(json_array_get(json_object_get(g->doc, "lanes"), l->index), "models"), index);
+  let_err r = let_control_model_get(json_object_get(doc, "spec"), &spec, e);
+  if (r) return r;
+  memcpy(g->model, spec.name, sizeof g->model);
+  if (let__simulated(w)) spec.null_us = 0; /* the profile says how long it takes */
+  for (uint32_t i = 0; i < m->n_sizes; i++)
+    if (spec.max_batch == 0 && m->size[i] != 1)
+      return let_fail(e, LET_ERR_INVALID, "batch size %u is not possible for model '%s'", m->size[i], spec.name);
+  if ((r = let__model_load(w, &spec, &m->loaded, e))) return r;
+  m->m = &m->loaded->m, m->engine = m->loaded->engine;
+  return LET_OK;
+}
+
+/* Which exec the cell under way lacks; 2: none. */
+static int lacks(const let__worker *w, const let__cell *c) {
+  if (!c->x[0]) return 0;
+  return !c->x[1] && w->view.device->i->depth > 1 && !c->x[0]->dynamic ? 1 : 2;
+}
+
+static let_err prepare(let__lane_model *m, let_gpulet *on, let__cell *c, int instance, let_error *e) {
+  let_engine_target t;
+  const char *note = NULL;
+  on->device->i->target(on, &t);
+  if (instance == 0) let__fault(LET__STAGE_PREPARE);
+  c->size = m->size[m->next];
+  let_err r = m->engine->prepare(m->loaded->em, &t, c->size, instance, &c->x[instance], &note, e);
+  if (r) return r;
+  c->x[instance]->model = m->m->name;
+  c->dirty[instance] = c->size;
+  if (note) m->note = note;
+  return LET_OK;
+}
+
+typedef struct measuring {
+  const let__worker_view *w;
+  let_gpulet *g;
+  const let_engine *engine;
+  _Atomic let_time *due;
+  let__cell *cell;
+  let__effort effort;
+  let_err result;
+  let_error error;
+} measuring;
+
+static void measure(void *arg) {
+  measuring *x = arg;
+  let_engine_target t;
+  x->g->device->i->target(x->g, &t);
+  x->result = x->g->device->i->enter(x->g, &x->error);
+  if (!x->result) x->result = x->engine->enter(&t, &x->error);
+  if (!x->result) x->result = let__measure(x->w, x->g, x->due, x->cell, x->effort, &x->error);
+}
+
+/* Measures the cell on |on|, in |hand|'s thread; what was measured in this process before is not measured again. */
+static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l, let__lane_model *m, let_gpulet *on, _Atomic let_time *due,
+                            bool beside, let__cell *c, let_error *e) {
+  let_err r = let__hand_start(hand, e);
+  if (r) return r;
+  const let__known *known = let__model_known(m->loaded, c->size, l->granules, l->shared);
+  bool again = known && (!known->beside || beside);
+  if (again) c->p50 = known->p50, c->p99 = known->p99, c->beside = known->beside;
+  measuring x = {.w = &w->view, .g = on, .engine = m->engine, .due = due, .cell = c, .effort = again ? LET__ONCE : beside ? LET__BESIDE : LET__ALONE};
+  uint64_t before = batches_run(w);
+  let__hand_give(hand, measure, &x);
+  let__hand_wait(hand);
+  if (x.result) {
+    if (e) *e = x.error;
+    return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, c->size), x.result;
+  }
+  if (x.effort == LET__ALONE && batches_run(w) != before) c->beside = true, c->p99 = c->p50; /* it was not alone after all */
+  if (!again && c->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, c);
+  return LET_OK;
+}
+
+static void publish(let__lane_model *m) {
+  m->next++;
+  atomic_store_explicit(&m->n_cells, let__cells(m) + 1, memory_order_release);
+}
+
+/* The planned batch alone is too slow for single requests to be padded to it within the SLO (a plan that promises
+ * none): one more size before the lane serves. */
+static bool too_slow(const let__lane_model *m, const let__cell *c) {
+  return m->slo > 0 && !c->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 && m->size[1] < c->size && 2 * c->p50 > m->slo;
+}
+
+let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e) {
+  let__lane *l = &g->lane[g->order[g->up]];
+  let__lane_model *m = l->model;
+  let_err r;
+  while (m < l->model + l->n_models && m->next >= m->needed) m++;
+  *ret_lane = l;
+  g->model[0] = 0;
+  if (!l->g) {
+    if ((r = open_gpulet(w, l, &l->g, &l->number, e))) return r;
+  } else if (m == l->model + l->n_models) {
+    g->up++;
+    let__lane_serve(l);
+    return LET_OK;
+  } else if (!m->loaded) {
+    g->began = let_now();
+    if ((r = load_model(w, g, l, m, e))) return r;
+  } else {
+    let__cell *c = &m->cell[let__cells(m)];
+    int instance = lacks(w, c);
+    if (instance < 2) {
+      memcpy(g->model, m->m->name, sizeof g->model);
+      if ((r = prepare(m, l->g, c, instance, e))) return r;
+    } else {
+      if ((r = measure_with(w, &l->hand, l, m, l->g, &l->due, g->beside || let__busy(w), c, e))) return r;
+      publish(m);
+      memcpy(g->model, m->m->name, sizeof g->model);
+      g->done++;
+      if (too_slow(m, c)) m->needed++, g->total++;
+      m->took = let_now() - g->began;
+    }
+  }
+  *ret_lane = NULL;
+  return LET_OK;
+}
+
+/* ---- growing -------------------------------------------------------------------------------------------------- */
+
+/* Every model gets its next size before any gets the one after. */
+static let__lane_model *next_to_grow(const let__generation *g, let__lane **ret_lane) {
+  let__lane_model *best = NULL;
+  for (uint32_t i = 0; i < g->up; i++) {
+    let__lane *l = &g->lane[g->order[i]];
+    for (uint32_t k = 0; k < l->n_models; k++) {
+      let__lane_model *m = &l->model[k];
+      if (m->next < m->n_sizes && (!best || m->next < best->next)) best = m, *ret_lane = l;
+    }
+  }
+  return best;
+}
+
+bool let__growing(const let__generation *g) {
+  let__lane *l;
+  return g->up == g->n && next_to_grow(g, &l);
+}
+
+static void discard(const let__lane_model *m, let__cell *c) {
+  for (int x = 0; x < 2; x++)
+    if (c->x[x]) m->engine->discard(c->x[x]);
+  memset(c, 0, sizeof *c);
+}
+
+let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size, let_error *e) {
+  let__lane *l = NULL;
+  let__lane_model *m = next_to_grow(g, &l);
+  let__cell *c = &m->cell[let__cells(m)];
+  let_err r = LET_OK;
+  *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
+  if (!l->twin) {
+    r = open_gpulet(w, l, &l->twin, &l->twin_number, e);
+  } else if (lacks(w, c) < 2) {
+    r = prepare(m, l->twin, c, lacks(w, c), e);
+  } else {
+    r = measure_with(w, &w->prober, l, m, l->twin, &w->prober_due, g->beside || let__busy(w), c, e);
+    if (!r) *ret_size = c->size, publish(m);
+  }
+  if (r) {
+    *ret_size = m->size[m->next++];
+    discard(m, c);
+  }
+  return r;
+}
+
+/* ---- the end -------------------------------------------------------------------------------------------------- */
+
+void let__generation_halt(let__generation *g) {
+  uint64_t one = 1;
+  if (!g) return;
+  if (g->stop_fd >= 0) (void)!write(g->stop_fd, &one, sizeof one);
+  for (uint32_t i = 0; i < g->n; i++) let__lane_join(&g->lane[i]);
+  let_lanes_free(g->lanes);
+  if (g->stop_fd >= 0) close(g->stop_fd);
+  json_decref(g->doc);
+  g->lanes = NULL, g->stop_fd = -1, g->doc = NULL;
+}
+
+static bool free_exec(let__lane_model *m) {
+  for (uint32_t c = LET_SIZES_MAX; c-- > 0;)
+    for (int x = 2; x-- > 0;)
+      if (m->cell[c].x[x]) {
+        m->engine->discard(m->cell[c].x[x]);
+        m->cell[c].x[x] = NULL;
+        return true;
+      }
+  return false;
+}
+
+static void shut(let__worker *w, let_gpulet **g, uint32_t number) {
+  w->view.device->i->shut(*g);
+  w->numbers &= ~(UINT64_C(1) << number);
+  *g = NULL;
+}
+
+static bool free_of_lane(let__worker *w, let__lane *l) {
+  for (uint32_t k = 0; k < l->n_models; k++)
+    if (free_exec(&l->model[k])) return true;
+  for (uint32_t k = 0; k < l->n_models; k++)
+    if (l->model[k].loaded) {
+      let__model_drop(l->model[k].loaded);
+      l->model[k].loaded = NULL;
+      return true;
+    }
+  if (l->twin) return shut(w, &l->twin, l->twin_number), true;
+  if (l->g) return shut(w, &l->g, l->number), true;
+  return false;
+}
+
+bool let__generation_free_step(let__worker *w, let__generation *g) {
+  for (uint32_t i = 0; i < g->n; i++)
+    if (free_of_lane(w, &g->lane[i])) return true;
+  for (uint32_t i = 0; i < g->n; i++) free(g->lane[i].model);
+  free(g->lane);
+  free(g);
+  return false;
+}
+
+void let__generation_free(let__worker *w, let__generation *g) {
+  let__generation_halt(g);
+  while (g && let__generation_free_step(w, g)) {}
+}
