@@ -360,6 +360,7 @@ let_time let_apply_wake(const let_apply *a) {
 
 bool let_apply_group_wanted(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state != G_NONE && a->group[i].keep; }
 bool let_apply_group_serving(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state == G_SERVING; }
+bool let_apply_group_routed(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state != G_NONE && a->group[i].routed; }
 bool let_apply_group_draining(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state == G_DRAINING; }
 bool let_apply_group_in_use(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state != G_NONE; }
 uint32_t let_apply_group_worker(const let_apply *a, uint32_t i) { return i < a->cap ? a->group[i].worker : LET_APPLY_NONE; }

@@ -84,6 +84,7 @@ let_time let_apply_wake(const let_apply *a);
 /* State, for routing and for people. */
 bool let_apply_group_wanted(const let_apply *a, uint32_t group);   /* belongs to the newest generation */
 bool let_apply_group_serving(const let_apply *a, uint32_t group);  /* prepared and part of the routed generation */
+bool let_apply_group_routed(const let_apply *a, uint32_t group);   /* routing names it: it serves, or will again once its worker is replaced */
 bool let_apply_group_draining(const let_apply *a, uint32_t group);
 uint32_t let_apply_group_worker(const let_apply *a, uint32_t group);
 bool let_apply_group_in_use(const let_apply *a, uint32_t group);

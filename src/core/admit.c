@@ -189,6 +189,10 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   if (!let__any_up(c, r->model))
     return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': %u of its %u gpu-lets are down and being restarted; try again", name, v.n, v.n);
   uint32_t most = most_rows(c, r->model);
+  /* Promised by the configuration, but not prepared yet: that comes, or another server has it. */
+  if (r->rows > most && r->rows <= m->m->max_batch)
+    return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': %u rows, but so far its batches hold at most %u, larger ones are being prepared: split the request or try again",
+                       name, r->rows, most);
   if (r->rows < 1 || r->rows > most)
     return let__refuse(r, LET_ERR_INVALID, "model '%.80s': %u rows, but its batches hold at most %u: split the request", name, r->rows, most);
   if (m->queued >= m->limit)

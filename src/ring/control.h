@@ -6,19 +6,27 @@
  * server -> worker
  *   init     {device, arena_bytes, records, profile, plugin_dir, spin_us} + [arena fd]
  *            device: "cpu:0-1" (cores), "cuda:0", "sim:h200#0"; profile: directory for sim's latencies, or ""
- *   prepare  {generation, lanes:[{gpulet, first, granules, shared, models:[{spec, sizes:[1,2,4]}]}]}
+ *   prepare  {generation, beside, lanes:[{gpulet, first, granules, shared, cost_us, models:[{spec, sizes:[4,1,8], needed, slo_us}]}]}
  *            + [lanes fd, done eventfd, submit eventfd of each lane...]
- *            The worker loads what it does not have, prepares every (model, size), measures it, and serves the
- *            lanes at once after `prepared`.
- *   retire   {generation}            finish what is on its rings, free what only it used
+ *            The worker loads what it does not have and prepares the sizes in the order given, lane by lane (cheap ones first,
+ *            by |cost_us|: how long they took before; 0: not known). A lane serves as soon as the first |needed| sizes
+ *            of each of its models are prepared and measured (left out: all); |slo_us| above 0: with the second one
+ *            too, where the first alone cannot keep that. The other sizes are added while it serves.
+ *            |beside|: gpu-lets of other workers serve on this device.
+ *   retire   {generation}            finish what is on its rings; what only it used is freed later, bit by bit
  *   stop     {}                      finish everything, exit 0
  * worker -> server
  *   ready    {pid, device, type, sms, granules, granule_sms, memory_bytes}
  *   progress {generation, text, done, total}
- *   prepared {generation, lanes:[{gpulet, models:[{name, memory_bytes, output_row_bytes, eager: <why, or "">,
- *             sizes:[{size, p50_us, p99_us}]}]}]}   0 us: not known before requests come (shapes vary)
- *   failed   {generation, gpulet, model, code, text}   nothing of that generation is kept; code: let_err, a number
- *   retired  {generation}
+ *   lane     {generation, lanes:[{gpulet, models:[{name, memory_bytes, output_row_bytes, eager: <why, or "">, took_us,
+ *             sizes:[{size, p50_us, p99_us, beside}]}]}]}   one lane, which serves from now on. 0 us: not known before
+ *             requests come (shapes vary); beside: measured beside traffic, the least of a few runs stands for both
+ *   prepared {generation, lanes:[...]}   all lanes serve
+ *   size     {generation, gpulet, model: index, memory_bytes, size: {size, p50_us, p99_us, beside} or {size, failed: why}}
+ *             one more size can be run by that lane, or could not be prepared: the others serve on
+ *   failed   {generation, gpulet, model, code, text}   before it was prepared. Nothing of that generation is kept, nothing of
+ *             it runs any more (lanes of it may have served); code: let_err, a number
+ *   retired  {generation}                nothing of it runs any more
  *   health   {lanes:[{generation, gpulet, busy_ns, batches}], memory_bytes, gpu: {utilization, power_w, memory_used,
  *             memory_total, uuid}}
  *   error    {text}

@@ -28,6 +28,16 @@ static int plan_get(server *s, let_buf *out, const char **type) {
   if (!s->plan) return error_reply(503, "no plan serves yet", out, type);
   *type = "application/json";
   let_plan_to_json(s->plan, out);
+  sizes_count all = {0};
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+    if (!s->group[i].used || !let_apply_group_routed(s->apply, i)) continue;
+    sizes_count n = serve_group_sizes(s, i);
+    all.wanted += n.wanted, all.ready += n.ready, all.failed += n.failed;
+  }
+  while (out->n && out->p[out->n - 1] != '}') out->n--;
+  out->n--;
+  let_buf_fmt(out, ",\n  \"growing\": %s,\n  \"sizes\": {\"wanted\": %u, \"ready\": %u, \"failed\": %u}\n}\n",
+              all.ready + all.failed < all.wanted ? "true" : "false", all.wanted, all.ready, all.failed);
   return 200;
 }
 
@@ -67,7 +77,7 @@ static void gpulets_text(const server *s, let_buf *out) {
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
     for (uint32_t k = 0; s->group[i].used && k < s->group[i].n_gpulets; k++) {
       gpulet_labels(s, &s->group[i], &s->group[i].gpulet[k], labels, sizeof labels);
-      let_metrics_value(out, "gpulet_up", labels, let_apply_group_serving(s->apply, i) ? 1 : 0);
+      let_metrics_value(out, "gpulet_up", labels, let_apply_group_routed(s->apply, i) && s->group[i].gpulet[k].up ? 1 : 0);
     }
   let_metrics_head(out, "gpulet_batches", "counter", "Batches run");
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
@@ -230,14 +240,17 @@ static json_t *group_page(const server *s, uint32_t i) {
       const place *p = &l->place[j];
       json_t *sizes = json_array();
       for (uint32_t z = 0; z < p->n_sizes; z++)
-        json_array_append_new(sizes, json_pack("{s:i, s:f}", "size", (int)p->size[z], "predicted_ms", (double)let_core_predict(s->core, l->number, p->model, p->size[z]) / 1e6));
+        json_array_append_new(sizes, json_pack("{s:i, s:f, s:s}", "size", (int)p->size[z], "predicted_ms", (double)let_core_predict(s->core, l->number, p->model, p->size[z]) / 1e6,
+                                               "state", p->ready[z] ? "ready" : p->failed[z] ? "failed" : "growing"));
       json_array_append_new(places, json_pack("{s:s, s:i, s:f, s:I, s:b, s:o}", "model", s->model[p->model].name, "batch", (int)p->batch, "rate", p->rate,
                                               "memory_bytes", (json_int_t)p->memory_bytes, "eager", p->eager, "sizes", sizes));
     }
-    json_array_append_new(lets, json_pack("{s:i, s:i, s:i, s:b, s:o}", "gpulet", (int)l->number, "first", (int)l->first, "granules", (int)l->granules, "shared", l->shared, "models", places));
+    json_array_append_new(lets, json_pack("{s:i, s:i, s:i, s:b, s:b, s:o}", "gpulet", (int)l->number, "first", (int)l->first, "granules", (int)l->granules, "shared", l->shared, "up", l->up, "models", places));
   }
-  return json_pack("{s:i, s:s, s:s, s:I, s:i, s:o}", "group", (int)i, "device", s->device[g->device].name, "state", let_apply_group_state(s->apply, i), "generation",
-                   (json_int_t)g->generation, "worker", (int)let_apply_group_worker(s->apply, i), "gpulets", lets);
+  sizes_count n = serve_group_sizes(s, i);
+  return json_pack("{s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:o}", "group", (int)i, "device", s->device[g->device].name, "state", let_apply_group_state(s->apply, i), "generation",
+                   (json_int_t)g->generation, "worker", (int)let_apply_group_worker(s->apply, i), "growing", n.ready + n.failed < n.wanted, "sizes_wanted",
+                   (int)n.wanted, "sizes_ready", (int)n.ready, "sizes_failed", (int)n.failed, "gpulets", lets);
 }
 
 static int debug_server(server *s, let_buf *out, const char **type) {

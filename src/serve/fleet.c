@@ -84,20 +84,6 @@ static void say(server *s, uint32_t i, json_t *doc, const int *fds, int n_fds) {
   if (r) serve_fleet_kill(s, i, e.text); /* AGAIN too: a worker that does not read its few messages hangs */
 }
 
-static json_t *lane_document(const server *s, const group *g, uint32_t number) {
-  const gpulet *l = &g->gpulet[number];
-  bool whole = s->device[g->device].environment != NULL; /* the share is the process's, not a part that it opens */
-  json_t *models = json_array();
-  for (uint32_t k = 0; k < l->n_places; k++) {
-    const place *p = &l->place[k];
-    json_t *sizes = json_array();
-    for (uint32_t j = 0; j < p->n_sizes; j++) json_array_append_new(sizes, json_integer(p->size[j]));
-    json_array_append_new(models, json_pack("{s:o, s:o}", "spec", let_control_model_put(&s->model[p->model]), "sizes", sizes));
-  }
-  return json_pack("{s:i, s:i, s:i, s:b, s:o}", "gpulet", (int)number, "first", whole ? 0 : (int)l->first, "granules", whole ? 1 : (int)l->granules,
-                   "shared", whole || l->shared, "models", models);
-}
-
 static void send_prepare(server *s, uint32_t group_index) {
   group *g = &s->group[group_index];
   uint32_t w = let_apply_group_worker(s->apply, group_index);
@@ -106,16 +92,11 @@ static void send_prepare(server *s, uint32_t group_index) {
     let_apply_group_failed(s->apply, group_index, e.text, serve_now());
     return;
   }
-  json_t *lanes = json_array();
   int fds[LET_CONTROL_FDS_MAX], n = 0;
   fds[n++] = let_lanes_fd(g->lanes);
   fds[n++] = let_lanes_done_event(g->lanes);
-  for (uint32_t i = 0; i < g->n_gpulets; i++) {
-    json_array_append_new(lanes, lane_document(s, g, i));
-    if (n < LET_CONTROL_FDS_MAX) fds[n++] = let_lanes_submit_event(g->lanes, i);
-  }
-  /* The group's slot doubles as the generation number on this wire: it names the set of lanes to the worker. */
-  say(s, w, json_pack("{s:s, s:I, s:o}", "op", "prepare", "generation", (json_int_t)(group_index + 1), "lanes", lanes), fds, n);
+  for (uint32_t i = 0; i < g->n_gpulets && n < LET_CONTROL_FDS_MAX; i++) fds[n++] = let_lanes_submit_event(g->lanes, i);
+  say(s, w, serve_prepare_document(s, group_index), fds, n);
 }
 
 static void send_init(server *s, uint32_t i) {
@@ -134,36 +115,6 @@ static const char *text_of(json_t *doc, const char *key) {
   return t ? t : "";
 }
 
-static void read_sizes(place *p, json_t *sizes) {
-  size_t i;
-  json_t *x;
-  json_array_foreach(sizes, i, x) {
-    json_int_t size = json_integer_value(json_object_get(x, "size"));
-    double p99_us = json_number_value(json_object_get(x, "p99_us")); /* 0: not measured, the core learns it */
-    for (uint32_t k = 0; k < p->n_sizes; k++)
-      if (p->size[k] == size && p99_us >= 0 && p99_us < 3.6e9) p->predict[k] = (let_dur)(p99_us * 1e3);
-  }
-}
-
-static void learn(server *s, group *g, json_t *doc) {
-  size_t i, k;
-  json_t *lane, *m;
-  json_array_foreach(json_object_get(doc, "lanes"), i, lane) {
-    json_int_t number = json_integer_value(json_object_get(lane, "gpulet"));
-    if (number < 0 || number >= g->n_gpulets) continue;
-    json_array_foreach(json_object_get(lane, "models"), k, m) {
-      gpulet *l = &g->gpulet[number];
-      if (k >= l->n_places) break;
-      place *p = &l->place[k];
-      read_sizes(p, json_object_get(m, "sizes"));
-      p->memory_bytes = (uint64_t)json_integer_value(json_object_get(m, "memory_bytes"));
-      p->eager = text_of(m, "eager")[0] != 0; /* why, if so */
-      json_int_t row = json_integer_value(json_object_get(m, "output_row_bytes"));
-      if (row > 0 && (uint64_t)row > s->out_bytes[p->model] && (uint64_t)row < let_ring_arena_size(s->arena) / 8) s->out_bytes[p->model] = (uint64_t)row;
-    }
-  }
-}
-
 static uint32_t group_named(server *s, uint32_t w, json_t *doc) {
   json_int_t n = json_integer_value(json_object_get(doc, "generation"));
   if (n < 1 || n > SERVE_GROUPS) return LET_APPLY_NONE;
@@ -176,6 +127,7 @@ static void failed(server *s, uint32_t g, json_t *doc) {
   const char *model = text_of(doc, "model");
   snprintf(why, sizeof why, "%s%s%s%s", model[0] ? "model '" : "", model, model[0] ? "': " : "", text_of(doc, "text"));
   let_log(LET_LOG_ERROR, "serve", "worker %u cannot prepare its gpu-lets: %s", let_apply_group_worker(s->apply, g), why);
+  serve_group_lost(s, &s->group[g]); /* of a replaced worker some gpu-lets may have served already; the worker has let go of all */
   let_apply_group_failed(s->apply, g, why, serve_now());
 }
 
@@ -187,8 +139,12 @@ static void heard(server *s, uint32_t i, json_t *doc) {
   if (strcmp(event, "ready") == 0) {
     w->ready = true;
     let_apply_worker_ready(s->apply, i, now);
+  } else if (strcmp(event, "lane") == 0 && g != LET_APPLY_NONE) {
+    serve_lanes_ready(s, g, doc);
+  } else if (strcmp(event, "size") == 0 && g != LET_APPLY_NONE) {
+    serve_size_ready(s, g, doc);
   } else if (strcmp(event, "prepared") == 0 && g != LET_APPLY_NONE) {
-    learn(s, &s->group[g], doc);
+    serve_lanes_ready(s, g, doc);
     let_apply_group_prepared(s->apply, g, now);
   } else if (strcmp(event, "failed") == 0 && g != LET_APPLY_NONE) {
     failed(s, g, doc);
@@ -388,8 +344,12 @@ void serve_fleet_tick(server *s, let_time now) {
   }
 }
 
+/* One that grows may be in a long call of its engine, but not for longer than it might prepare. */
 static let_time silent_until(const server *s, uint32_t i) {
-  return s->worker[i].heard + s->watchdog * (let_apply_worker_busy(s->apply, i) ? SILENT_BUSY : SILENT);
+  let_dur busy = s->watchdog * SILENT_BUSY, idle = s->watchdog * SILENT, grows = s->o->prepare_timeout;
+  if (let_apply_worker_busy(s->apply, i)) idle = busy;
+  else if (serve_worker_grows(s, i)) idle = grows <= 0 || grows > busy ? busy : grows > idle ? grows : idle;
+  return s->worker[i].heard + idle;
 }
 
 /* A worker says how it is every second; one that is stopped, or stuck where its own watchdog does not look, cannot. */
@@ -418,14 +378,6 @@ let_time serve_fleet_wake(const server *s) {
   return at;
 }
 
-static void group_up(server *s, uint32_t i) {
-  group *g = &s->group[i];
-  for (uint32_t k = 0; k < g->n_gpulets; k++)
-    if (g->gpulet[k].declared) let_core_gpulet_up(s->core, g->gpulet[k].number);
-  g->since = serve_now();
-  let_log(LET_LOG_INFO, "serve", "%u gpu-let%s of %s back", g->n_gpulets, g->n_gpulets == 1 ? "" : "s", s->device[g->device].name);
-}
-
 /* It has not answered in time. */
 static void give_up(server *s, uint32_t i, const char *why) {
   let_log(LET_LOG_ERROR, "serve", "worker %u for %s: %s (--prepare-timeout)", i, s->device[s->worker[i].device].name, why);
@@ -451,7 +403,7 @@ void serve_fleet_step(server *s) {
       case LET_APPLY_PREPARE: send_prepare(s, a.group); break;
       case LET_APPLY_SWITCH: serve_plan_switch(s); break;
       case LET_APPLY_KILL: give_up(s, a.worker, a.text); break;
-      case LET_APPLY_UP: group_up(s, a.group); break;
+      case LET_APPLY_UP: serve_group_up(s, a.group); break;
       case LET_APPLY_RETIRE: retire(s, a.group); break;
       case LET_APPLY_STOP: stop(s, a.worker); break;
       case LET_APPLY_FREE: serve_group_free(s, a.group); break;

@@ -83,9 +83,11 @@ static void infer(void *ctx, let_request *r, let_dur timeout) {
     refuse(s, r, LET_ERR_NOMEM, "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
     return;
   }
+  if (r->rows > s->rows[r->model] && r->rows <= m->max_batch) s->rows[r->model] = r->rows;
   let_time now = serve_now();
   r->stamp[LET_STAGE_QUEUED] = now;
   let_err why = let_core_arrive(s->core, r, now);
+  if (why == LET_ERR_UNAVAILABLE) (void)serve_why_too_wide(s, r->model, r->rows, r->why, sizeof r->why);
   if (why) refuse(s, r, why, NULL);
 }
 
@@ -260,7 +262,7 @@ void serve_group_lost(server *s, group *g) {
     for (uint32_t lane = 0; lane < g->n_gpulets; lane++)
       while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE) (void)batch_ended(s, g, lane, &d, now);
   }
-  serve_worker_doomed(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)));
+  serve_group_down(s, (uint32_t)(g - s->group));
   for (uint32_t i = 0; i < g->n_gpulets; i++) {
     if (!g->gpulet[i].declared) continue;
     for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;) let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
@@ -272,9 +274,9 @@ void serve_group_lost(server *s, group *g) {
 static bool model_ready(void *ctx, uint32_t model) {
   const server *s = ctx;
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-    if (!s->group[i].used || !let_apply_group_serving(s->apply, i)) continue;
+    if (!s->group[i].used || !let_apply_group_routed(s->apply, i)) continue;
     for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
-      if (place_of(&s->group[i].gpulet[k], model) != UINT32_MAX) return true;
+      if (s->group[i].gpulet[k].up && place_of(&s->group[i].gpulet[k], model) != UINT32_MAX) return true;
   }
   return false;
 }

@@ -37,16 +37,6 @@ static let_err check(const server *s, let_plan *p, let_error *e) {
   return r ? r : let_plan_place(p, e);
 }
 
-/* Sizes to prepare: the model's own up to the planned batch, the planned batch itself, and the largest one that
- * config.pbtxt promises to clients: a single request may have that many rows. */
-static void choose_sizes(const let_model *m, uint32_t batch, place *p) {
-  uint32_t all[LET_SIZES_MAX], n = let_model_sizes(m, all);
-  p->n_sizes = 0;
-  for (uint32_t i = 0; i < n && all[i] < batch && p->n_sizes + 2 < LET_SIZES_MAX; i++) p->size[p->n_sizes++] = all[i];
-  p->size[p->n_sizes++] = batch;
-  if (all[n - 1] > batch) p->size[p->n_sizes++] = all[n - 1];
-}
-
 static uint64_t mix(uint64_t h, uint64_t v) { /* FNV-1a over eight bytes */
   for (int i = 0; i < 8; i++) h = (h ^ ((v >> (8 * i)) & 255)) * 1099511628211u;
   return h;
@@ -73,7 +63,7 @@ static let_err fill_gpulet(server *s, uint32_t slot, uint32_t lane, const let_pl
     p->batch = p->next_batch = x->batch;
     p->rate = p->next_rate = x->rate;
     p->planned = x->latency;
-    choose_sizes(&s->model[p->model], x->batch, p);
+    serve_choose_sizes(&s->model[p->model], x->batch, p);
   }
   return LET_OK;
 }
@@ -199,32 +189,6 @@ void serve_plan_reload(server *s) {
   if (uv) let_log(LET_LOG_ERROR, "serve", "SIGHUP: the plan stays as it is: no thread to plan on: %s", uv_strerror(uv));
 }
 
-static let_dur predicted(const place *p, uint32_t k) {
-  /* What the worker measured alone, stretched by what the plan expects of the neighbours. */
-  let_dur top = 0;
-  for (uint32_t i = 0; i < p->n_sizes; i++)
-    if (p->size[i] == p->next_batch) top = p->predict[i];
-  double stretch = p->planned > 0 && top > 0 && p->planned > top ? (double)p->planned / (double)top : 1;
-  if (stretch > 3) stretch = 3; /* a plan for another device is not evidence */
-  return (let_dur)((double)p->predict[k] * stretch);
-}
-
-static uint32_t routes_of(server *s, uint32_t i, let_core_gpulet *gpulets, let_core_route *routes, uint32_t *n_routes, bool count) {
-  group *g = &s->group[i];
-  for (uint32_t k = 0; k < g->n_gpulets; k++) {
-    gpulet *l = &g->gpulet[k];
-    if (!count) gpulets[k] = (let_core_gpulet){.number = l->number, .depth = s->device[g->device].depth};
-    for (uint32_t j = 0; j < l->n_places; j++, (*n_routes)++) {
-      if (count) continue;
-      place *p = &l->place[j];
-      let_core_route *x = &routes[*n_routes];
-      *x = (let_core_route){.model = p->model, .gpulet = l->number, .batch = p->next_batch, .n_sizes = p->n_sizes, .rate = p->next_rate};
-      for (uint32_t z = 0; z < p->n_sizes; z++) x->size[z] = p->size[z], x->predict[z] = predicted(p, z);
-    }
-  }
-  return g->n_gpulets;
-}
-
 /* What the plan was made to keep; config.pbtxt's where it does not say. */
 static void adopt_slos(server *s, const let_plan *p) {
   for (uint32_t i = 0; i < s->n_models; i++) s->slo[i] = s->model[i].slo ? s->model[i].slo : s->o->default_slo;
@@ -238,22 +202,9 @@ static void adopt_slos(server *s, const let_plan *p) {
 
 /* One call into the core moves all traffic. */
 void serve_plan_switch(server *s) {
-  uint32_t n_gpulets = 0, n_routes = 0;
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    if (let_apply_group_wanted(s->apply, i)) n_gpulets += routes_of(s, i, NULL, NULL, &n_routes, true);
-  let_core_gpulet *gpulets = calloc(n_gpulets + 1, sizeof *gpulets);
-  let_core_route *routes = calloc(n_routes + 1, sizeof *routes);
   let_error e = {0};
-  let_err r = gpulets && routes ? LET_OK : let_fail(&e, LET_ERR_NOMEM, "out of memory");
-  uint32_t at = 0;
-  n_routes = 0;
-  for (uint32_t i = 0; i < SERVE_GROUPS && !r; i++)
-    if (let_apply_group_wanted(s->apply, i)) at += routes_of(s, i, gpulets + at, routes, &n_routes, false);
   let_time before = serve_now();
-  if (!r) r = let_core_routes_set(s->core, gpulets, n_gpulets, routes, n_routes, before, &e);
-  free(gpulets);
-  free(routes);
-  if (r) {
+  if (serve_routes_set(s, true, before, &e)) {
     let_apply_switch_failed(s->apply, e.text);
     return;
   }
@@ -264,7 +215,7 @@ void serve_plan_switch(server *s) {
     if (!let_apply_group_wanted(s->apply, i)) continue;
     for (uint32_t k = 0; k < g->n_gpulets; k++) {
       g->gpulet[k].declared = true;
-      if (!g->lanes) let_core_gpulet_down(s->core, g->gpulet[k].number); /* its worker is just being replaced */
+      if (!g->gpulet[k].up) let_core_gpulet_down(s->core, g->gpulet[k].number); /* its worker is just being replaced */
       for (uint32_t j = 0; j < g->gpulet[k].n_places; j++) g->gpulet[k].place[j].batch = g->gpulet[k].place[j].next_batch, g->gpulet[k].place[j].rate = g->gpulet[k].place[j].next_rate;
     }
     if (!g->since) g->since = before;

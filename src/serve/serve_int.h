@@ -19,8 +19,11 @@ typedef struct place {
   uint32_t model;          /* server's index */
   uint32_t batch, next_batch; /* rows to aim for, now and after the switch under way */
   double rate, next_rate;
-  uint32_t n_sizes;
+  uint32_t n_sizes;        /* wanted; ready ones take batches */
   uint32_t size[LET_SIZES_MAX];
+  bool ready[LET_SIZES_MAX], failed[LET_SIZES_MAX];
+  bool beside[LET_SIZES_MAX]; /* predict[] was measured beside traffic */
+  char why[200];           /* of the last that failed */
   let_dur planned;         /* predicted by the plan for |batch|; 0: take what the worker measures */
   let_dur predict[LET_SIZES_MAX];
   uint64_t memory_bytes;
@@ -31,6 +34,7 @@ typedef struct gpulet {
   uint32_t number;         /* in the core */
   uint32_t first, granules;
   bool shared, declared;   /* declared: the core knows it */
+  bool up;                 /* the worker has its lane ready */
   uint32_t n_places;
   place *place;
   let_dur busy;            /* time spent in batches since the group began to serve */
@@ -100,6 +104,8 @@ typedef struct server {
   let_model_metrics *metrics;
   uint64_t *out_bytes;     /* per model: bytes of an output slot per row; grows when a worker says so */
   let_dur *slo;
+  uint32_t *rows;          /* per model: most rows seen in a request */
+  let_dur *took;           /* per model: to prepare it, last time; 0: not known */
 
   group group[SERVE_GROUPS];
   worker worker[SERVE_GROUPS];
@@ -144,7 +150,7 @@ let_time serve_now(void);
 void serve_front_interface(server *s, let_front_i *ret);
 void serve_pump(server *s);                      /* carry out what the core decides; re-arm the timer */
 void serve_group_done_events(server *s, group *g); /* completions of one group's lanes */
-void serve_group_lost(server *s, group *g);      /* its worker is dead: give its batches back to the core */
+void serve_group_lost(server *s, group *g);      /* nothing of it runs any more: give its batches back to the core */
 void serve_worker_doomed(server *s, uint32_t worker); /* route nothing more to it */
 
 /* fleet.c: workers */
@@ -161,6 +167,24 @@ void serve_fleet_start_waiting(server *s);       /* the helper is back */
 let_err serve_helper_open(server *s, let_error *e);
 bool serve_helper_away(const server *s);
 void serve_helper_close(server *s);              /* the loop runs once more afterwards */
+
+/* routes.c: the routing table of the generation that serves, or with |next| of the one that takes over */
+let_err serve_routes_set(server *s, bool next, let_time now, let_error *e);
+
+/* grow.c: what is prepared so far */
+void serve_choose_sizes(const let_model *m, uint32_t batch, place *p);
+json_t *serve_prepare_document(const server *s, uint32_t group); /* new reference; NULL: out of memory */
+void serve_lanes_ready(server *s, uint32_t group, json_t *doc);  /* events `lane` and `prepared` */
+void serve_size_ready(server *s, uint32_t group, json_t *doc);   /* event `size` */
+void serve_group_up(server *s, uint32_t group);                  /* all of it takes batches */
+void serve_group_down(server *s, uint32_t group);                /* none of it does, nothing of it is ready */
+typedef struct sizes_count {
+  uint32_t wanted, ready, failed;
+} sizes_count;
+sizes_count serve_group_sizes(const server *s, uint32_t group);
+bool serve_worker_grows(const server *s, uint32_t worker);
+/* A sentence about batch sizes that could not be prepared, into |out|, when |rows| rows fit the model but none that is ready. */
+bool serve_why_too_wide(const server *s, uint32_t model, uint32_t rows, char *out, size_t cap);
 
 /* plan.c: generations */
 let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call, let_error *e); /* takes arena on success */

@@ -121,7 +121,9 @@ static let_err open_models(server *s, let_error *e) {
   s->metrics = calloc(s->n_models + 1, sizeof *s->metrics);
   s->out_bytes = calloc(s->n_models + 1, sizeof *s->out_bytes);
   s->slo = calloc(s->n_models + 1, sizeof *s->slo);
-  if (!s->metrics || !s->out_bytes || !s->slo) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  s->rows = calloc(s->n_models + 1, sizeof *s->rows);
+  s->took = calloc(s->n_models + 1, sizeof *s->took);
+  if (!s->metrics || !s->out_bytes || !s->slo || !s->rows || !s->took) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   for (uint32_t i = 0; i < s->n_models; i++) {
     s->out_bytes[i] = output_bytes(&s->model[i]);
     s->slo[i] = s->model[i].slo ? s->model[i].slo : s->o->default_slo;
@@ -202,7 +204,7 @@ static void close_all(server *s) {
   let_ring_arena_free(s->arena);
   let_arena_fini(&s->plan_arena);
   let_arena_fini(&s->change.arena);
-  free(s->request), free(s->metrics), free(s->out_bytes), free(s->slo);
+  free(s->request), free(s->metrics), free(s->out_bytes), free(s->slo), free(s->rows), free(s->took);
 }
 
 static void announce(server *s) {
