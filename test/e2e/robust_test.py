@@ -110,11 +110,11 @@ class Changes(unittest.TestCase):
 
     def test_new_plan_that_kills_the_shared_worker(self):
         with tempfile.TemporaryDirectory() as d:
-            repository(d, lenet=null_model("lenet", slo_ms=60000))
-            path = write(os.path.join(d, "plan.json"), plan_json([(0, [(4, [("lenet", 8)])])]))
-            # four sizes are prepared for the first plan; whoever prepares a fifth dies
-            with Server(d, "--plan", path, devices="sim:h200", env={"GPULET_FAULT": "prepare:5"}) as s:
-                status, doc = s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(8, [("lenet", 8)])])]))
+            repository(d, lenet=null_model("lenet", slo_ms=60000, max_batch=1))
+            path = write(os.path.join(d, "plan.json"), plan_json([(0, [(4, [("lenet", 1)])])]))
+            # one size is prepared for the first plan; whoever prepares a second dies
+            with Server(d, "--plan", path, devices="sim:h200", env={"GPULET_FAULT": "prepare:2"}) as s:
+                status, doc = s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(8, [("lenet", 1)])])]))
                 self.assertEqual(status, 409, doc)
                 self.assertEqual(generation(s), 1)
                 until(lambda: all_serving(s), "the old plan serves again")
