@@ -16,6 +16,7 @@
  * beside the chosen and the rest of h. Branches worth no more than 1 + gap are cut, those that the effort does not reach
  * count with that estimate: K is the largest of all. A bound counts whole devices, so the gap may be as large as leaves
  * sum y r / (1 + gap) above the whole number below sum y r: no more columns could raise what that rounds up to. */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -44,6 +45,8 @@ typedef struct joint {
   double turn[LEVELS / COARSE][GRANULES + 1][MODELS][PARTS]; /* s_m, of a part below (i + 1) / PARTS */
   double taken[LEVELS / COARSE][GRANULES + 1][MODELS];       /* what the best shared content serves, at the last prices */
   double share[LEVELS / COARSE][GRANULES + 1];
+  bool shared[LEVELS / COARSE][GRANULES + 1];                /* it is known at these prices */
+  uint8_t beside[LEVELS][GRANULES];                          /* the level with so many more granules of the least weight */
   double y[MODELS];
   double value[LEVELS][GRANULES + 1], room[LEVELS][GRANULES + 1];
   lot now, keep[KEEP];
@@ -94,6 +97,8 @@ static void weights(joint *c) {
     c->edge[l] = l ? pow(most * pow(c->G, q) * l / LEVELS, 1 / q) * (1 + 1e-9) : 0;
     if (l && !c->k->alone) c->press[l] = let__press(&c->scale, pow(c->edge[l], q) * (1 - 2e-9));
   }
+  for (uint32_t l = 0; l < LEVELS; l++)
+    for (uint32_t h = 0; h < c->G; h++) c->beside[l][h] = (uint8_t)level_of(c, c->edge[l] + h * c->unit * (1 - 1e-9));
 }
 
 /* Latencies never fall with the batch, so the batches that hold beside x are the first few. */
@@ -135,45 +140,53 @@ static void turns(joint *c, uint32_t l, uint32_t g, uint32_t m) {
   }
 }
 
-/* The best shared content of a size beside a level, by parts. */
+static void better(double *restrict to, const double *restrict from, double v) {
+  for (uint32_t i = 0; i < PARTS; i++) to[i] = from[i] + v > to[i] ? from[i] + v : to[i];
+}
+
+/* The best shared content of a size beside a level, by parts: best of the first m models with i + 1 parts lies behind PARTS
+ * places that nobody reaches, so that every step is one loop of known length. */
 static void share(joint *c, uint32_t l, uint32_t g) {
-  double best[PARTS] = {0};
-  uint8_t pick[MODELS][PARTS]; /* steps + 1; 0: not there */
+  static_assert(PARTS % 8 == 0, "whole vectors");
+  double best[MODELS + 1][2 * PARTS];
+  for (uint32_t i = 0; i < PARTS; i++) best[0][i] = -INFINITY, best[0][PARTS + i] = 0;
   for (uint32_t m = 0; m < c->n; m++) {
-    memset(pick[m], 0, PARTS);
-    const double *s = c->turn[l][g][m];
+    const double *s = c->turn[l][g][m], *from = best[m];
+    double *to = best[m + 1];
+    memcpy(to, from, sizeof best[m]);
     if (!(c->y[m] > 0) || !(s[PARTS - 1] > 0)) continue;
-    double next[PARTS];
-    memcpy(next, best, sizeof next);
     for (uint32_t k = 0; k < PARTS; k++) {
       if (!(s[k] > 0)) continue;
       double v = c->y[m] * s[k];
-      for (uint32_t i = k; i < PARTS; i++)
-        if (best[i - k] + v > next[i]) next[i] = best[i - k] + v, pick[m][i] = (uint8_t)(k + 1);
+      better(to + PARTS, from + PARTS - k, v);
       if (s[k] >= c->p->model[m].rate) break;
     }
-    memcpy(best, next, sizeof best);
   }
-  c->share[l][g] = best[PARTS - 1];
-  for (uint32_t m = c->n, left = PARTS - 1; m-- > 0;) {
-    uint32_t k = pick[m][left];
-    c->taken[l][g][m] = k ? c->turn[l][g][m][k - 1] : 0;
-    if (k) left -= k - 1;
+  c->share[l][g] = best[c->n][2 * PARTS - 1], c->shared[l][g] = true;
+  for (uint32_t m = c->n, left = 2 * PARTS - 1; m-- > 0;) { /* how it came about */
+    c->taken[l][g][m] = 0;
+    if (best[m + 1][left] == best[m][left]) continue;
+    uint32_t k = 0;
+    while (k + 1 < PARTS && best[m + 1][left] != best[m][left - k] + c->y[m] * c->turn[l][g][m][k]) k++;
+    c->taken[l][g][m] = c->turn[l][g][m][k], left -= k;
   }
 }
 
 /* The worth of a gpu-let led by |m|: |ret_shared|: the part of the best shared content that it is, 0: only |m| is there. */
-static double led(const joint *c, uint32_t l, uint32_t g, uint32_t m, double *ret_shared) {
-  double all = c->y[m] * c->serve[l][g][m], alone = fmin(all, c->y[m] * c->p->model[m].rate), both = c->share[l / COARSE][g];
+static double led(joint *c, uint32_t l, uint32_t g, uint32_t m, double *ret_shared) {
+  double serve = c->serve[l][g][m], rate = c->p->model[m].rate, all = c->y[m] * serve, alone = c->y[m] * rate;
   *ret_shared = 0;
-  if (alone >= all || alone >= both) return alone;
-  *ret_shared = fmin(1, all / both);
-  return fmin(all, both);
+  if (serve <= rate) return all;
+  if (!c->shared[l / COARSE][g]) share(c, l / COARSE, g);
+  double both = c->share[l / COARSE][g];
+  if (alone >= both) return alone;
+  *ret_shared = all < both ? all / both : 1;
+  return all < both ? all : both;
 }
 
 /* What the content serves of each model beside |more|; its worth. A model that several gpu-lets serve may add up to more than
  * anybody wants: what is shared stands for other contents of the same worth, so a limit here would be none for them. */
-static double served(const joint *c, double more, double *ret) {
+static double served(joint *c, double more, double *ret) {
   double v = 0, part;
   for (uint32_t m = 0; m < c->n; m++) ret[m] = 0;
   for (uint32_t j = 0; j < c->now.n; j++) {
@@ -187,7 +200,7 @@ static double served(const joint *c, double more, double *ret) {
   return v;
 }
 
-static double worth(const joint *c, double more) {
+static double worth(joint *c, double more) {
   double out[MODELS];
   return served(c, more, out);
 }
@@ -240,19 +253,27 @@ static void branch(joint *c, uint32_t left, uint32_t g, uint32_t m) {
 /* value: the best of a size beside a level; room: of splits of exactly h granules, each piece beside the others too. */
 static void rooms(joint *c) {
   uint32_t last = c->k->alone ? 1 : LEVELS;
+  memset(c->shared, 0, sizeof c->shared);
   for (uint32_t l = 0; l < last; l++)
     for (uint32_t g = 1; g <= c->G; g++) {
-      if (l % COARSE == 0) share(c, l / COARSE, g);
-      c->value[l][g] = 0;
-      double part;
-      for (uint32_t m = 0; m < c->n; m++) c->value[l][g] = fmax(c->value[l][g], led(c, l, g, m, &part));
+      double most = 0, part;
+      for (uint32_t m = 0; m < c->n; m++) { /* those that fill it alone, and what the others cannot be worth more than */
+        double serve = c->serve[l][g][m], rate = c->p->model[m].rate, v = c->y[m] * (serve < rate ? serve : rate);
+        if (v > most) most = v;
+      }
+      for (uint32_t m = 0; m < c->n; m++) {
+        if (c->y[m] * c->serve[l][g][m] <= most) continue;
+        double v = led(c, l, g, m, &part);
+        if (v > most) most = v;
+      }
+      c->value[l][g] = most;
     }
   for (uint32_t l = 0; l < last; l++)
     for (uint32_t h = 1; h <= c->G; h++) {
       double best[GRANULES + 1] = {0}, v[GRANULES + 1];
-      for (uint32_t g = 1; g <= h; g++) v[g] = c->value[level_of(c, c->edge[l] + (h - g) * c->unit * (1 - 1e-9))][g];
+      for (uint32_t g = 1; g <= h; g++) v[g] = c->value[c->beside[l][h - g]][g];
       for (uint32_t i = 1; i <= h; i++)
-        for (uint32_t g = 1; g <= i; g++) best[i] = fmax(best[i], v[g] + best[i - g]);
+        for (uint32_t g = 1; g <= i; g++) best[i] = v[g] + best[i - g] > best[i] ? v[g] + best[i - g] : best[i];
       c->room[l][h] = best[h];
     }
 }
