@@ -32,9 +32,9 @@ static const scenario golden[5][3] = {
   {{4, 1,
     "16: bert@32 + googlenet@32 + mobilenet_v2@16 + mnasnet1_0@16"},
    {24, 4,
-    "2x 1: mnasnet1_0@32 / 10x 1: googlenet@32 / 1: mnasnet1_0@32 + googlenet@21 / 3x 1: mobilenet_v2@32 | 4x "
-    "4: bert@19 | 1: googlenet@32 / 3x 4: bert@19 / 1: mnasnet1_0@32 + mobilenet_v2@32 + googlenet@14 / 2: "
-    "bert@9 | 10: bert@32 / 5: bert@23 / 1: mnasnet1_0@17 + googlenet@4 + mobilenet_v2@2 + bert@1"},
+    "3x 4: bert@19 / 3: bert@14 / 1: mnasnet1_0@32 | 2x 5: bert@23 / 4: bert@19 / 2: mobilenet_v2@32 + "
+    "mnasnet1_0@3 | 5: bert@24 / 4: bert@19 / 5x 1: googlenet@32 / 2x 1: mobilenet_v2@32 | 4: bert@19 / 3: "
+    "bert@14 / 7x 1: googlenet@32 / 2x 1: mnasnet1_0@32"},
    {56, 10,
     "6x 1: mnasnet1_0@32 / 10x 1: googlenet@32 | 1: mnasnet1_0@32 / 15x 1: googlenet@32 | 4x 4: bert@19 | 4x "
     "4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 2x 1: googlenet@32 / 7x 1: "
@@ -54,9 +54,10 @@ static const scenario golden[5][3] = {
     "8x 1: resnet50@32 / 8x 1: vgg16@16 | 14x 1: vgg16@16 / 1: resnet50@32 / 1: mobilenet_v2@32 | 16: "
     "mobilenet_v2@32 + vgg16@1 + resnet50@2"},
    {80, 6,
-    "16x 1: resnet50@32 | 16x 1: vgg16@16 | 16x 1: vgg16@16 | 16x 1: vgg16@16 | 8x 1: vgg16@16 / 7x 1: "
-    "resnet50@32 / 1: resnet50@32 + mobilenet_v2@29 + vgg16@10 | 7: mobilenet_v2@32 / 5: mobilenet_v2@32 / 3: "
-    "mobilenet_v2@32 / 1: mobilenet_v2@32 + vgg16@1"}},
+    "16x 1: resnet50@32 | 1: mobilenet_v2@32 / 13x 1: vgg16@16 / 1: mobilenet_v2@32 + vgg16@17 / 1: "
+    "mobilenet_v2@32 + resnet50@10 | 2x 1: mobilenet_v2@32 / 2x 1: resnet50@32 / 10x 1: vgg16@16 / 1: "
+    "mobilenet_v2@31 + vgg16@13 + resnet50@7 | 1: mobilenet_v2@32 / 15x 1: vgg16@16 | 5x 1: resnet50@32 / 10x "
+    "1: vgg16@16 | 7x 1: mobilenet_v2@32 / 7x 1: vgg16@16"}},
   {{4, 1,
     "8: densenet161@32 + ssd@32 + mnasnet1_0@32"},
    {20, 3,
@@ -69,7 +70,8 @@ static const scenario golden[5][3] = {
   {{5, 1,
     "11: vgg16@10 + ssd@10 + mnasnet1_0@10 + lenet@10"},
    {24, 2,
-    "16x 1: vgg16@16 | 4: mnasnet1_0@32 / 2x 4: ssd@32 / 3: ssd@32 + vgg16@8 / 1: lenet@32 + mnasnet1_0@1"},
+    "4x 1: mnasnet1_0@32 / 11x 1: vgg16@16 / 1: ssd@32 | 1: mnasnet1_0@32 / 7x 1: ssd@32 / 6x 1: vgg16@16 / "
+    "1: lenet@32 + ssd@1"},
    {60, 5,
     "16: vgg16@32 | 16: vgg16@32 | 16: vgg16@32 + lenet@32 | 3x 2: mnasnet1_0@32 / 3x 3: ssd@32 / 1: "
     "mnasnet1_0@32 | 3x 3: ssd@32 / 5: ssd@32 / 1: mnasnet1_0@32 / 1: lenet@32 + mnasnet1_0@2"}},
