@@ -41,9 +41,6 @@ typedef struct let_device_i {
   let_err (*open)(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
   void (*shut)(let_gpulet *g);
   void (*target)(const let_gpulet *g, let_engine_target *ret);
-  /* On: what is launched from now on gives way to everything else on the device, where the device can do that (to
-   * prepare and measure beside gpu-lets that serve). Nothing may be enqueued and not yet waited for. */
-  void (*gentle)(let_gpulet *g, bool on);
   /* On the gpu-let's thread, before anything below: affinity, current context. */
   let_err (*enter)(let_gpulet *g, let_error *e);
   let_err (*copy_in)(let_gpulet *g, void *dst, const void *src, uint64_t bytes, let_error *e);

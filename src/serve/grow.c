@@ -54,8 +54,8 @@ static json_t *lane_document(const server *s, const group *g, uint32_t number) {
     uint32_t order[LET_SIZES_MAX], n, needed = preparing_order(s, p, order, &n);
     json_t *sizes = json_array();
     for (uint32_t j = 0; j < n; j++) json_array_append_new(sizes, json_integer(order[j]));
-    json_array_append_new(models, json_pack("{s:o, s:o, s:i, s:I}", "spec", let_control_model_put(&s->model[p->model]), "sizes", sizes, "needed", (int)needed,
-                                            "slo_us", (json_int_t)(p->planned > 0 ? 0 : s->slo[p->model] / LET_US)));
+    json_array_append_new(models, json_pack("{s:o, s:o, s:i, s:I, s:b}", "spec", let_control_model_put(&s->model[p->model]), "sizes", sizes, "needed", (int)needed,
+                                            "slo_us", (json_int_t)(p->planned > 0 ? 0 : s->slo[p->model] / LET_US), "planned", p->planned > 0));
     cost += s->took[p->model];
   }
   return json_pack("{s:i, s:i, s:i, s:b, s:I, s:o}", "gpulet", (int)number, "first", whole ? 0 : (int)l->first, "granules", whole ? 1 : (int)l->granules,

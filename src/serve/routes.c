@@ -10,6 +10,9 @@
  * low a one makes a first batch late and is corrected by it. */
 static let_dur predicted(const place *p, uint32_t k) {
   let_dur top = 0;
+  /* Not measured, because others were serving: more rows take no longer than in proportion, fewer rows no longer than the
+   * planned batch. The first batches correct it. */
+  if (p->predict[k] == 0) return p->size[k] <= p->batch ? p->planned : (let_dur)((double)p->planned * p->size[k] / p->batch);
   bool beside = false;
   for (uint32_t i = 0; i < p->n_sizes; i++)
     if (p->size[i] == p->next_batch) top = p->predict[i], beside = p->beside[i];

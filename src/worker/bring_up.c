@@ -32,7 +32,7 @@ static let_err read_model(const json_t *doc, let__lane_model *m, let_error *e) {
   }
   if (json_object_get(doc, "needed") && !number(doc, "needed", 1, (int64_t)n, &needed)) return let_fail(e, LET_ERR_INVALID, "field 'needed' is not a number of sizes");
   if (json_object_get(doc, "slo_us") && !number(doc, "slo_us", 0, INT64_MAX / LET_US, &slo_us)) return let_fail(e, LET_ERR_INVALID, "field 'slo_us' is not a time");
-  m->needed = (uint32_t)needed, m->slo = slo_us * LET_US;
+  m->needed = (uint32_t)needed, m->slo = slo_us * LET_US, m->planned = json_is_true(json_object_get(doc, "planned"));
   return LET_OK;
 }
 
@@ -177,7 +177,9 @@ static void measure(void *arg) {
   if (!x->result) x->result = let__measure(x->w, x->g, x->due, x->cell, x->effort, &x->error);
 }
 
-/* Measures the cell on |on|, in |hand|'s thread; what was measured in this process before is not measured again. */
+/* Measures the cell on |on|, in |hand|'s thread; what was measured in this process before is not measured again. Nor is
+ * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to measure it
+ * holds up the small ones of whoever serves on the same SMs until it is done. */
 static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l, let__lane_model *m, let_gpulet *on, _Atomic let_time *due,
                             bool beside, let__cell *c, let_error *e) {
   let_err r = let__hand_start(hand, e);
@@ -185,6 +187,7 @@ static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l,
   const let__known *known = let__model_known(m->loaded, c->size, l->granules, l->shared);
   bool again = known && (!known->beside || beside);
   if (again) c->p50 = known->p50, c->p99 = known->p99, c->beside = known->beside;
+  else if (beside && m->planned && w->view.device->i->depth > 1) return c->beside = true, LET_OK;
   measuring x = {.w = &w->view, .g = on, .engine = m->engine, .due = due, .cell = c, .effort = again ? LET__ONCE : beside ? LET__BESIDE : LET__ALONE};
   uint64_t before = batches_run(w);
   let__hand_give(hand, measure, &x);

@@ -30,6 +30,7 @@ typedef struct let__lane_model {
   uint32_t size[LET_SIZES_MAX];
   uint32_t needed;     /* the lane serves once that many are ready */
   let_dur slo;         /* 0: none */
+  bool planned;        /* the server knows from the plan how long the first size takes */
   let_dur took;        /* to load it and to prepare what was needed */
   _Atomic uint32_t n_cells;
   let__cell cell[LET_SIZES_MAX];

@@ -69,8 +69,5 @@ static let_err runs(const let__worker_view *w, let_gpulet *g, _Atomic let_time *
 }
 
 let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e) {
-  if (effort == LET__BESIDE) w->device->i->gentle(g, true);
-  let_err r = runs(w, g, due, c, effort, e);
-  if (effort == LET__BESIDE) w->device->i->gentle(g, false);
-  return r;
+  return runs(w, g, due, c, effort, e);
 }

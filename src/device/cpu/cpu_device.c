@@ -93,8 +93,6 @@ static let_err wait_mark(let_gpulet *g, int instance, let_dur timeout, let_time 
   return LET_OK;
 }
 
-static void gentle(let_gpulet *g, bool on) { (void)g, (void)on; }
-
 static int done_fd(const let_gpulet *g, int instance) { return (void)g, (void)instance, -1; }
 
 static const let_device_i cpu_i = {
@@ -114,7 +112,6 @@ static const let_device_i cpu_i = {
   .mark = mark,
   .wait = wait_mark,
   .done_fd = done_fd,
-  .gentle = gentle,
   .depth = 1,
 };
 

@@ -33,8 +33,7 @@
   X(cuMemHostUnregister, NULL, 0)             \
   X(cuMemcpyHtoDAsync, NULL, 0)               \
   X(cuMemcpyDtoHAsync, NULL, 0)               \
-  X(cuCtxGetStreamPriorityRange, NULL, 0)     \
-  X(cuStreamCreateWithPriority, NULL, 0)      \
+  X(cuStreamCreate, NULL, 0)                  \
   X(cuStreamDestroy, NULL, 0)                 \
   X(cuStreamQuery, NULL, 0)                   \
   X(cuStreamWaitEvent, NULL, 0)               \

@@ -165,7 +165,6 @@ static const let_device_i cuda_i = {
     .open = let_cuda__open,
     .shut = let_cuda__shut,
     .target = let_cuda__target,
-    .gentle = let_cuda__gentle,
     .enter = let_cuda__enter,
     .copy_in = let_cuda__copy_in,
     .launch = let_cuda__launch,
@@ -193,10 +192,6 @@ let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   d->api = a;
   err = describe(d, ordinal, e);
   if (!err) err = retain(d, e);
-  if (!err) {
-    err = let_cuda_check(a, a->cuCtxGetStreamPriorityRange(&d->priority_least, &d->priority_most), "cuCtxGetStreamPriorityRange", e);
-    if (err) (void)a->cuDevicePrimaryCtxRelease(d->dev);
-  }
   if (err) {
     free(d);
     return err;

@@ -75,8 +75,7 @@ static void destroy(let_cuda_gpulet *g) {
   if (g->out_done) (void)a->cuEventDestroy(g->out_done);
   if (g->start) (void)a->cuEventDestroy(g->start);
   if (g->in) (void)a->cuStreamDestroy(g->in);
-  if (g->loud) (void)a->cuStreamDestroy(g->loud);
-  if (g->quiet) (void)a->cuStreamDestroy(g->quiet);
+  if (g->compute) (void)a->cuStreamDestroy(g->compute);
   if (g->out) (void)a->cuStreamDestroy(g->out);
   if (g->workspace && g->d->n_spare < LET__CUDA_SPARE) g->d->spare[g->d->n_spare++] = g->workspace;
   else if (g->workspace) (void)a->cuMemFree(g->workspace);
@@ -84,22 +83,19 @@ static void destroy(let_cuda_gpulet *g) {
   free(g);
 }
 
-static let_err stream(let_cuda_gpulet *g, int priority, CUstream *ret, let_error *e) {
+static let_err stream(let_cuda_gpulet *g, CUstream *ret, let_error *e) {
   const let_cuda_api *a = g->d->api;
-  if (g->rung) CHECK(a->cuGreenCtxStreamCreate(ret, g->rung->green, CU_STREAM_NON_BLOCKING, priority));
-  else CHECK(a->cuStreamCreateWithPriority(ret, CU_STREAM_NON_BLOCKING, priority));
+  if (g->rung) CHECK(a->cuGreenCtxStreamCreate(ret, g->rung->green, CU_STREAM_NON_BLOCKING, 0));
+  else CHECK(a->cuStreamCreate(ret, CU_STREAM_NON_BLOCKING));
   return LET_OK;
 }
 
 static let_err build(let_cuda_gpulet *g, let_error *e) {
   const let_cuda_api *a = g->d->api;
-  const int most = g->d->priority_most;
-  let_err err = stream(g, most, &g->loud, e);
-  if (!err) err = stream(g, g->d->priority_least, &g->quiet, e);
-  if (!err) err = stream(g, most, &g->in, e);
-  if (!err) err = stream(g, most, &g->out, e);
+  let_err err = stream(g, &g->compute, e);
+  if (!err) err = stream(g, &g->in, e);
+  if (!err) err = stream(g, &g->out, e);
   if (err) return err;
-  g->compute = g->loud;
   CUevent *order[] = {&g->in_done, &g->compute_done, &g->out_done};
   for (size_t i = 0; i < sizeof order / sizeof *order; i++) CHECK(a->cuEventCreate(order[i], CU_EVENT_DISABLE_TIMING));
   CUevent *timed[] = {&g->start, &g->mark[0].start, &g->mark[0].done, &g->mark[1].start, &g->mark[1].done};
@@ -148,8 +144,7 @@ let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32
 /* A context in error will never run anything again, and so is drained. */
 static bool drained(const let_cuda_gpulet *g) {
   const let_cuda_api *a = g->d->api;
-  return a->cuStreamQuery(g->in) != CUDA_ERROR_NOT_READY && a->cuStreamQuery(g->loud) != CUDA_ERROR_NOT_READY &&
-         a->cuStreamQuery(g->quiet) != CUDA_ERROR_NOT_READY &&
+  return a->cuStreamQuery(g->in) != CUDA_ERROR_NOT_READY && a->cuStreamQuery(g->compute) != CUDA_ERROR_NOT_READY &&
          a->cuStreamQuery(g->out) != CUDA_ERROR_NOT_READY;
 }
 
@@ -190,17 +185,11 @@ void let_cuda__target(const let_gpulet *base, let_engine_target *ret) {
   const let_cuda_gpulet *g = (const let_cuda_gpulet *)base;
   *ret = (let_engine_target){.cuda = g->d->ordinal,
                              .context = g->context,
-                             .stream = g->loud,
+                             .stream = g->compute,
                              .threads = 1,
                              .gpulet = g->number,
                              .workspace = (void *)(uintptr_t)g->workspace,
                              .workspace_bytes = LET__CUDA_WORKSPACE};
-}
-
-/* A graph runs at the priority of the stream it is launched into, whatever stream it was captured on. */
-void let_cuda__gentle(let_gpulet *base, bool on) {
-  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
-  g->compute = on ? g->quiet : g->loud;
 }
 
 let_err let_cuda__enter(let_gpulet *base, let_error *e) {

@@ -53,7 +53,6 @@ typedef struct let_cuda {
   CUdevResource resource[LET__CUDA_GROUPS_MAX + 1];
   uint32_t begin[LET__CUDA_GROUPS_MAX + 2];
   CUfunction scatter; /* NULL: there is none here */
-  int priority_least, priority_most; /* of streams; smaller numbers go first */
   pthread_mutex_t lock;   /* what follows */
   let_cuda_rung *ladder;
   let_cuda_gpulet *stuck; /* shut while a kernel would not end: kept until it does */
@@ -91,8 +90,7 @@ struct let_cuda_gpulet {
   uint32_t number;
   let_cuda_rung *rung; /* NULL: whole device, no partition */
   CUcontext context;
-  CUstream compute, in, out; /* |compute|: where launches go, |loud| or |quiet| */
-  CUstream loud, quiet;      /* of the highest and the lowest priority */
+  CUstream compute, in, out;
   CUdeviceptr workspace;
   CUevent in_done, compute_done, out_done, start;
   bool in_dirty;      /* copies on |in| that |compute| has not been told to wait for */
@@ -105,7 +103,6 @@ struct let_cuda_gpulet {
 
 let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
 void let_cuda__shut(let_gpulet *base);
-void let_cuda__gentle(let_gpulet *base, bool on);
 void let_cuda__target(const let_gpulet *base, let_engine_target *ret);
 let_err let_cuda__enter(let_gpulet *base, let_error *e);
 let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);

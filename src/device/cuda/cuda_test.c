@@ -339,26 +339,6 @@ static void error_classes(void **state) {
   }
 }
 
-static void gentle_runs_alike(void **state) { /* on another stream, in the same order, and back */
-  (void)state;
-  let_device *d = device();
-  let_gpulet *g = gpulet(d, 0, 0, 2, false);
-  let_error e = {0};
-  rig r;
-  rig_init(&r, g, 0, 100);
-  for (int i = 0; i < 6; i++) {
-    char src[BYTES], dst[BYTES] = {0};
-    let_time from, to;
-    memset(src, i + 1, sizeof src);
-    d->i->gentle(g, i & 1);
-    assert_int_equal(batch(g, &r, src, dst, i & 1, &e), LET_OK);
-    assert_int_equal(d->i->wait(g, i & 1, LET_S, &from, &to, &e), LET_OK);
-    assert_int_equal(dst[0], i + 2);
-  }
-  d->i->shut(g);
-  d->i->close(d);
-}
-
 /* Many small answers and large ones, into pinned memory and other: each byte where it belongs and nowhere else. */
 static void answers(void **state) {
   (void)state;
@@ -400,7 +380,7 @@ static void every_failing_call_of_open(void **state) { /* no leak, whichever cal
   (void)state;
   static const char *const name[] = {"cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceTotalMem", "cuDevicePrimaryCtxRetain",
                                      "cuCtxSetCurrent", "cuDevResourceGenerateDesc", "cuGreenCtxCreate", "cuCtxFromGreenCtx",
-                                     "cuCtxGetStreamPriorityRange", "cuGreenCtxStreamCreate", "cuEventCreate", "cuMemAlloc"};
+                                     "cuGreenCtxStreamCreate", "cuEventCreate", "cuMemAlloc"};
   for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
     for (int nth = 1; nth <= 9; nth++) {
       char fault[80];
@@ -482,7 +462,7 @@ int main(void) {
       cmocka_unit_test(type_names),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
       T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
-      T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(gentle_runs_alike), T(answers),
+      T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(answers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -218,8 +218,6 @@ static let_err mark(let_gpulet *base, int instance, let_error *e) {
   return timerfd_settime(g->timer[instance], TFD_TIMER_ABSTIME, &t, NULL) ? let_fail(e, LET_ERR_GPULET, "a timer of the simulated device: %s", strerror(errno)) : LET_OK;
 }
 
-static void gentle(let_gpulet *g, bool on) { (void)g, (void)on; }
-
 static int done_fd(const let_gpulet *g, int instance) { return ((const sim_gpulet *)g)->timer[instance]; }
 
 static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
@@ -251,7 +249,6 @@ static const let_device_i sim_i = {
   .mark = mark,
   .wait = wait_mark,
   .done_fd = done_fd,
-  .gentle = gentle,
   .depth = 2,
 };
 

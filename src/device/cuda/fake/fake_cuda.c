@@ -367,14 +367,7 @@ static stream *new_stream(context *c) {
   if (pthread_create(&s->thread, NULL, work, s)) abort();
   return s;
 }
-enum { PRIORITY_MOST = -5 };
-EXPORT CUresult cuCtxGetStreamPriorityRange(int *least, int *most) { ENTER(true); *least = 0, *most = PRIORITY_MOST; return leave(r); }
-EXPORT CUresult cuStreamCreateWithPriority(CUstream *ret, unsigned flags, int priority) {
-  ENTER(true);
-  if (flags != CU_STREAM_NON_BLOCKING || priority > 0 || priority < PRIORITY_MOST) return leave(CUDA_ERROR_INVALID_VALUE);
-  *ret = (CUstream)new_stream(current);
-  return leave(r);
-}
+EXPORT CUresult cuStreamCreate(CUstream *ret, unsigned flags) { ENTER(true); (void)flags; *ret = (CUstream)new_stream(current); return leave(r); }
 EXPORT CUresult cuStreamDestroy(CUstream h) {
   pthread_mutex_lock(&lock); /* works after a sticky error too, so that the fake itself leaks nothing */
   stream *s = (stream *)h;
@@ -540,7 +533,8 @@ EXPORT CUresult cuCtxFromGreenCtx(CUcontext *ret, CUgreenCtx h) { ENTER(false); 
 EXPORT CUresult cuGreenCtxStreamCreate(CUstream *ret, CUgreenCtx h, unsigned flags, int priority) {
   ENTER(false);
   if (!live(h, KIND_GREEN, __func__)) return leave(CUDA_ERROR_INVALID_CONTEXT);
-  if (flags != CU_STREAM_NON_BLOCKING || priority > 0 || priority < PRIORITY_MOST) return leave(CUDA_ERROR_INVALID_VALUE);
+  (void)priority;
+  if (flags != CU_STREAM_NON_BLOCKING) return leave(CUDA_ERROR_INVALID_VALUE);
   *ret = (CUstream)new_stream((context *)h);
   return leave(r);
 }
