@@ -115,6 +115,21 @@ def fault(what, action):
     print(f"{what}: seen after {gone:.2f} s, {lost} of {before} gpu-lets away, the first back after {first or last:.2f} s, all after {last:.2f} s", flush=True)
 
 
+def grown(what):
+    """Until every batch size is there."""
+    start = time.monotonic()
+    while time.monotonic() - start < 100:
+        groups = call("GET", "/debug/server")[1]["groups"]
+        if not any(g["growing"] for g in groups):
+            failed = sum(g["sizes_failed"] for g in groups)
+            print(f"{what}: all {sum(g['sizes_wanted'] for g in groups)} batch sizes are ready {time.monotonic() - start:.1f} s later" + (f", {failed} of them failed" if failed else ""), flush=True)
+            if failed:
+                bad.append(f"{failed} batch sizes could not be prepared")
+            return
+        time.sleep(0.1)
+    bad.append(f"{what}: still growing after 100 s")
+
+
 def kill_worker():
     os.kill(call("GET", "/debug/server")[1]["workers"][0]["pid"], signal.SIGKILL)
 
@@ -174,8 +189,9 @@ while not os.path.exists(ready):
     time.sleep(0.02)
 with open(ready) as f:
     port = int(dict(line.split() for line in f)["http"])
-print(f"server ready after {time.monotonic() - began:.1f} s")
+print(f"server ready after {time.monotonic() - began:.1f} s", flush=True)
 try:
+    grown("start")
     for phase in phases:
         if phase == "compare":
             tolerance = os.environ.get("COMPARE", "2e-2")
@@ -191,8 +207,10 @@ try:
                 bad.append(f"{lost} requests failed across plan changes")
         elif phase == "death":
             under_load("death", "under load, the first worker killed:", 0.2, lambda: fault("SIGKILL of a worker", kill_worker))
+            grown("after it")
         elif phase == "poison":
             under_load("poison", "under load, one request that breaks the device:", 0.2, lambda: fault("a kernel out of bounds", poison))
+            grown("after it")
         elif phase == "mps":
             under_load("mps", "under load, the MPS daemon killed:", 0.2, lambda: fault("SIGKILL of the MPS daemon", kill_mps))
         else:
