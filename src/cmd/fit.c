@@ -23,14 +23,17 @@ static const let_option table[] = {
 };
 
 static void print_row(const char *name, const let_fit_report *r) {
-  const let_fit_error *h = &r->held_out, *s = &r->seen;
-  printf("%-10s %7u %9.2f %7.2f %7.2f %7.2f   %9.2f %7.2f\n", name, r->n, 100 * h->p50, 100 * h->p90, 100 * h->p95, 100 * h->max, 100 * s->p95, 100 * s->max);
+  const let_fit_error *h[] = {&r->held_out, &r->strangers, &r->seen};
+  static const char *const what[] = {"single samples", "whole sets of models", "nothing (seen)"};
+  for (int i = 0; i < 3; i++)
+    if (i != 1 || h[i]->max > 0) printf("%-10s %-22s %7.2f %7.2f %7.2f %7.2f\n", i ? "" : name, what[i], 100 * h[i]->p50, 100 * h[i]->p90, 100 * h[i]->p95, 100 * h[i]->max);
 }
 
+static json_t *json_error(const let_fit_error *x) { return json_pack("{s:f,s:f,s:f,s:f}", "p50", x->p50, "p90", x->p90, "p95", x->p95, "max", x->max); }
+
 static json_t *json_row(const let_fit_report *r) {
-  return json_pack("{s:i,s:i,s:b,s:b,s:{s:f,s:f,s:f,s:f},s:{s:f,s:f,s:f,s:f}}", "samples", (int)r->n, "folds", (int)r->folds, "batch", r->batch,
-                   "utilisations", r->utilisations, "held_out", "p50", r->held_out.p50, "p90", r->held_out.p90, "p95", r->held_out.p95, "max",
-                   r->held_out.max, "seen", "p50", r->seen.p50, "p90", r->seen.p90, "p95", r->seen.p95, "max", r->seen.max);
+  return json_pack("{s:i,s:i,s:i,s:b,s:o,s:o,s:o}", "samples", (int)r->n, "folds", (int)r->folds, "sets", (int)r->sets, "utilisations", r->utilisations,
+                   "held_out", json_error(&r->held_out), "held_out_sets", json_error(&r->strangers), "seen", json_error(&r->seen));
 }
 
 static let_err fit_dir(const options *o, const char *dir, let_arena *a, let_error *e) {
@@ -52,8 +55,8 @@ static let_err fit_dir(const options *o, const char *dir, let_arena *a, let_erro
     putchar('\n');
     json_decref(j);
   } else {
-    printf("relative error of the slowdown, %%\n");
-    printf("%-10s %7s %9s %7s %7s %7s   %9s %7s\n", "model", "samples", "held p50", "p90", "p95", "max", "seen p95", "max");
+    printf("relative error of the slowdown, %%, of %u samples of %u sets of models\n", rep[0].n, rep[0].sets);
+    printf("%-10s %-22s %7s %7s %7s %7s\n", "model", "held out", "p50", "p90", "p95", "max");
     print_row("linear", &rep[0]);
     print_row("pressure", &rep[1]);
     if (!rep[0].utilisations) printf("linear: the profile has no L2 and DRAM utilisations, so only its constant was fitted\n");

@@ -104,7 +104,7 @@ static let_pressure pressure_of(const let_profile *p, uint32_t model, uint32_t b
   const let_profile_model *m = &p->model[model];
   if (m->n_pressure == 0)
     return (let_pressure){p->coef[LET_COEF_DEFAULT_L2], p->coef[LET_COEF_DEFAULT_DRAM], p->coef[LET_COEF_DEFAULT_PRESSURE],
-                          p->coef[LET_COEF_DEFAULT_SENSITIVITY]};
+                          p->coef[LET_COEF_DEFAULT_SENSITIVITY], p->coef[LET_COEF_DEFAULT_DELAY]};
   uint32_t i = 0;
   while (i + 1 < m->n_pressure && m->pressure[i + 1].batch <= batch) i++;
   let_pressure a = m->pressure[i].p;
@@ -115,6 +115,7 @@ static let_pressure pressure_of(const let_profile *p, uint32_t model, uint32_t b
     a.dram_util += (z.dram_util - a.dram_util) * t;
     a.pressure += (z.pressure - a.pressure) * t;
     a.sensitivity += (z.sensitivity - a.sensitivity) * t;
+    a.delay_ms += (z.delay_ms - a.delay_ms) * t;
   }
   return a;
 }
@@ -136,8 +137,9 @@ static double slowdown_linear(const let_profile *p, const let_tenant *self, cons
          p->coef[LET_COEF_DRAM_SELF] * me.dram_util * mine + p->coef[LET_COEF_DRAM_OTHER] * dram + p->coef[LET_COEF_CONSTANT];
 }
 
-/* 1 + sensitivity share_self^a x / (1 + c x), x = (sum over neighbours of pressure^(1/q) share busy)^q: one neighbour
- * weighs pressure share^q, and weighs the same when it is cut in pieces; one more neighbour never makes it less. */
+/* 1 + (sensitivity share_self^a + delay / latency) x / (1 + c x), x = (sum over neighbours of pressure^(1/q) share busy)^q:
+ * one neighbour weighs pressure share^q, and weighs the same when it is cut in pieces; one more neighbour never makes it
+ * less. A cell that is not measured has no delay. */
 static double slowdown_pressure(const let_profile *p, const let_tenant *self, const let_tenant *others, uint32_t n) {
   const double *c = p->coef;
   double q = c[LET_COEF_SHARE_OTHER] > LET_SHARE_OTHER_MIN ? c[LET_COEF_SHARE_OTHER] : LET_SHARE_OTHER_MIN, most = 0, sum = 0;
@@ -146,8 +148,12 @@ static double slowdown_pressure(const let_profile *p, const let_tenant *self, co
     if (w > most) sum *= most > 0 ? pow(most / w, 1 / q) : 0, most = w;
     if (w > 0) sum += (w == most ? 1 : pow(w / most, 1 / q)) * share_of(p, &others[i]) * others[i].busy;
   }
-  double x = most * pow(sum, q), s = pressure_of(p, self->model, self->batch).sensitivity;
+  let_pressure me = pressure_of(p, self->model, self->batch);
+  double x = most * pow(sum, q), s = me.sensitivity;
   if (c[LET_COEF_SHARE_SELF] != 0) s *= pow(share_of(p, self), c[LET_COEF_SHARE_SELF]);
+  let_dur alone;
+  if (me.delay_ms > 0 && let_profile_latency(p, self->model, self->batch, self->granules, LET_PROFILE_P99 | LET_PROFILE_EXTRAPOLATE, &alone, NULL) == LET_OK && alone > 0)
+    s += me.delay_ms * 1e6 / (double)alone;
   return 1 + s * x / (1 + c[LET_COEF_SATURATION] * x);
 }
 

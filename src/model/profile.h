@@ -35,10 +35,11 @@ typedef struct let_cell {
 } let_cell;
 
 /* Interference of one model at one batch, by whatever fitted model the profile carries (profile/fit.c).
- * pressure: what it does to its neighbours; sensitivity: what they do to it. Dimensionless, >= 0. */
+ * pressure: what it does to its neighbours; sensitivity: what they do to it. Dimensionless, >= 0. delay_ms: what they
+ * add to a batch whatever its size (its copies and launches wait their turn). */
 typedef struct let_pressure {
-  double l2_util, dram_util;      /* 0..1, for the linear model of the prototype */
-  double pressure, sensitivity;   /* for ours */
+  double l2_util, dram_util;                /* 0..1, for the linear model of the prototype */
+  double pressure, sensitivity, delay_ms;   /* for ours */
 } let_pressure;
 
 typedef enum let_interference_kind {
@@ -51,7 +52,7 @@ typedef enum let_interference_kind {
 enum {
   LET_COEF_L2_SELF = 0, LET_COEF_L2_OTHER, LET_COEF_DRAM_SELF, LET_COEF_DRAM_OTHER, LET_COEF_CONSTANT, /* LINEAR */
   LET_COEF_SHARE_SELF = 0, LET_COEF_SHARE_OTHER, LET_COEF_SATURATION, /* PRESSURE: exponents and curvature */
-  LET_COEF_DEFAULT_L2 = 8, LET_COEF_DEFAULT_DRAM, LET_COEF_DEFAULT_PRESSURE, LET_COEF_DEFAULT_SENSITIVITY,
+  LET_COEF_DEFAULT_L2 = 8, LET_COEF_DEFAULT_DRAM, LET_COEF_DEFAULT_PRESSURE, LET_COEF_DEFAULT_SENSITIVITY, LET_COEF_DEFAULT_DELAY,
   LET_COEF_COUNT = 16
 };
 #define LET_SHARE_OTHER_MIN 0.05 /* the least exponent of a neighbour's share: nearly "only the worst neighbour counts" */
@@ -95,7 +96,8 @@ uint32_t let_profile_find(const let_profile *p, const char *name);
 LET_CHECKED let_err let_profile_latency(const let_profile *p, uint32_t model, uint32_t batch, uint32_t granules,
                                         unsigned flags, let_dur *ret, let_error *e);
 
-/* How many times longer tenant |self| takes beside the |n| others on the same device. >= 1. */
+/* How many times longer tenant |self| takes beside the |n| others on the same device. >= 1. Times the p99 latency alone it
+ * never falls with a larger batch or fewer granules of |self|, nor with one more neighbour. */
 double let_profile_slowdown(const let_profile *p, const let_tenant *self, const let_tenant *others, uint32_t n);
 
 /* Bytes the model occupies at this batch (weights and activations); interpolated, the next larger batch's when in doubt. */

@@ -41,7 +41,7 @@ static void the_judge_agrees(void **state) {
   for (uint64_t seed = 1; seed <= 150; seed++) {
     let_arena a;
     let_arena_init(&a, &let_mem_libc);
-    let__sample s = {.models = 1 + (uint32_t)(seed % 9), .granules = seed % 3 ? 16 : 10, .max_batch = 32, .least_ms = 0.2, .most_ms = 20, .interference = seed % 2};
+    let__sample s = {.models = 1 + (uint32_t)(seed % 9), .granules = seed % 3 ? 16 : 10, .max_batch = 32, .least_ms = 0.2, .most_ms = 20, .interference = seed % 4};
     let_profile *p = let__sample_profile(&s, "t", &a, seed);
     let_workload w = let__sample_workload(p, 0.3 + (double)(seed % 5), 0, &a, seed);
     let_plan_pool pool = {p, 10, 3};

@@ -28,7 +28,7 @@ static void scene_make(scene *s, uint64_t seed) {
   let_rng_seed(&r, seed);
   let_arena_init(&s->arena, &let_mem_libc);
   let__sample how = {.models = 1 + (uint32_t)let_rng_below(&r, 7), .granules = 1 + (uint32_t)let_rng_below(&r, 8),
-                     .max_batch = 1u << let_rng_below(&r, 5), .least_ms = 0.1, .most_ms = 20, .interference = (uint32_t)let_rng_below(&r, 3)};
+                     .max_batch = 1u << let_rng_below(&r, 5), .least_ms = 0.1, .most_ms = 20, .interference = (uint32_t)let_rng_below(&r, 4)};
   s->profile[0] = let__sample_profile(&how, "alpha", &s->arena, seed);
   s->work = let__sample_workload(s->profile[0], 0.3 + 6 * let_rng_unit(&r), 0, &s->arena, seed ^ 99);
   s->pool[0] = (let_plan_pool){.profile = s->profile[0], .count = 64};
@@ -295,7 +295,7 @@ static void equals_oracle(void **state) {
     let_rng_seed(&r, seed * 77);
     let_arena_init(&s.arena, &let_mem_libc);
     uint32_t n = 1 + (uint32_t)let_rng_below(&r, 3), G = n == 3 ? 1 + (uint32_t)let_rng_below(&r, 2) : 1 + (uint32_t)let_rng_below(&r, 3);
-    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = (uint32_t)let_rng_below(&r, 3)};
+    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = (uint32_t)let_rng_below(&r, 4)};
     s.profile[0] = let__sample_profile(&how, "alpha", &s.arena, seed);
     s.work = let__sample_workload(s.profile[0], 0.3 + 2.2 * let_rng_unit(&r), 0, &s.arena, seed ^ 99);
     s.pool[0] = (let_plan_pool){.profile = s.profile[0], .count = 3};

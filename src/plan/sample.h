@@ -12,7 +12,7 @@
 typedef struct let__sample {
   uint32_t models, granules, max_batch; /* max_batch: a power of two */
   double least_ms, most_ms;             /* of one row on the whole device, spread evenly in the logarithm */
-  uint32_t interference;                /* 0 none, 1 linear, 2 pressure */
+  uint32_t interference;                /* 0 none, 1 linear, 2 pressure, 3 with delays too */
 } let__sample;
 
 /* Latency = start + work(batch) / speed(granules): speed saturates where the batch has no more to spread. */
@@ -37,7 +37,7 @@ static inline void let__sample_model(let_profile_model *m, const let__sample *s,
     m->batch[i] = b;
     m->memory[i].batch = b, m->memory[i].bytes = (uint64_t)(100 + 10 * b) << 20;
     m->pressure[i].batch = b;
-    m->pressure[i].p = (let_pressure){.l2_util = l2, .dram_util = dram, .pressure = l2 * 0.3, .sensitivity = dram * 0.3};
+    m->pressure[i].p = (let_pressure){.l2_util = l2, .dram_util = dram, .pressure = l2 * 0.3, .sensitivity = dram * 0.3, .delay_ms = s->interference == 3 ? 0.3 * start * row : 0};
     for (uint32_t g = 1; g <= s->granules; g++) {
       m->granule[g - 1] = g;
       double ms = let__sample_ms(row, start, spread, b, g, s->granules);
@@ -60,7 +60,7 @@ static inline let_profile *let__sample_profile(const let__sample *s, const char 
     snprintf(p->model[i].name, sizeof p->model[i].name, "model%05u", i);
     let__sample_model(&p->model[i], s, a, &r);
   }
-  if (s->interference == 2) {
+  if (s->interference >= 2) {
     p->interference = LET_INTERFERENCE_PRESSURE;
     p->coef[LET_COEF_SHARE_SELF] = 0.15, p->coef[LET_COEF_SHARE_OTHER] = 0.3;
   } else if (s->interference) {

@@ -90,6 +90,7 @@ static const bad_case bad[] = {
     {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: q, batch: 1, pressure: 1, sensitivity: 1}]\n", "'q' is not in latency.csv"},
     {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, pressure: 1, sensitivity: 1}]\n", "needs a name and a whole batch"},
     {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1, pressure: -1}]\n", "pressure: -1 is out of range"},
+    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1, delay_ms: -1}]\n", "delay_ms: -1 is out of range"},
     {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1}, {name: a, batch: 1}]\n", "is there twice"},
 };
 
@@ -155,7 +156,7 @@ static void good_is_read(void **state) {
   assert_int_equal(parse(device_ok, "\xef\xbb\xbf# c\r\np99_ms,model,batch,granules,p50_ms\r\n5, a ,1,1,4\r\n1,b,1,2,1", "model,batch,mib\na,1,100\na,4,400\n",
                          SHEAD "a,1,2,b:1:2+a:1:4,1,1.25\n",
                          "model: pressure\nheld_out_error_p95: 0.04\ncoefficients: {share_self: 0, share_other: 1, saturation: 0, default_pressure: .1, "
-                         "default_sensitivity: 1}\nmodels:\n  - {name: a, batch: 1, pressure: 0.2, sensitivity: 0.5}\n",
+                         "default_sensitivity: 1}\nmodels:\n  - {name: a, batch: 1, pressure: 0.2, sensitivity: 0.5, delay_ms: 2}\n",
                          &a, &p, &s, ps, &e),
                    LET_OK);
   assert_int_equal(p.n_models, 2);
@@ -167,7 +168,8 @@ static void good_is_read(void **state) {
   assert_int_equal(s.sample[0].n, 2);
   assert_int_equal(s.sample[0].other[1].granules, 4);
   let_tenant self = {0, 1, 2, 1}, other[2] = {{1, 1, 2, 1}, {0, 1, 4, 1}};
-  assert_near(let_profile_slowdown(&p, &self, other, 2), 1 + 0.5 * (0.1 * 2 / 16 + 0.2 * 4 / 16), 1e-12);
+  assert_near(let_profile_slowdown(&p, &self, other, 2), 1 + (0.5 + 2 / 5.) * (0.1 * 2 / 16 + 0.2 * 4 / 16), 1e-12); /* p99 is 5 ms */
+  assert_near(let_profile_slowdown(&p, &other[0], &self, 1), 1 + 1 * (0.2 * 2 / 16), 1e-12);
   assert_near(let_profile_slowdown(&p, &self, other, 0), 1, 0);
   free(ps);
   let_arena_fini(&a);
@@ -197,7 +199,7 @@ static void random_profile(let_rng *r, let_arena *a, let_profile *p) {
     m->memory[1].batch = 9, m->memory[1].bytes = m->memory[0].bytes * 2;
     m->pressure = let_arena_array(a, 1, sizeof *m->pressure);
     m->n_pressure = 1;
-    m->pressure[0].batch = 1, m->pressure[0].p = (let_pressure){0, 0, let_rng_unit(r), let_rng_unit(r)};
+    m->pressure[0].batch = 1, m->pressure[0].p = (let_pressure){0, 0, let_rng_unit(r), let_rng_unit(r), let_rng_unit(r)};
     m->input_bytes = 1 + let_rng_below(r, 1 << 20);
   }
 }
@@ -293,6 +295,7 @@ static void save_then_load_is_the_same(void **state) {
     assert_int_equal(q.model[m].memory[1].bytes, p.model[m].memory[1].bytes);
     assert_int_equal(q.model[m].input_bytes, p.model[m].input_bytes);
     assert_near(q.model[m].pressure[0].p.pressure, p.model[m].pressure[0].p.pressure, 1e-5);
+    assert_near(q.model[m].pressure[0].p.delay_ms, p.model[m].pressure[0].p.delay_ms, 1e-5);
   }
   assert_int_equal(t.n, 1);
   assert_int_equal(t.sample[0].other[1].batch, 4);

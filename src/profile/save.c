@@ -96,7 +96,9 @@ static void fit_text(let_buf *b, const let_profile *p) {
       let_buf_fmt(b, "  - {name: \"%s\", batch: %u, ", p->model[m].name, p->model[m].pressure[i].batch);
       if (p->interference == LET_INTERFERENCE_LINEAR || x->l2_util > 0 || x->dram_util > 0)
         let_buf_fmt(b, "l2_util: %.6g, dram_util: %.6g, ", x->l2_util, x->dram_util);
-      let_buf_fmt(b, "pressure: %.6g, sensitivity: %.6g}\n", x->pressure, x->sensitivity);
+      let_buf_fmt(b, "pressure: %.6g, sensitivity: %.6g", x->pressure, x->sensitivity);
+      if (x->delay_ms > 0) let_buf_fmt(b, ", delay_ms: %.6g", x->delay_ms);
+      let_buf_str(b, "}\n");
     }
 }
 

@@ -6,15 +6,16 @@
 #include "base/units.h"
 
 static const let_coef_name linear_names[] = {
-    {"l2_self", LET_COEF_L2_SELF},       {"l2_other", LET_COEF_L2_OTHER}, {"dram_self", LET_COEF_DRAM_SELF},   {"dram_other", LET_COEF_DRAM_OTHER},
-    {"constant", LET_COEF_CONSTANT},     {"default_l2_util", LET_COEF_DEFAULT_L2}, {"default_dram_util", LET_COEF_DEFAULT_DRAM}, {NULL, 0}};
-static const let_coef_name pressure_names[] = {{"share_self", LET_COEF_SHARE_SELF},
-                                               {"share_other", LET_COEF_SHARE_OTHER},
-                                               {"saturation", LET_COEF_SATURATION},
-                                               {"default_pressure", LET_COEF_DEFAULT_PRESSURE},
-                                               {"default_sensitivity", LET_COEF_DEFAULT_SENSITIVITY},
-                                               {NULL, 0}};
-static const let_coef_name no_names[] = {{NULL, 0}};
+    {"l2_self", LET_COEF_L2_SELF, false},       {"l2_other", LET_COEF_L2_OTHER, false}, {"dram_self", LET_COEF_DRAM_SELF, false},   {"dram_other", LET_COEF_DRAM_OTHER, false},
+    {"constant", LET_COEF_CONSTANT, false},     {"default_l2_util", LET_COEF_DEFAULT_L2, false}, {"default_dram_util", LET_COEF_DEFAULT_DRAM, false}, {NULL, 0, false}};
+static const let_coef_name pressure_names[] = {{"share_self", LET_COEF_SHARE_SELF, false},
+                                               {"share_other", LET_COEF_SHARE_OTHER, false},
+                                               {"saturation", LET_COEF_SATURATION, false},
+                                               {"default_pressure", LET_COEF_DEFAULT_PRESSURE, false},
+                                               {"default_sensitivity", LET_COEF_DEFAULT_SENSITIVITY, false},
+                                               {"default_delay_ms", LET_COEF_DEFAULT_DELAY, true},
+                                               {NULL, 0, false}};
+static const let_coef_name no_names[] = {{NULL, 0, false}};
 static const char *const kind_names[] = {"none", "linear", "pressure"};
 
 const let_coef_name *let_coef_names(let_interference_kind kind) {
@@ -147,7 +148,7 @@ static void coefficients(reader *r, const yaml_node_t *map, let_profile *p) {
     else if (number(r, c->name, value, -1e6, 1e6, &p->coef[c->index])) seen[c->index] = true;
   }
   for (const let_coef_name *c = names; c->name; c++)
-    if (!seen[c->index]) problem(r, map, "is missing from coefficients", let_str_c(c->name));
+    if (!seen[c->index] && !c->optional) problem(r, map, "is missing from coefficients", let_str_c(c->name));
 }
 
 typedef struct pressure_row {
@@ -156,8 +157,9 @@ typedef struct pressure_row {
 } pressure_row;
 
 static bool pressure_one(reader *r, const yaml_node_t *map, const let_profile *p, pressure_row *ret) {
-  static const char *const keys[] = {"batch", "l2_util", "dram_util", "pressure", "sensitivity"};
-  double v[5] = {0}, max[5] = {LET_BATCH_MAX, 1, 1, 1e6, 1e6};
+  enum { KEYS = 6 };
+  static const char *const keys[KEYS] = {"batch", "l2_util", "dram_util", "pressure", "sensitivity", "delay_ms"};
+  double v[KEYS] = {0}, max[KEYS] = {LET_BATCH_MAX, 1, 1, 1e6, 1e6, 1e6};
   bool named = false;
   yaml_node_t *key, *value;
   uint32_t before = r->ps->n_errors;
@@ -173,15 +175,15 @@ static bool pressure_one(reader *r, const yaml_node_t *map, const let_profile *p
       if (ret->model == UINT32_MAX) problem(r, value, "is not in latency.csv", s);
       continue;
     }
-    while (k < 5 && !let_str_is(scalar(key), keys[k])) k++;
-    if (k == 5) problem(r, key, "is no key of a model here: name, batch, l2_util, dram_util, pressure, sensitivity", scalar(key));
+    while (k < KEYS && !let_str_is(scalar(key), keys[k])) k++;
+    if (k == KEYS) problem(r, key, "is no key of a model here: name, batch, l2_util, dram_util, pressure, sensitivity, delay_ms", scalar(key));
     else (void)number(r, keys[k], value, 0, max[k], &v[k]);
   }
   ret->line = (uint32_t)map->start_mark.line + 1;
   if (r->ps->n_errors != before) return false;
   if (!named || v[0] < 1 || v[0] != (double)(uint32_t)v[0]) return problem(r, map, "needs a name and a whole batch of at least 1", LET_STR("models")), false;
   ret->batch = (uint32_t)v[0];
-  ret->p = (let_pressure){v[1], v[2], v[3], v[4]};
+  ret->p = (let_pressure){v[1], v[2], v[3], v[4], v[5]};
   return true;
 }
 

@@ -12,6 +12,7 @@ let_err let_fit_parse(let_profile_file f, let_arena *a, let_profile *p, let_prob
 typedef struct let_coef_name {
   const char *name;
   uint32_t index;
+  bool optional; /* 0 where it is absent */
 } let_coef_name;
 const let_coef_name *let_coef_names(let_interference_kind kind);
 const char *let_interference_name(let_interference_kind kind);
