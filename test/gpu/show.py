@@ -202,7 +202,7 @@ try:
         elif phase == "steady":
             table("under load:", load("steady"))
         elif phase == "change":
-            lost = under_load("change", "under load, plan A -> B -> A while loaded:", 0.15, lambda: [change(p) for p in (plan_b, plan_a)])
+            lost = under_load("change", "under load, plan A -> B -> A while loaded:", 0.15, lambda: [change(plan_b), time.sleep(seconds * 0.3), change(plan_a)])
             if lost:
                 bad.append(f"{lost} requests failed across plan changes")
         elif phase == "death":
