@@ -31,7 +31,7 @@ typedef struct grain {
   double press[LEVELS];
   double serve[MODELS][LEVELS][GRANULES + 1]; /* by the weight of other models */
   double one[MODELS][LEVELS][GRANULES + 1];   /* one gpu-let beside all other gpu-lets */
-  uint8_t batch[MODELS][LEVELS][GRANULES + 1];  /* of a gpu-let of this size beside this weight; 0: none holds */
+  uint16_t batch[MODELS][LEVELS][GRANULES + 1];  /* of a gpu-let of this size beside this weight; 0: none holds */
   double dear[MODELS];                          /* granules that all of the rate takes in a shared gpu-let, twice: plans that leave little short come out true more often */
   device d[DEVICES], best[DEVICES];
   double got[MODELS];
@@ -72,12 +72,6 @@ static void weights(grain *s) {
   for (uint32_t l = 1; l <= s->last; l++) s->press[l] = let__press(&s->scale, pow(edge_of(s, l), s->scale.power));
 }
 
-static double feels(const grain *s, uint32_t m, uint32_t g) {
-  double most = 0;
-  for (uint32_t i = 0; i <= s->k->profile->model[s->k->at[m]].n_pressure && !s->k->alone; i++) most = fmax(most, let__feel(&s->scale, tenant(s, m, i, g)));
-  return most;
-}
-
 /* The best split of |h| granules beside others of level |l|; |piece|: one of it for every number of granules, 0: one stays idle. */
 static double split(const grain *s, uint32_t m, uint32_t l, uint32_t h, uint8_t *piece) {
   double v[GRANULES + 1], r[GRANULES + 1] = {0}, others = edge_of(s, l);
@@ -96,13 +90,17 @@ static void tables(grain *s, uint32_t m) {
   uint32_t some = level_of(s, s->c[m] * s->G / 2);
   uint8_t piece[GRANULES + 1];
   for (uint32_t g = 1; g <= s->G; g++) {
-    double feel = feels(s, m, g);
+    double alone[LET_BATCH_MAX + 1], feel[LET_BATCH_MAX + 1];
+    for (uint32_t b = 1; b <= s->k->most[m]; b++) {
+      alone[b] = (double)let__lat(s->k, m, b, g);
+      feel[b] = s->k->alone || 2 * alone[b] > slo ? 0 : let__feel(&s->scale, (let_tenant){.model = s->k->at[m], .batch = b, .granules = g, .busy = 1});
+    }
     for (uint32_t l = 0; l <= s->last; l++) {
-      double slow = l ? fmax(1, let__slowed(&s->scale, feel, s->press[l])) : 1, *v = &s->one[m][l][g];
+      double *v = &s->one[m][l][g];
       for (uint32_t b = 1; b <= s->k->most[m]; b++) {
-        double t = ceil((double)let__lat(s->k, m, b, g) * slow);
+        double t = ceil(alone[b] * (l ? fmax(1, let__slowed(&s->scale, feel[b], s->press[l])) : 1));
         if (2 * t > slo) break;
-        if (b * 1e9 / t / want->rate > *v) *v = b * 1e9 / t / want->rate, s->batch[m][l][g] = (uint8_t)b;
+        if (b * 1e9 / t / want->rate > *v) *v = b * 1e9 / t / want->rate, s->batch[m][l][g] = (uint16_t)b;
         if (3 * t <= slo && l == some) e = fmax(e, b * 1e9 / t / want->rate / g); /* half of the time */
       }
     }

@@ -91,6 +91,9 @@ LET_CHECKED let_err let__crowd(let__problem *p);
 /* Raises the bound by a linear program over real contents of a device (one device type, few models). |most|: devices of a plan that there is; the bound is not sought beyond. NOMEM, or OK. */
 LET_CHECKED let_err let__joint(let__problem *p, double most);
 
+/* As let__joint, tighter and dearer: at most about |effort| steps. */
+LET_CHECKED let_err let__classes(let__problem *p, double most, uint64_t effort);
+
 /* The least part of the time of |g| granules that |rate| of |m| needs in one piece; INFINITY: more than there is. */
 double let__once(const let__problem *p, const let__kind *k, uint32_t m, uint32_t g, double rate);
 /* What serving |rate| of |m| costs at least, at the bound's prices. */

@@ -6,6 +6,8 @@
 
 #include <cmocka.h>
 
+#include "plan/lp.h"
+#include "plan/optimal.h"
 #include "plan/policy.h"
 #include "plan/sample.h"
 
@@ -317,6 +319,61 @@ static void equals_oracle(void **state) {
   assert_true(compared > rounds(60) / 3);
 }
 
+/* The least number of devices by linear programming over all contents that the oracle knows. */
+static double oracle_bound(const oracle *o) {
+  double lo[ORACLE_MODELS] = {1, 1, 1}, hi[ORACLE_MODELS] = {LET__LP_INF, LET__LP_INF, LET__LP_INF}, least = 0, one = 1;
+  int start[2] = {0, (int)o->n}, row[ORACLE_MODELS] = {0, 1, 2};
+  let__lp *lp = let__lp_new(o->n, lo, hi);
+  for (uint32_t i = 0; i < o->n_caps; i++) {
+    double part[ORACLE_MODELS];
+    for (uint32_t m = 0; m < o->n; m++) part[m] = o->cap[i][m] / o->s->work.demand[m].rate;
+    let__lp_add(lp, 1, &one, start, row, part);
+  }
+  if (let__lp_solve(lp))
+    for (uint32_t m = 0; m < o->n; m++) least += let__lp_dual(lp)[m];
+  let__lp_free(lp);
+  return least; /* 0: some model cannot be served at all */
+}
+
+/* Bounds by column generation see more contents than there are, so they are never above the one over those that there are. */
+static void bounds_hold(void **state) {
+  (void)state;
+  static double cap[ORACLE_CONTENTS][ORACLE_MODELS];
+  double near[2] = {0};
+  uint32_t compared = 0;
+  for (uint64_t seed = 1; seed <= rounds(150); seed++) {
+    scene s = {0};
+    let_rng r;
+    let_rng_seed(&r, seed * 177);
+    let_arena_init(&s.arena, &let_mem_libc);
+    uint32_t n = 1 + (uint32_t)let_rng_below(&r, 3), G = n == 3 ? 2 : 2 + (uint32_t)let_rng_below(&r, n == 1 ? 4 : 2);
+    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = let_rng_below(&r, 3) ? 2 : 0};
+    s.profile[0] = let__sample_profile(&how, "alpha", &s.arena, seed);
+    for (uint32_t m = 0; m < n; m++) /* pressure as it likes; what is felt never falls with the batch */
+      for (uint32_t i = 0; i < s.profile[0]->model[m].n_pressure; i++) s.profile[0]->model[m].pressure[i].p.pressure = 0.6 * let_rng_unit(&r);
+    s.work = let__sample_workload(s.profile[0], 0.3 + 2.2 * let_rng_unit(&r), 0, &s.arena, seed ^ 99);
+    s.pool[0] = (let_plan_pool){.profile = s.profile[0], .count = 3};
+    s.in = (let_plan_input){.workload = &s.work, .pool = s.pool, .n_pools = 1};
+    oracle o = {.s = &s, .n = n, .batches = how.max_batch, .cap = cap};
+    oracle_lets(&o, G);
+    double least = oracle_bound(&o);
+    let__problem p;
+    let_error e = {0};
+    if (let__problem_make(&p, &s.in, &s.arena, &e)) fail_msg("seed %llu: %s", (unsigned long long)seed, e.text);
+    p.arena = &s.arena;
+    for (uint32_t way = 0; way < 2 && least > 0; way++) {
+      p.bound = 0;
+      assert_int_equal(way ? let__classes(&p, 1e9, 100000) : let__joint(&p, 1e9), LET_OK);
+      if (p.bound > least * (1 + 1e-7)) fail_msg("seed %llu: %s says %.9g, all contents together need %.9g", (unsigned long long)seed, way ? "classes" : "joint", p.bound, least);
+      near[way] += p.bound / least;
+    }
+    compared += least > 0;
+    let_arena_fini(&s.arena);
+  }
+  print_message("%u compared: joint reaches %.3f of what is possible, classes %.3f\n", compared, near[0] / compared, near[1] / compared);
+  assert_true(compared > rounds(150) / 3);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(plans_hold),
@@ -327,6 +384,7 @@ int main(void) {
     cmocka_unit_test(out_of_memory),
     cmocka_unit_test(says_why),
     cmocka_unit_test(equals_oracle),
+    cmocka_unit_test(bounds_hold),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
