@@ -129,8 +129,12 @@ static void op(server *s, const char *name, int generation) {
   json_decref(doc);
 }
 
+static int granules = 1;   /* of each gpu-let */
+static int needed;         /* sizes before a lane serves; 0: all */
+static int64_t cost_us[8]; /* of each lane, last time */
+
 /* One generation of |n| gpu-lets, each with all |n_models|. */
-static const char *prepare(server *s, int generation, uint32_t n, const let_model *m, uint32_t n_models) {
+static void ask(server *s, int generation, uint32_t n, const let_model *m, uint32_t n_models) {
   let_error e;
   int fds[LET_CONTROL_FDS_MAX], n_fds = 0;
   let_lanes **l = &s->lanes[generation % GEN_MAX];
@@ -140,14 +144,23 @@ static const char *prepare(server *s, int generation, uint32_t n, const let_mode
   json_t *lanes = json_array();
   for (uint32_t i = 0; i < n; i++) {
     json_t *models = json_array();
-    for (uint32_t k = 0; k < n_models; k++)
-      json_array_append_new(models, json_pack("{so s[iii]}", "spec", let_control_model_put(&m[k]), "sizes", 1, 4, 8));
-    json_array_append_new(lanes, json_pack("{si si si sb so}", "gpulet", (int)(10 + i), "first", 0, "granules", 1, "shared", 0, "models", models));
+    for (uint32_t k = 0; k < n_models; k++) {
+      json_t *one = json_pack("{so s[iii]}", "spec", let_control_model_put(&m[k]), "sizes", needed ? 4 : 1, needed ? 1 : 4, 8);
+      if (needed) json_object_set_new(one, "needed", json_integer(needed));
+      if (needed) json_object_set_new(one, "slo_us", json_integer(m[k].slo / LET_US));
+      json_array_append_new(models, one);
+    }
+    json_array_append_new(lanes, json_pack("{si si si sb sI so}", "gpulet", (int)(10 + i), "first", 0, "granules", granules, "shared", 0, "cost_us",
+                                           (json_int_t)cost_us[i % 8], "models", models));
     fds[n_fds++] = let_lanes_submit_event(*l, i);
   }
   json_t *doc = json_pack("{ss si so}", "op", "prepare", "generation", generation, "lanes", lanes);
   assert_int_equal(let_control_send(s->control, doc, fds, n_fds, &e), LET_OK);
   json_decref(doc);
+}
+
+static const char *prepare(server *s, int generation, uint32_t n, const let_model *m, uint32_t n_models) {
+  ask(s, generation, n, m, n_models);
   return event(s);
 }
 
@@ -201,16 +214,9 @@ static bool outcome(server *s, int generation, uint32_t lane, let_done_msg *ret)
     assert_false(corrupt);
     let_lanes_arm_done(l);
     if (let_lane_take_done(l, lane, ret, &corrupt)) return true;
-    struct pollfd f[2] = {{.fd = let_lanes_done_event(l), .events = POLLIN}, {.fd = s->control, .events = POLLIN}};
+    struct pollfd f[2] = {{.fd = let_lanes_done_event(l), .events = POLLIN}, {.fd = s->control}}; /* its documents are for event() */
     assert_true(poll(f, 2, 60000) > 0);
-    if (f[1].revents && !(f[0].revents & POLLIN)) {
-      let_error e;
-      int fds[LET_CONTROL_FDS_MAX], n;
-      json_t *doc;
-      let_err r = let_control_recv(s->control, &doc, fds, &n, &e);
-      if (r == LET_ERR_IO) return false;
-      if (r == LET_OK) json_decref(doc);
-    }
+    if (!(f[0].revents & POLLIN) && f[1].revents & POLLHUP) return false;
   }
 }
 
@@ -475,10 +481,10 @@ static void test_generations(void **state) {
       expect(event(&s), "retired");
     }
     one(&s, g, 1, 2, 2);
-    if (g == 10) fds = number_in(s.pid, "fd"), rss = number_in(s.pid, "status");
+    if (g == 25) fds = number_in(s.pid, "fd"), rss = number_in(s.pid, "status");
   }
   assert_int_equal(number_in(s.pid, "fd"), fds);
-  printf("worker RSS: %ld KiB after 10 generations, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
+  printf("worker RSS: %ld KiB after 25 generations, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
   if (!SANITIZED) assert_true(number_in(s.pid, "status") < rss + 2048);
   assert_int_equal(finish(&s), 0);
 }
@@ -559,11 +565,189 @@ static void test_stuck(void **state) {
   assert_int_equal(WEXITSTATUS(finish(&s)), 1);
 }
 
+/* ---- lanes one by one, sizes while serving ------------------------------------------------------------------ */
+
+static json_t *model_in(const server *s, size_t lane, size_t model) {
+  return json_array_get(json_object_get(json_array_get(json_object_get(s->last, "lanes"), lane), "models"), model);
+}
+
+static size_t sizes_in(const server *s, size_t lane, size_t model) { return json_array_size(json_object_get(model_in(s, lane, model), "sizes")); }
+
+/* Waits for a `size` event of generation |g|; returns the size, negative when it failed. */
+static int more(server *s, int g) {
+  expect(event(s), "size");
+  assert_int_equal(json_integer_value(json_object_get(s->last, "generation")), g);
+  const json_t *x = json_object_get(s->last, "size");
+  int size = (int)json_integer_value(json_object_get(x, "size"));
+  return json_object_get(x, "failed") ? -size : size;
+}
+
+static let_err run_batch(server *s, int generation, uint32_t lane, uint32_t size, uint32_t rows) {
+  let_done_msg d;
+  uint32_t base = base_of(generation, lane);
+  let_record *r = request(s, base, rows, size);
+  let_batch_msg m = batch(base, size, 0, size, rows, 1);
+  assert_true(let_lane_submit(s->lanes[generation % GEN_MAX], lane, &m));
+  assert_true(outcome(s, generation, lane, &d));
+  if (!d.status) check_outputs(s, r);
+  return d.status;
+}
+
+static void test_lanes_come_one_by_one(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  s.all = true, cost_us[0] = 3000, cost_us[1] = 0, cost_us[2] = 200;
+  static const int order[] = {11, 12, 10};
+  expect(prepare(&s, 1, 3, &m, 1), "lane");
+  for (int i = 0; i < 3; i++) {
+    if (i > 0) expect(event(&s), "lane");
+    json_t *lane = json_array_get(json_object_get(s.last, "lanes"), 0);
+    assert_int_equal(json_integer_value(json_object_get(lane, "gpulet")), order[i]);
+    assert_int_equal(sizes_in(&s, 0, 0), 3);
+    assert_int_equal(run_batch(&s, 1, (uint32_t)order[i] - 10, 8, 5), LET_OK); /* it serves already */
+  }
+  expect(event(&s), "prepared");
+  assert_int_equal(json_array_size(json_object_get(s.last, "lanes")), 3);
+  memset(cost_us, 0, sizeof cost_us);
+  assert_int_equal(finish(&s), 0);
+}
+
+/* A lane serves with the size that is needed; the others come while it is at work. */
+static void test_grows_while_serving(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  m.null_us = 20000;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  expect(prepare(&s, 1, 2, &m, 1), "prepared");
+  assert_int_equal(sizes_in(&s, 0, 0), 1);
+  assert_int_equal(run_batch(&s, 1, 0, 8, 5), LET_ERR_INTERNAL); /* the server does not send what is not ready */
+  for (uint32_t k = 0; k < 4; k++) {
+    assert_int_equal(run_batch(&s, 1, k & 1, 4, 3), LET_OK);
+    assert_int_equal(more(&s, 1), k < 2 ? 1 : 8); /* both get the second size before any gets the third */
+    const json_t *x = json_object_get(s.last, "size");
+    assert_true(json_real_value(json_object_get(x, "p50_us")) >= 20000);
+    assert_true(json_is_true(json_object_get(x, "beside"))); /* batches ran meanwhile */
+    assert_int_equal(run_batch(&s, 1, k & 1, k < 2 ? 1 : 8, 1), LET_OK);
+  }
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
+/* Single requests would be padded to a batch that takes too long for the SLO: one more size is needed. */
+static void test_too_slow_for_padding(void **state) {
+  (void)state;
+  server s;
+  let_model m[2] = {null_model("quick", 8), null_model("slow", 8)};
+  m[0].null_us = m[1].null_us = 5000, m[0].slo = LET_S, m[1].slo = 9 * LET_MS;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  expect(prepare(&s, 1, 1, m, 2), "prepared");
+  assert_int_equal(sizes_in(&s, 0, 0), 1);
+  assert_int_equal(sizes_in(&s, 0, 1), 2);
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
+/* Change of plan, taking it back, and the end, while a generation grows. */
+static void test_changes_while_growing(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  m.null_us = 10000;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  for (int g = 1; g <= 6; g++) {
+    expect(prepare(&s, g, 2, &m, 1), "prepared");
+    if (g % 3 == 0) assert_true(more(&s, g) > 0);
+    if (g == 1) continue;
+    assert_int_equal(run_batch(&s, g - 1, 0, 4, 2), LET_OK); /* until it is retired, the old one serves */
+    op(&s, "retire", g - 1);
+    const char *got;
+    while (strcmp(got = event(&s), "size") == 0) {} /* said before */
+    expect(got, "retired");
+    assert_int_equal(run_batch(&s, g, 1, 4, 2), LET_OK);
+  }
+  while (more(&s, 6) != 8) {}
+  needed = 2;
+  ask(&s, 7, 2, &m, 1); /* and taken back before it is ready */
+  op(&s, "retire", 7);
+  const char *got;
+  while (strcmp(got = event(&s), "size") == 0 || strcmp(got, "prepared") == 0) {}
+  expect(got, "retired");
+  assert_int_equal(run_batch(&s, 6, 0, 8, 8), LET_OK);
+  needed = 1;
+  expect(prepare(&s, 8, 1, &m, 1), "prepared"); /* the end comes while it grows */
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
+static void test_killed_while_growing(void **state) {
+  (void)state;
+  static const char *const faults[] = {"prepare:2", "prepare:3"};
+  let_model m = null_model("a", 8);
+  for (int i = 0; i < 2; i++) {
+    server s;
+    start(&s, faults[i], "cpu");
+    expect_ready(&s);
+    needed = 1;
+    expect(prepare(&s, 1, 1, &m, 1), "prepared");
+    if (i == 1) assert_int_equal(more(&s, 1), 1);
+    assert_null(event(&s));
+    needed = 0;
+    int status = finish(&s);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  }
+}
+
+static double p50_of(const server *s, size_t size) {
+  return json_real_value(json_object_get(json_array_get(json_object_get(model_in(s, 0, 0), "sizes"), size), "p50_us"));
+}
+
+/* A -> B -> A: what was measured is not measured again, on as many granules; and the model is loaded again when nobody has
+ * kept it. */
+static void test_measures_once(void **state) {
+  (void)state;
+  server s;
+  let_model m[2] = {null_model("a", 8), null_model("b", 8)};
+  m[0].null_us = 3000;
+  uint32_t cores[LET_CPU_MAX];
+  int wide = let_cpu_allowed(cores) > 1 ? 2 : 1;
+  double first[3], other[3];
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  expect(prepare(&s, 1, 1, &m[0], 1), "prepared");
+  for (size_t i = 0; i < 3; i++) first[i] = p50_of(&s, i);
+  op(&s, "retire", 1);
+  expect(event(&s), "retired");
+  granules = wide;
+  expect(prepare(&s, 2, 1, &m[0], 1), "prepared");
+  granules = 1;
+  for (size_t i = 0; i < 3; i++) other[i] = p50_of(&s, i);
+  if (wide > 1) assert_true(first[0] != other[0] || first[1] != other[1] || first[2] != other[2]);
+  expect(prepare(&s, 3, 1, &m[1], 1), "prepared");
+  op(&s, "retire", 2);
+  expect(event(&s), "retired");
+  expect(prepare(&s, 4, 1, &m[0], 1), "prepared");
+  for (size_t i = 0; i < 3; i++) assert_true(p50_of(&s, i) == first[i]);
+  assert_int_equal(run_batch(&s, 4, 0, 8, 8), LET_OK);
+  assert_int_equal(finish(&s), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_batches),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_varying), cmocka_unit_test(test_failing_prepare),
     cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),   cmocka_unit_test(test_generations),
     cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
+    cmocka_unit_test(test_lanes_come_one_by_one), cmocka_unit_test(test_grows_while_serving), cmocka_unit_test(test_too_slow_for_padding),
+    cmocka_unit_test(test_changes_while_growing), cmocka_unit_test(test_killed_while_growing), cmocka_unit_test(test_measures_once),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

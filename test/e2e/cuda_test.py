@@ -172,6 +172,50 @@ class Base:
     def test_failed_call(self):
         self.hit("failed launch", lambda s, pids: self.fault(0, "cuGraphLaunch", INVALID_HANDLE), word="cuGraphLaunch")
 
+    def test_gpulets_come_back_one_by_one(self):
+        """A dead worker's first gpu-let serves while the others are still being prepared; further sizes come later."""
+        if self.isolation != "device":
+            self.skipTest("one process per gpu-let: they come back apart anyway")
+        models = {"a": gpu_model("a"), "slow": gpu_model("slow", null_us=150000)}
+        with self.serve(plan_json([(0, [(4, [("slow", 8)]), (4, [("slow", 4)]), (8, [("a", 8)])])]), models, devices="cuda:0") as s:
+            until(lambda: not s.json("GET", "/v2/gpulet/plan")[1]["growing"], "all sizes are ready")
+            def lets():
+                group = s.json("GET", "/debug/server")[1]["groups"][0]
+                return group["state"], [l["up"] for l in group["gpulets"]], group["sizes_ready"]
+            whole = lets()
+            self.assertEqual(whole[:2], ("serving", [True] * 3))
+            pid = self.workers(s, 0)[0]
+            began = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: self.workers(s, 0) not in ([], [pid]), "a new worker")
+            until(lambda: s.infer_floats("a", [[1.0] * 16])[0] == 200, "the cheap one serves")
+            first = time.monotonic() - began
+            state, up, ready = lets()
+            self.assertEqual((state, up[2], all(up)), ("preparing", True, False), "long before the others")
+            self.assertEqual(s.request("GET", "/v2/models/a/ready")[0], 200)
+            until(lambda: lets()[0] == "serving", "all are back")
+            last = time.monotonic() - began
+            self.assertLess(lets()[2], whole[2], "with what they need")
+            until(lambda: lets() == whole, "and all sizes")
+            say(f"{self.isolation}: first gpu-let back after {first:.2f} s, last {last:.2f} s, all sizes {time.monotonic() - began:.2f} s")
+
+    def test_no_memory_for_a_larger_size(self):
+        """The gpu-let serves with the sizes that fit, and says why there are no others."""
+        wide = 1 << 20  # floats a row: 4 MiB
+        with self.serve(plan_json([(0, [(4, [("wide", 1)])])]), {"wide": gpu_model("wide", dims=wide)}, "--arena-size", "256MiB",
+                        env={"GPULET_FAKE_CUDA_MIB": "160"}, devices="cuda:0") as s:
+            until(lambda: not s.json("GET", "/v2/gpulet/plan")[1]["growing"], "it is known what fits")
+            self.assertEqual(s.json("GET", "/v2/gpulet/plan")[1]["sizes"], {"wanted": 2, "ready": 1, "failed": 1})
+            row = [1.0] * wide
+            self.assertEqual(s.infer_floats("wide", [row])[0], 200)
+            status, text = s.infer_floats("wide", [row, row])
+            self.assertEqual(status, 503, text)
+            self.assertRegex(text, "2 rows could be prepared.*MiB")
+            say(f"{self.isolation}: {text}")
+            self.assertEqual(s.infer_floats("wide", [row])[0], 200)
+            self.assertIn("serves without batch size 8", s.log())
+            self.assertEqual(s.metrics()["gpulet_worker_restarts"], 0)
+
     def test_null_backend_is_refused(self):
         with self.serve(plan_json([(0, [(4, [("a", 8)])])]), {"a": gpu_model("a"), "host": null_model("host")}) as s:
             status, doc = s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(4, [("host", 1)])])]))
