@@ -158,14 +158,18 @@ static let_dur earliest(const let_core *c, const view *v, uint64_t rows, let_tim
   return high;
 }
 
-/* What was learnt upward is let go where it alone keeps an idle gpu-let from ever being measured again. */
+#define DOUBT_AFTER LET_S /* once a second a request may be late to find out what is true */
+
+/* What was learnt upward is let go where it alone keeps an idle gpu-let from ever being measured again. So is what the
+ * plan or the worker said, measured at a bad moment perhaps, where nothing has run for a while. */
 static void relax_idle(let_core *c, const let_request *r, let_time now) {
   uint32_t n;
   let__route *route = let__routes_of(c, r->model, &n);
   for (uint32_t i = 0; i < n; i++) {
     uint32_t k = let__size_for(&route[i], r->rows);
     if (k == LET__NONE || !let__route_up(c, &route[i]) || c->gpulet[route[i].gpulet].n > 0) continue;
-    if (now + route[i].plan[k] + c->limits.margin <= r->deadline) let__route_relax(&route[i]);
+    bool doubt = now - route[i].ran > DOUBT_AFTER;
+    if (doubt || now + route[i].plan[k] + c->limits.margin <= r->deadline) let__route_relax(&route[i], doubt);
   }
 }
 

@@ -175,7 +175,7 @@ bool let_core_batch_done(let_core *c, uint64_t id, let_dur took, let_time now, l
   let__route *r = let__route_find(c, b->model, b->gpulet);
   /* |took| comes from a worker: no batch runs for longer than its round trip. */
   if (took > now - b->start && c->gpulet[b->gpulet].batch[0] == (uint32_t)(b - c->batch)) took = now - b->start;
-  if (r) let__route_learn(r, b->size, took, now - b->start - b->predict);
+  if (r) let__route_learn(r, b->size, took, now - b->start - b->predict, now);
   let__batch_end(c, b, now);
   uint32_t n = 0;
   for (let_request *q = b->first, *next; q; q = next) {

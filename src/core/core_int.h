@@ -40,10 +40,15 @@ typedef struct let__route {
   uint32_t most;                /* index of the largest size worth forming here; a single request may need a larger one */
   double weight, credit;        /* planned share of the model; rows it lags behind that share (< 0: is ahead) */
   let_dur reserve;              /* a full batch of each other model of the gpu-let: it may be served first */
-  let_dur late;                 /* high quantile of how much later than predicted batches come back */
+  let_dur late;                 /* high quantile of how much later than predicted batches come back, within bounds: for admission */
+  let_dur tail;                 /* the same without bounds: how early to close a batch */
+  uint32_t rising;              /* batches in a row that took clearly longer than believed */
+  uint64_t learnt;              /* batches seen */
+  let_time ran;                 /* when the last one came back, or the route began */
   uint32_t size[LET_SIZES_MAX];
   let_dur plan[LET_SIZES_MAX];  /* as given */
   double own[LET_SIZES_MAX];    /* corrected by batches of that very size; 0: none seen */
+  uint64_t seen[LET_SIZES_MAX]; /* |learnt| when that was */
   let_dur predict[LET_SIZES_MAX]; /* what to believe: corrected, never less for a larger size */
   double factor;                /* measured / planned over all sizes, for sizes not seen yet */
   double rate;                  /* planned requests/s; 0: none */
@@ -132,8 +137,8 @@ let_dur let__margin(const let_core *c, const let__route *r);
 let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now); /* when its ring is expected to run dry */
 void let__weigh(let_core *c, uint32_t model); /* after a change of the table, or of who is up */
 void let__route_charge(let_core *c, const let__route *taken, uint32_t rows);
-void let__route_learn(let__route *r, uint32_t size, let_dur took, let_dur late);
-void let__route_relax(let__route *r);
+void let__route_learn(let__route *r, uint32_t size, let_dur took, let_dur late, let_time now);
+void let__route_relax(let__route *r, bool plan_too); /* |plan_too|: doubt what was given, not only what was learnt */
 let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets, const let_core_route *routes,
                        uint32_t n_routes, let__table **ret, let_error *e);
 void let__table_free(const let_core *c, let__table *t);

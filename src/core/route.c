@@ -26,7 +26,7 @@ uint32_t let__size_for(const let__route *r, uint64_t rows) {
   return low < r->n_sizes ? low : LET__NONE;
 }
 
-let_dur let__margin(const let_core *c, const let__route *r) { return c->limits.margin + r->late; }
+let_dur let__margin(const let_core *c, const let__route *r) { return c->limits.margin + r->tail; }
 
 let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now) {
   let_time t = now;
@@ -65,43 +65,58 @@ static void believe(let__route *r) {
   for (uint32_t i = 0; i < r->n_sizes; i++) {
     double d = r->own[i] > 0 ? r->own[i] : (double)r->plan[i] * r->factor;
     r->predict[i] = d < 1 && r->plan[i] > 0 ? 1 : (let_dur)d;
-    if (i > 0 && r->predict[i] < r->predict[i - 1]) r->predict[i] = r->predict[i - 1];
+    if (i == 0 || r->predict[i] >= r->predict[i - 1]) continue;
+    /* A smaller batch takes no longer than a larger one. Where the two say otherwise, the younger one is right. */
+    if (r->own[i] > 0 && r->seen[i] > r->seen[i - 1])
+      for (uint32_t k = i; k > 0 && r->predict[k - 1] > r->predict[i]; k--) r->predict[k - 1] = r->predict[i];
+    else r->predict[i] = r->predict[i - 1];
   }
 }
 
-/* Up fast, because too low a prediction makes requests late; but at most by half at once, because one hiccup is
- * not the new truth. Down slowly. */
-static double follow(double was, double seen) {
+/* Up fast, because too low a prediction makes requests late; down slowly. But some batches are held up by what happens
+ * elsewhere on the device, and those say nothing about the next one: were each believed by half, one in five would keep the
+ * prediction near the longest, and everything would be refused that four in five could have served. So a single one counts for
+ * an eighth of what is believed; only when they come in a row is it the new truth, then by half at once. */
+static double follow(double was, double seen, uint32_t rising) {
   if (seen <= was) return was + (seen - was) / 16;
-  double up = was + (seen - was) / 2;
-  return up < was * 1.5 ? up : was * 1.5;
+  double up = was + (seen - was) / 2, most = was * (rising < 2 ? 1.125 : rising < 3 ? 1.25 : 1.5);
+  return up < most ? up : most;
 }
 
-void let__route_learn(let__route *r, uint32_t size, let_dur took, let_dur late) {
+/* A running 98th percentile: up a whole step when exceeded, down a fiftieth of one when not. */
+static let_dur percentile(let_dur was, let_dur seen, let_dur step) {
+  if (seen > was) return was + (seen - was < step ? seen - was : step);
+  return was - step / 50 > 0 ? was - step / 50 : 0;
+}
+
+void let__route_learn(let__route *r, uint32_t size, let_dur took, let_dur late, let_time now) {
   uint32_t i = let__size_for(r, size);
+  r->ran = now;
   if (i == LET__NONE || r->size[i] != size || took <= 0) return;
   double seen = (double)took;
+  r->rising = seen > 1.125 * (double)r->predict[i] ? r->rising + 1 : 0;
   if (r->plan[i] > 0) {
-    r->own[i] = follow(r->own[i] > 0 ? r->own[i] : (double)r->predict[i], seen);
-    r->factor = follow(r->factor, seen / (double)r->plan[i]);
+    r->own[i] = follow(r->own[i] > 0 ? r->own[i] : (double)r->predict[i], seen, r->rising);
+    r->factor = follow(r->factor, seen / (double)r->plan[i], r->rising);
     if (r->factor < 0.05) r->factor = 0.05;
   } else {
-    r->own[i] = r->own[i] > 0 ? follow(r->own[i], seen) : seen;
+    r->own[i] = r->own[i] > 0 ? follow(r->own[i], seen, r->rising) : seen;
   }
+  r->seen[i] = ++r->learnt;
   believe(r);
-  /* A running 98th percentile: up a whole step when exceeded, down a fiftieth of one when not. */
-  let_dur step = r->predict[i] / 32 + 10 * LET_US, most = r->predict[r->full] / 4 + 500 * LET_US;
-  if (late > r->late) r->late += late - r->late < step ? late - r->late : step;
-  else r->late -= step / 50;
-  r->late = r->late < 0 ? 0 : r->late > most ? most : r->late;
+  let_dur most = r->predict[r->full] / 4 + 500 * LET_US;
+  r->late = percentile(r->late, late, r->predict[i] / 32 + 10 * LET_US);
+  if (r->late > most) r->late = most;
+  r->tail = percentile(r->tail, late, (r->predict[i] + r->tail) / 16 + 10 * LET_US);
 }
 
 /* An idle gpu-let for which everything is refused never measures anything again: what was learnt upward is forgotten
  * bit by bit until a batch runs and tells. */
-void let__route_relax(let__route *r) {
+void let__route_relax(let__route *r, bool plan_too) {
+  double least = plan_too ? 0.125 : 1; /* of the plan */
   for (uint32_t i = 0; i < r->n_sizes; i++)
-    if (r->plan[i] > 0 && r->own[i] > (double)r->plan[i]) r->own[i] -= (r->own[i] - (double)r->plan[i]) / 8;
-  if (r->factor > 1) r->factor -= (r->factor - 1) / 8;
+    if (r->plan[i] > 0 && r->own[i] > least * (double)r->plan[i]) r->own[i] -= (r->own[i] - least * (double)r->plan[i]) / 8;
+  if (r->factor > least) r->factor -= (r->factor - least) / 8;
   r->late -= r->late / 8;
   believe(r);
 }
@@ -142,7 +157,7 @@ static let_err check_route(const let_core *c, const let_core_route *r, let_error
 
 static void fill(const let_core *c, let__route *r, const let_core_route *from) {
   *r = (let__route){.model = from->model, .gpulet = from->gpulet, .batch = from->batch, .n_sizes = from->n_sizes,
-                    .rate = from->rate, .factor = 1};
+                    .rate = from->rate, .factor = 1, .ran = c->now};
   memcpy(r->size, from->size, from->n_sizes * sizeof *r->size);
   memcpy(r->plan, from->predict, from->n_sizes * sizeof *r->plan);
   r->full = let__size_for(r, r->batch);
@@ -150,10 +165,11 @@ static void fill(const let_core *c, let__route *r, const let_core_route *from) {
    * in between did not name it. */
   const let__route *old = let__route_find(c, r->model, r->gpulet);
   if (old) {
-    r->factor = old->factor, r->late = old->late, r->credit = old->credit;
+    r->factor = old->factor, r->late = old->late, r->tail = old->tail, r->credit = old->credit;
+    r->rising = old->rising, r->learnt = old->learnt, r->ran = old->ran;
     for (uint32_t i = 0; i < r->n_sizes; i++) {
       uint32_t k = let__size_for(old, r->size[i]);
-      if (k != LET__NONE && old->size[k] == r->size[i] && old->own[k] > 0) r->own[i] = old->own[k];
+      if (k != LET__NONE && old->size[k] == r->size[i] && old->own[k] > 0) r->own[i] = old->own[k], r->seen[i] = old->seen[k];
     }
   }
   believe(r);

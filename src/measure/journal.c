@@ -11,7 +11,7 @@ static uint32_t find(const let_journal *j, const char *name) {
   return m;
 }
 
-/* kind,index,n then per lane: model,batch,first,granules,n,p50,p99,memory,n,p50,p99 */
+/* kind,index,n then per lane: model,batch,first,granules,n,p50,p99,device,memory,n,p50,p99,device */
 static bool parse(const let_journal *j, char *line, let_journal_entry *x) {
   memset(x, 0, sizeof *x);
   char kind[16];
@@ -27,8 +27,8 @@ static bool parse(const let_journal *j, char *line, let_journal_entry *x) {
     let_rig_lane *l = &x->lane[i];
     let_rig_result *r = &x->result[i];
     unsigned long long memory;
-    if (sscanf(line, ",%127[^,],%u,%u,%u,%u,%lf,%lf,%llu,%u,%lf,%lf%n", name, &l->batch, &l->first, &l->granules, &r->solo.n, &r->solo.p50_ms,
-               &r->solo.p99_ms, &memory, &r->together.n, &r->together.p50_ms, &r->together.p99_ms, &used) != 11) return false;
+    if (sscanf(line, ",%127[^,],%u,%u,%u,%u,%lf,%lf,%lf,%llu,%u,%lf,%lf,%lf%n", name, &l->batch, &l->first, &l->granules, &r->solo.n, &r->solo.p50_ms,
+               &r->solo.p99_ms, &r->solo.device_ms, &memory, &r->together.n, &r->together.p50_ms, &r->together.p99_ms, &r->together.device_ms, &used) != 13) return false;
     l->model = find(j, name);
     if (l->model == j->n_models) return false;
     if (x->kind != LET_JOURNAL_FAILED && !(r->solo.p50_ms > 0 && r->solo.p99_ms >= r->solo.p50_ms)) return false;
@@ -74,8 +74,9 @@ let_err let_journal_add(let_journal *j, const let_journal_entry *x, let_error *e
   for (uint32_t i = 0; i < x->n; i++) {
     const let_rig_lane *l = &x->lane[i];
     const let_rig_result *r = &x->result[i];
-    fprintf(j->file, ",%s,%u,%u,%u,%u,%.6g,%.6g,%llu,%u,%.6g,%.6g", j->models[l->model].name, l->batch, l->first, l->granules, r->solo.n,
-            r->solo.p50_ms, r->solo.p99_ms, (unsigned long long)r->memory_bytes, r->together.n, r->together.p50_ms, r->together.p99_ms);
+    fprintf(j->file, ",%s,%u,%u,%u,%u,%.6g,%.6g,%.6g,%llu,%u,%.6g,%.6g,%.6g", j->models[l->model].name, l->batch, l->first, l->granules, r->solo.n,
+            r->solo.p50_ms, r->solo.p99_ms, r->solo.device_ms, (unsigned long long)r->memory_bytes, r->together.n, r->together.p50_ms, r->together.p99_ms,
+            r->together.device_ms);
   }
   if (x->text[0]) {
     fputc(',', j->file);

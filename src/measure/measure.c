@@ -119,7 +119,7 @@ static let_err prepare(run *r, let_error *e) {
 
 /* What the journal must agree on to be continued. */
 static void head(const run *r, let_buf *b) {
-  let_buf_fmt(b, "# gpulet profile 1: %s %s, %u granules, seed %llu:", r->o->device, r->type->name, r->type->granules, (unsigned long long)r->o->seed);
+  let_buf_fmt(b, "# gpulet profile 2: %s %s, %u granules, seed %llu:", r->o->device, r->type->name, r->type->granules, (unsigned long long)r->o->seed);
   for (uint32_t m = 0; m < r->o->n_models; m++) {
     const subject *s = &r->subject[m];
     let_buf_fmt(b, " %s/%lld/%u/%d%d", s->m->name, (long long)s->m->version, s->batch[s->n_batches - 1], s->m->precision, s->m->channels_last);

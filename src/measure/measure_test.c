@@ -93,7 +93,7 @@ static void a_profile(void **state) {
   snprintf(path, sizeof path, "%s/journal.csv", dir);
   FILE *f = fopen(path, "a");
   assert_non_null(f);
-  fputs("cell,0,1,m0,1,0,1,5,-3,2,0,0,0,0\ncell,0,9\nnonsense\ncell,0,1,nobody,1,0,1,5,1,2,0,0,0,0\ncell,0,1,m0,1,0,1,5,9", f);
+  fputs("cell,0,1,m0,1,0,1,5,-3,2,1,0,0,0,0,0\ncell,0,9\nnonsense\ncell,0,1,nobody,1,0,1,5,1,2,1,0,0,0,0,0\ncell,0,1,m0,1,0,1,5,9", f);
   fclose(f);
   let_measure_result torn;
   if (let_measure(&o, &torn, &e)) fail_msg("%s", e.text);

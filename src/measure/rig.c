@@ -13,6 +13,7 @@
 #include "os/clock.h"
 
 enum { PAUSE, RUN, QUIT, SAMPLES_MAX = 4096, WARM = 3 };
+enum { SOLO, TOGETHER, WAYS };
 #define BATCH_TIMEOUT (60 * LET_S)
 
 typedef struct rig_model {
@@ -46,7 +47,9 @@ typedef struct lane {
   let_err err;
   let_error error;
   uint32_t n;
-  let_dur sample[SAMPLES_MAX];
+  let_dur sample[SAMPLES_MAX], device[SAMPLES_MAX]; /* of this window */
+  uint32_t n_all[WAYS], rounds[WAYS];
+  let_dur all[WAYS][SAMPLES_MAX], middle[WAYS][LET_RIG_ROUNDS], middle_device[WAYS][LET_RIG_ROUNDS];
 } lane;
 
 struct field {
@@ -116,7 +119,7 @@ static void fill(const let_exec_tensor *t, uint64_t bytes, char *to, let_rng *rn
 
 static uint64_t tensor_bytes(const lane *l, const let_exec_tensor *t) { return t->row_bytes * (l->m->max_batch ? l->x->size : 1); }
 
-static let_err batch(lane *l, let_dur *ret, let_error *e) {
+static let_err batch(lane *l, let_dur *ret, let_dur *ret_device, let_error *e) {
   const let_device_i *d = l->f->device->i;
   let_time begin = let_now(), started, finished;
   char *at = l->host;
@@ -134,7 +137,7 @@ static let_err batch(lane *l, let_dur *ret, let_error *e) {
   }
   if (!err) err = d->mark(l->g, 0, e);
   if (!err) err = d->wait(l->g, 0, BATCH_TIMEOUT, &started, &finished, e);
-  if (!err) *ret = finished - begin;
+  if (!err) *ret = finished - begin, *ret_device = finished - started;
   return err;
 }
 
@@ -155,11 +158,11 @@ static void *work(void *user) {
     }
     pthread_mutex_unlock(&f->lock);
     uint64_t epoch = atomic_load(&f->epoch);
-    let_dur took = 0;
-    err = batch(l, &took, &e);
+    let_dur took = 0, device = 0;
+    err = batch(l, &took, &device, &e);
     pthread_mutex_lock(&f->lock);
     l->batches++;
-    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX) l->sample[l->n++] = took;
+    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX) l->device[l->n] = device, l->sample[l->n++] = took;
   }
   l->err = err, l->error = e, l->idle = true;
   pthread_cond_broadcast(&f->changed);
@@ -229,8 +232,6 @@ static void close_field(field *f) {
   free(f);
 }
 
-static int by_dur(const void *a, const void *b) { return (*(const let_dur *)a > *(const let_dur *)b) - (*(const let_dur *)a < *(const let_dur *)b); }
-
 static let_err failure(field *f, let_error *e) {
   for (uint32_t i = 0; i < f->n; i++) {
     if (!f->lane[i].err) continue;
@@ -240,8 +241,20 @@ static let_err failure(field *f, let_error *e) {
   return LET_OK;
 }
 
-/* Lanes whose bit is set run for a window; the others pause. */
-static let_err window(field *f, unsigned set, let_dur length, let_error *e) {
+static int by_dur(const void *a, const void *b) { return (*(const let_dur *)a > *(const let_dur *)b) - (*(const let_dur *)a < *(const let_dur *)b); }
+
+/* What a window brought: all of its batches, and the one in the middle. */
+static void keep(lane *l, int way) {
+  if (!l->n) return;
+  for (uint32_t i = 0; i < l->n && l->n_all[way] < SAMPLES_MAX; i++) l->all[way][l->n_all[way]++] = l->sample[i];
+  qsort(l->sample, l->n, sizeof *l->sample, by_dur);
+  qsort(l->device, l->n, sizeof *l->device, by_dur);
+  l->middle[way][l->rounds[way]] = l->sample[l->n / 2];
+  l->middle_device[way][l->rounds[way]++] = l->device[l->n / 2];
+}
+
+/* Lanes whose bit is set run for a window; the others pause. |parts|: of a measurement that takes so many windows. */
+static let_err window(field *f, unsigned set, int way, let_dur length, uint32_t parts, let_error *e) {
   pthread_mutex_lock(&f->lock);
   let_time begin = let_now();
   for (uint32_t i = 0; i < f->n; i++) {
@@ -262,6 +275,8 @@ static let_err window(field *f, unsigned set, let_dur length, let_error *e) {
   let_dur warming = let_now() - begin; /* at least WARM batches of the slowest lane */
   let_dur span = warming * 8 > length ? warming * 8 : length;
   if (span > 10 * length) span = 10 * length;
+  span /= parts;
+  if (span < 2 * warming / WARM) span = 2 * warming / WARM; /* one whole batch at least */
   pthread_mutex_unlock(&f->lock);
   atomic_fetch_add(&f->epoch, 1);
   let_sleep_until(let_now() + span);
@@ -272,14 +287,24 @@ static let_err window(field *f, unsigned set, let_dur length, let_error *e) {
   for (uint32_t i = 0; i < f->n; i++)
     while (!f->lane[i].idle) pthread_cond_wait(&f->changed, &f->lock);
   let_err err = failure(f, e);
+  for (uint32_t i = 0; i < f->n && !err; i++)
+    if (set >> i & 1) keep(&f->lane[i], way);
   pthread_mutex_unlock(&f->lock);
   return err;
 }
 
-static let_err times(lane *l, let_rig_times *ret, let_error *e) {
-  if (!l->n) return let_fail(e, LET_ERR_DEADLINE, "model '%s': no batch of %u fitted into the measuring window", l->m->name, l->x->size);
-  qsort(l->sample, l->n, sizeof *l->sample, by_dur);
-  *ret = (let_rig_times){.n = l->n, .p50_ms = (double)l->sample[l->n / 2] / 1e6, .p99_ms = (double)l->sample[(l->n - 1) * 99 / 100] / 1e6};
+static double middle_ms(let_dur *v, uint32_t n) {
+  qsort(v, n, sizeof *v, by_dur);
+  return (double)v[n / 2] / 1e6;
+}
+
+static let_err times(lane *l, int way, let_rig_times *ret, let_error *e) {
+  uint32_t n = l->n_all[way];
+  if (!n) return let_fail(e, LET_ERR_DEADLINE, "model '%s': no batch of %u fitted into the measuring window", l->m->name, l->x->size);
+  qsort(l->all[way], n, sizeof **l->all, by_dur);
+  *ret = (let_rig_times){.n = n, .p50_ms = middle_ms(l->middle[way], l->rounds[way]), .p99_ms = (double)l->all[way][(n - 1) * 99 / 100] / 1e6,
+                         .device_ms = middle_ms(l->middle_device[way], l->rounds[way])};
+  if (ret->p99_ms < ret->p50_ms) ret->p99_ms = ret->p50_ms; /* a round that most batches are not of */
   return LET_OK;
 }
 
@@ -293,16 +318,16 @@ let_err let_rig_run(let_rig *r, const let_rig_lane *want, uint32_t n, let_dur le
   memset(ret, 0, n * sizeof *ret);
   let_err err = LET_OK;
   for (uint32_t i = 0; !err && i < n; i++) err = open_lane(r, f, i, &want[i], &ret[i], e);
-  for (uint32_t i = 0; !err && i < n; i++) {
-    err = window(f, 1u << i, length, e);
-    if (!err) err = times(&f->lane[i], &ret[i].solo, e);
-    if (err == LET_ERR_DEADLINE && n == 1) { /* a very slow batch: give it all the time it needs */
-      err = window(f, 1u << i, 20 * length, e);
-      if (!err) err = times(&f->lane[i], &ret[i].solo, e);
-    }
+  uint32_t rounds = n > 1 ? LET_RIG_ROUNDS : 1;
+  for (uint32_t k = 0; !err && k < rounds; k++) {
+    for (uint32_t i = 0; !err && i < n; i++) err = window(f, 1u << i, SOLO, length, rounds, e);
+    if (!err && n > 1) err = window(f, (1u << n) - 1, TOGETHER, length, rounds, e);
   }
-  if (!err && n > 1) err = window(f, (1u << n) - 1, length, e);
-  for (uint32_t i = 0; !err && n > 1 && i < n; i++) err = times(&f->lane[i], &ret[i].together, e);
+  if (!err && n == 1 && !f->lane[0].n_all[SOLO]) err = window(f, 1, SOLO, 20 * length, 1, e); /* a very slow batch: all the time it needs */
+  for (uint32_t i = 0; !err && i < n; i++) {
+    err = times(&f->lane[i], SOLO, &ret[i].solo, e);
+    if (!err && n > 1) err = times(&f->lane[i], TOGETHER, &ret[i].together, e);
+  }
   close_field(f);
   return err;
 }

@@ -7,7 +7,7 @@
 #include "engine/engine.h"
 #include "model/model.h"
 
-enum { LET_RIG_LANES_MAX = 4 };
+enum { LET_RIG_LANES_MAX = 4, LET_RIG_ROUNDS = 3 };
 
 typedef struct let_rig let_rig;
 
@@ -18,6 +18,7 @@ typedef struct let_rig_lane {
 typedef struct let_rig_times {
   uint32_t n;
   double p50_ms, p99_ms; /* of a batch: from its first byte copied in to its last byte copied out */
+  double device_ms;      /* p50 as the device tells it: what the host adds before and after is not in it */
 } let_rig_times;
 
 typedef struct let_rig_result {
@@ -33,7 +34,8 @@ void let_rig_close(let_rig *r);
 const let_device_type *let_rig_type(const let_rig *r);
 
 /* Each lane alone (|solo|), then all of them together when there are several, every window about |window| long
- * (longer for slow batches, at most ten times). Errors: NOMEM (this batch does not fit), DEVICE (nothing will run any
+ * (longer for slow batches, at most ten times). With several, in LET_RIG_ROUNDS rounds of so much shorter windows: clocks
+ * drift and hosts have other things to do, and a slowdown must not be that. p50 is the middle one of the rounds'. Errors: NOMEM (this batch does not fit), DEVICE (nothing will run any
  * more), others: this model at this size. */
 LET_CHECKED let_err let_rig_run(let_rig *r, const let_rig_lane *lane, uint32_t n, let_dur window, let_rig_result *ret, let_error *e);
 

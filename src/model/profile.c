@@ -62,6 +62,20 @@ static let_err outside(const let_profile *p, const let_profile_model *m, uint32_
                   m->granule[m->n_granules - 1]);
 }
 
+/* A row of measured cells on |granules|, of which axis value |gi| is the last that is no larger. */
+static double on_granules(const let_profile_model *m, uint32_t bi, uint32_t gi, uint32_t granules, unsigned flags) {
+  const let_cell *c = &m->cell[bi * m->n_granules + gi];
+  double a = flags & LET_PROFILE_P50 ? c->p50_ms : c->p99_ms;
+  if (m->granule[gi] == granules) return a;
+  double z = flags & LET_PROFILE_P50 ? c[1].p50_ms : c[1].p99_ms;
+  double g0 = 1.0 / m->granule[gi], g1 = 1.0 / m->granule[gi + 1];
+  return a + (z - a) * (g0 - 1.0 / granules) / (g0 - g1);
+}
+
+static double on_batch(const let_profile_model *m, uint32_t bi, uint32_t batch, double a, double z) {
+  return a + (z - a) * (batch - m->batch[bi]) / (m->batch[bi + 1] - m->batch[bi]);
+}
+
 let_err let_profile_latency(const let_profile *p, uint32_t model, uint32_t batch, uint32_t granules, unsigned flags,
                             let_dur *ret, let_error *e) {
   if (model >= p->n_models) return let_fail(e, LET_ERR_NOT_FOUND, "model number %u is not in the profile of '%s'", model, p->device.name);
@@ -78,25 +92,30 @@ let_err let_profile_latency(const let_profile *p, uint32_t model, uint32_t batch
     if (granules > g_max) granules = g_max;
   }
   uint32_t bi = floor_of(m->batch, m->n_batches, batch), gi = floor_of(m->granule, m->n_granules, granules);
-  double v[2];
-  uint32_t rows = m->batch[bi] == batch ? 1 : 2;
-  for (uint32_t k = 0; k < rows; k++) {
-    const let_cell *c = &m->cell[(bi + k) * m->n_granules + gi];
-    double a = flags & LET_PROFILE_P50 ? c->p50_ms : c->p99_ms;
-    if (m->granule[gi] != granules) {
-      double z = flags & LET_PROFILE_P50 ? c[1].p50_ms : c[1].p99_ms;
-      double g0 = 1.0 / m->granule[gi], g1 = 1.0 / m->granule[gi + 1];
-      a += (z - a) * (g0 - 1.0 / granules) / (g0 - g1);
-    }
-    v[k] = a;
-  }
-  double ms = v[0];
-  if (rows == 2) ms += (v[1] - v[0]) * (batch - m->batch[bi]) / (m->batch[bi + 1] - m->batch[bi]);
+  double ms = on_granules(m, bi, gi, granules, flags);
+  if (m->batch[bi] != batch) ms = on_batch(m, bi, batch, ms, on_granules(m, bi + 1, gi, granules, flags));
   ms *= scale;
   if (!(ms >= 0 && ms < 1e9)) return let_fail(e, LET_ERR_NOT_FOUND, "model '%s' on '%s' has no usable latency at batch %u on %u granules", m->name,
                                               p->device.name, batch, granules);
   *ret = (let_dur)(ms * 1e6 + 0.5);
   return LET_OK;
+}
+
+void let_profile_latencies(const let_profile *p, uint32_t model, uint32_t granules, uint32_t most, let_dur *ret) {
+  const let_profile_model *m = &p->model[model];
+  for (uint32_t b = 1; b <= most; b++) ret[b - 1] = LET_NEVER;
+  if (!m->n_cells || granules > p->device.granules || granules < m->granule[0] || granules > m->granule[m->n_granules - 1]) return;
+  uint32_t gi = floor_of(m->granule, m->n_granules, granules);
+  double a = 0, z = on_granules(m, 0, gi, granules, LET_PROFILE_P99);
+  for (uint32_t bi = 0; bi < m->n_batches; bi++) {
+    a = z;
+    bool last = bi + 1 == m->n_batches;
+    if (!last) z = on_granules(m, bi + 1, gi, granules, LET_PROFILE_P99);
+    for (uint32_t b = m->batch[bi]; b <= most && (last ? b == m->batch[bi] : b < m->batch[bi + 1]); b++) {
+      double ms = b == m->batch[bi] ? a : on_batch(m, bi, b, a, z);
+      if (b && ms >= 0 && ms < 1e9) ret[b - 1] = (let_dur)(ms * 1e6 + 0.5);
+    }
+  }
 }
 
 /* Linear between measured batches, constant beyond them. Without any, the profile's default for unknown models. */

@@ -96,6 +96,9 @@ uint32_t let_profile_find(const let_profile *p, const char *name);
 LET_CHECKED let_err let_profile_latency(const let_profile *p, uint32_t model, uint32_t batch, uint32_t granules,
                                         unsigned flags, let_dur *ret, let_error *e);
 
+/* p99 of batches 1 to |most| at once: ret[batch - 1] is what let_profile_latency says, or LET_NEVER where that is an error. */
+void let_profile_latencies(const let_profile *p, uint32_t model, uint32_t granules, uint32_t most, let_dur *ret);
+
 /* How many times longer tenant |self| takes beside the |n| others on the same device. >= 1. Times the p99 latency alone it
  * never falls with a larger batch or fewer granules of |self|, nor with one more neighbour. */
 double let_profile_slowdown(const let_profile *p, const let_tenant *self, const let_tenant *others, uint32_t n);

@@ -13,6 +13,7 @@
 #include "os/clock.h"
 #include "os/process.h"
 
+#define CONNECTIONS "CUDA_DEVICE_MAX_CONNECTIONS"
 #define PROGRAM "nvidia-cuda-mps-control"
 #define START_WITHIN (20 * LET_S)
 enum { PATH_MAX_ = 512 };
@@ -32,6 +33,9 @@ void let_mps_env(const let_mps *m, uint32_t percent, char out[LET_MPS_ENV][LET_M
   snprintf(out[0], LET_MPS_ENV_MAX, "%s", m->pipe);
   snprintf(out[1], LET_MPS_ENV_MAX, "%s", m->log);
   snprintf(out[2], LET_MPS_ENV_MAX, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=%u", percent);
+  /* All clients share one pool of connections, of which a worker per gpu-let needs few: with the 32 that a worker of its
+   * own takes (device/cuda), seven clients were too many for an H200. */
+  snprintf(out[3], LET_MPS_ENV_MAX, CONNECTIONS "=8");
 }
 
 static bool on_path(char out[PATH_MAX_]) {
@@ -62,7 +66,7 @@ static void last_words(const char *path, char out[200]) {
 
 static let_err spawn(const let_mps *m, const char *argument, const let_process_fd *fds, uint32_t n, let_process *ret, let_error *e) {
   /* env(1) sets the variables for this child alone; setenv here would reach every other child too. */
-  const char *argv[] = {"env", m->pipe, m->log, m->program, argument, NULL};
+  const char *argv[] = {"env", "-u", CONNECTIONS, m->pipe, m->log, m->program, argument, NULL};
   return let_process_spawn("/usr/bin/env", argv, fds, n, ret, e);
 }
 

@@ -26,7 +26,7 @@ int let_mps_fd(const let_mps *m); /* readable once the daemon has ended; -1 wher
 void let_mps_stop(let_mps *m, let_dur patience);
 
 /* "NAME=value" for a worker's environment. */
-enum { LET_MPS_ENV = 3, LET_MPS_ENV_MAX = 320 };
+enum { LET_MPS_ENV = 4, LET_MPS_ENV_MAX = 320 };
 void let_mps_env(const let_mps *m, uint32_t percent, char out[LET_MPS_ENV][LET_MPS_ENV_MAX]);
 
 /* The least whole percentage that is not less than |sms| of |total| (the driver rounds SMs down). 1..100. */

@@ -74,6 +74,7 @@ static void start_and_stop(void **state) {
   snprintf(want, sizeof want, "CUDA_MPS_PIPE_DIRECTORY=%s/pipe", dir);
   assert_string_equal(env[0], want);
   assert_string_equal(env[2], "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=50");
+  assert_string_equal(env[3], "CUDA_DEVICE_MAX_CONNECTIONS=8");
   assert_null(getenv("CUDA_MPS_PIPE_DIRECTORY")); /* our own environment is untouched */
   let_mps_stop(m, 5 * LET_S);
   snprintf(want, sizeof want, "%s/log/word", dir);

@@ -75,24 +75,27 @@ static double slow_of(const let__fill *f, uint32_t m, uint32_t g) {
   return g < f->p->kind[f->kind].granules ? 1 + f->trust * (*slow_at(f, m) - 1) : 1;
 }
 
+/* Not rounded; endless where nothing was measured. */
+static inline double about(const seat *s, uint32_t b) { return (double)s->lat[b - 1] * s->slow; }
+
 static double time_of(const seat *s, uint32_t b) {
-  let_dur d = s->lat[b - 1];
-  if (d == LET_NEVER) return INFINITY;
-  double x = (double)d * s->slow;
+  if (s->lat[b - 1] == LET_NEVER) return INFINITY;
+  double x = about(s, b);
   let_dur whole = (let_dur)x; /* rounded up, as the judge does */
   return (double)(whole + ((double)whole < x));
 }
 
 /* The largest batch up to |want| that takes at most |limit|; 0: none. */
 static uint32_t batch_within(const seat *s, uint32_t want, double limit) {
-  if (time_of(s, want) <= limit) return want;
-  uint32_t lo = 0, hi = want - 1;
-  while (lo < hi) {
-    uint32_t mid = (lo + hi + 1) / 2;
-    if (time_of(s, mid) <= limit) lo = mid;
-    else hi = mid - 1;
+  if (!(limit >= s->first)) return 0;
+  limit = (double)(let_dur)limit;
+  if (about(s, want) <= limit) return want;
+  uint32_t at = 1; /* fits; the answer is among the |left| from here on */
+  for (uint32_t left = want - 1, half; left > 1; left -= half) {
+    half = left / 2;
+    at = about(s, at + half) <= limit ? at + half : at;
   }
-  return lo;
+  return at;
 }
 
 static uint32_t batch_for(const seat *s, double cycle) {
@@ -105,15 +108,14 @@ static uint32_t batch_for(const seat *s, double cycle) {
 
 /* The longest cycle in which it is served in full; when that is nowhere, the one where it gets most. */
 static double cycle_of(const seat *s) {
-  uint32_t lo = 1, hi = s->most;
-  while (lo < hi) { /* b / rest grows with b, SLO - L(b) falls: where they cross */
-    uint32_t mid = (lo + hi) / 2;
-    if ((double)mid / s->rest * 1e9 >= s->slo - time_of(s, mid)) hi = mid;
-    else lo = mid + 1;
+  double each = 1e9 / s->rest;
+  uint32_t at = 1;
+  for (uint32_t left = s->most, half; left > 1; left -= half) { /* b / rest grows with b, SLO - L(b) falls: where they cross */
+    half = left / 2;
+    at = (at + half - 1) * each >= s->slo - about(s, at + half - 1) ? at : at + half;
   }
-  double d = least_of((double)lo / s->rest * 1e9, s->slo - time_of(s, lo));
-  if (lo > 1) d = most_of(d, least_of((double)(lo - 1) / s->rest * 1e9, s->slo - time_of(s, lo - 1)));
-  return d;
+  double d = least_of(at * each, s->slo - time_of(s, at));
+  return at > 1 ? most_of(d, least_of((at - 1) * each, s->slo - time_of(s, at - 1))) : d;
 }
 
 /* Those that can live on |g| granules at all. */

@@ -41,7 +41,8 @@ typedef struct joint {
   uint32_t G, n;
   double u[MODELS][GRANULES + 1], unit; /* INFINITY: cannot live there; unit: the least of a granule */
   double edge[LEVELS], press[LEVELS];                /* level l: weights (as sums of u) from edge[l], and what they do */
-  double serve[LEVELS][GRANULES + 1][MODELS], slow[LEVELS][GRANULES + 1][MODELS];
+  double serve[LEVELS][GRANULES + 1][MODELS];
+  double *feel[GRANULES + 1][MODELS];                /* per batch from 1: what it feels there; INFINITY: too slow even alone */
   double turn[LEVELS / COARSE][GRANULES + 1][MODELS][PARTS]; /* s_m, of a part below (i + 1) / PARTS */
   double taken[LEVELS / COARSE][GRANULES + 1][MODELS];       /* what the best shared content serves, at the last prices */
   double share[LEVELS / COARSE][GRANULES + 1];
@@ -101,34 +102,39 @@ static void weights(joint *c) {
     for (uint32_t h = 0; h < c->G; h++) c->beside[l][h] = (uint8_t)level_of(c, c->edge[l] + h * c->unit * (1 - 1e-9));
 }
 
-/* Latencies never fall with the batch, so the batches that hold beside x are the first few. */
-static void serves(joint *c, uint32_t m, uint32_t g) {
+/* A batch of |b| beside the weight of level |l|, at least; infinite where it is too slow even alone. */
+static double beside_ns(const joint *c, uint32_t l, uint32_t m, uint32_t b, uint32_t g) {
+  double slow = !l || c->k->alone ? 1 : let__slowed(&c->scale, c->feel[g][m][b - 1], c->press[l]);
+  return isinf(c->feel[g][m][b - 1]) ? INFINITY : (double)let__lat(c->k, m, b, g) * slow;
+}
+
+/* Predicted times never fall with the batch, so the batches that hold beside x are the first few. */
+static bool serves(joint *c, uint32_t m, uint32_t g) {
   uint32_t end = c->k->most[m];
-  double rate[LET_BATCH_MAX + 1];
-  rate[0] = 0;
-  for (uint32_t b = 1; b <= c->k->most[m]; b++) {
-    let_dur d = let__lat(c->k, m, b, g);
-    double t = d == LET_NEVER ? 0 : b * 1e9 / (double)d;
-    rate[b] = fmax(t, rate[b - 1]);
+  double slo = (double)c->p->model[m].slo, *feel = c->feel[g][m] = let_arena_array(c->p->scratch, end + 1u, sizeof *feel);
+  if (!feel) return false;
+  for (uint32_t b = 1; b <= end; b++) {
+    bool fits = let__lat(c->k, m, b, g) <= c->p->model[m].slo / 2;
+    feel[b - 1] = !fits ? INFINITY : c->k->alone ? 0 : let__feel(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1});
   }
-  double feel = INFINITY; /* what it feels at least, at any batch that it could have here */
-  for (uint32_t b = 1; b <= c->k->most[m] && !c->k->alone; b++)
-    if (let__lat(c->k, m, b, g) <= c->p->model[m].slo / 2)
-      feel = fmin(feel, let__feel(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1}));
   for (uint32_t l = 0; l < LEVELS; l++) {
-    double slow = c->k->alone || !l || isinf(feel) ? 1 : let__slowed(&c->scale, feel, c->press[l]);
-    while (end && (let__lat(c->k, m, end, g) == LET_NEVER || 2 * (double)let__lat(c->k, m, end, g) * slow > (double)c->p->model[m].slo)) end--;
-    c->slow[l][g][m] = slow;
-    c->serve[l][g][m] = rate[end] / slow;
+    double most = 0;
+    while (end && 2 * beside_ns(c, l, m, end, g) > slo) end--;
+    for (uint32_t b = 1; b <= end; b++) {
+      double t = beside_ns(c, l, m, b, g);
+      if (b * 1e9 > most * t) most = b * 1e9 / t;
+    }
+    c->serve[l][g][m] = most;
   }
+  return true;
 }
 
 /* Steps of parts: what model |m| serves with less than (i + 1) / PARTS of the time. */
 static void turns(joint *c, uint32_t l, uint32_t g, uint32_t m) {
-  double *s = c->turn[l][g][m], slo = (double)c->p->model[m].slo, slow = c->slow[l * COARSE][g][m];
+  double *s = c->turn[l][g][m], slo = (double)c->p->model[m].slo;
   memset(s, 0, PARTS * sizeof *s);
   for (uint32_t b = 1; b <= c->k->most[m]; b++) { /* from which part on it may take part, and what it serves per time */
-    double t = (double)let__lat(c->k, m, b, g) * slow;
+    double t = beside_ns(c, l * COARSE, m, b, g);
     if (2 * t > slo) break;
     uint32_t i = (uint32_t)fmax(0, ceil(PARTS * t / (slo - t) - 1e-9) - 1);
     s[i] = fmax(s[i], b * 1e9 / t);
@@ -348,7 +354,7 @@ let_err let__joint(let__problem *p, double most) {
   for (uint32_t g = 1; g <= c->G; g++)
     for (uint32_t m = 0; m < c->n; m++)
       if (!isinf(c->u[m][g])) {
-        serves(c, m, g);
+        if (!serves(c, m, g)) return LET_ERR_NOMEM;
         for (uint32_t l = 0; l < (c->k->alone ? 1 : LEVELS / COARSE); l++) turns(c, l, g, m);
       }
   for (uint32_t m = 0; m < c->n; m++)

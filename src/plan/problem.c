@@ -41,12 +41,12 @@ static let_err table(let__problem *p, let__kind *k, uint32_t m) {
   if (!most) return LET_OK;
   k->low[m] = k->lat[m] = let_arena_array(p->scratch, (size_t)most * G, sizeof(let_dur));
   if (!k->lat[m]) return LET_ERR_NOMEM;
+  for (uint32_t g = 1; g <= G; g++) let_profile_latencies(k->profile, at, g, most, k->lat[m] + (size_t)(g - 1) * most);
   for (uint32_t b = 1; b <= most; b++) {
     bool fits = !k->profile->device.memory_bytes || let_profile_memory(k->profile, at, b) <= k->profile->device.memory_bytes;
     for (uint32_t g = 1; g <= G; g++) {
-      let_dur d = 0;
-      if (!fits || let_profile_latency(k->profile, at, b, g, LET_PROFILE_P99, &d, NULL) || d <= 0) d = LET_NEVER;
-      k->lat[m][(size_t)(g - 1) * most + b - 1] = d;
+      let_dur *d = &k->lat[m][(size_t)(g - 1) * most + b - 1];
+      if (!fits || *d <= 0) *d = LET_NEVER;
     }
   }
   return LET_OK;
@@ -69,16 +69,25 @@ static bool gentlest(let__problem *p, let__kind *k, let_tenant *ret, let_err *re
   probe->n_pressure = 1, probe->pressure[0].batch = 1, probe->pressure[0].p.sensitivity = 1e6;
   if (linear) probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
   let_tenant self = {.model = probed.n_models++, .batch = 1, .granules = k->granules, .busy = 1};
-  double least = INFINITY;
+  double *weight = let_arena_array(p->scratch, k->granules, sizeof *weight), least = INFINITY;
+  let_tenant *who = let_arena_array(p->scratch, k->granules, sizeof *who);
+  if (!weight || !who) return *ret_err = LET_ERR_NOMEM, false;
+  for (uint32_t h = 0; h < k->granules; h++) weight[h] = INFINITY;
+  for (uint32_t m = 0; m < p->n; m++) /* whose weight is less does not depend on the room either */
+    for (uint32_t b = 1; b <= k->most[m]; b++) {
+      let_tenant t = {.model = k->at[m], .batch = b, .granules = k->granules, .busy = 1};
+      double w = -1;
+      for (uint32_t h = k->granules - 1; h && let__lat(k, m, b, h) <= p->model[m].slo / 2; h--) {
+        if (w < 0) w = let_profile_slowdown(&probed, &self, &t, 1);
+        if (w < weight[h]) weight[h] = w, who[h] = t;
+      }
+    }
   for (uint32_t h = 1; h < k->granules; h++) {
     if (h > 1) ret[h] = ret[h - 1];
-    for (uint32_t m = 0; m < p->n; m++)
-      for (uint32_t b = 1; b <= k->most[m]; b++) {
-        let_tenant t = {.model = k->at[m], .batch = b, .granules = h, .busy = 1};
-        if (let__lat(k, m, b, h) > p->model[m].slo / 2) continue;
-        double s = let_profile_slowdown(&probed, &self, &t, 1);
-        if (s < least) least = s, ret[h] = t;
-      }
+    if (isinf(weight[h])) continue;
+    who[h].granules = h;
+    double s = let_profile_slowdown(&probed, &self, &who[h], 1);
+    if (s < least) least = s, ret[h] = who[h];
   }
   return true;
 }
@@ -99,7 +108,7 @@ static let_err lows(let__problem *p, let__kind *k) {
       for (uint32_t g = 1; g <= G; g++) {
         size_t i = (size_t)(g - 1) * most + b - 1;
         low[i] = k->lat[m][i];
-        if (g == G || low[i] == LET_NEVER) continue;
+        if (g == G || low[i] > p->model[m].slo / 2) continue; /* too long as it is */
         let_tenant self = {.model = k->at[m], .batch = b, .granules = g, .busy = 1};
         if (gentle[G - g].model == UINT32_MAX) low[i] = LET_NEVER; /* nobody fits beside it: the whole device's row covers it */
         else low[i] = (let_dur)((double)low[i] * let_profile_slowdown(k->profile, &self, &gentle[G - g], 1) * (1 - 1e-12));

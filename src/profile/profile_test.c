@@ -240,6 +240,31 @@ static void interpolation_is_monotone(void **state) {
   }
 }
 
+static void many_latencies_are_the_single_ones(void **state) {
+  (void)state;
+  let_rng r;
+  let_rng_seed(&r, 20220712);
+  for (int round = 0; round < 200; round++) {
+    let_arena a;
+    let_arena_init(&a, &let_mem_libc);
+    let_profile p;
+    random_profile(&r, &a, &p);
+    for (uint32_t m = 0; m < 3; m++)
+      for (uint32_t g = 1; g <= 17; g++) {
+        uint32_t most = 1 + (uint32_t)let_rng_below(&r, 60);
+        let_dur all[61] = {0}, d;
+        all[most] = 7;
+        let_profile_latencies(&p, m, g, most, all);
+        for (uint32_t b = 1; b <= most; b++) {
+          if (let_profile_latency(&p, m, b, g, LET_PROFILE_P99, &d, NULL)) d = LET_NEVER;
+          assert_int_equal(all[b - 1], d);
+        }
+        assert_int_equal(all[most], 7);
+      }
+    let_arena_fini(&a);
+  }
+}
+
 static void cells_are_exact_and_edges_are_errors(void **state) {
   (void)state;
   let_arena a;
@@ -339,6 +364,7 @@ int main(void) {
       cmocka_unit_test(rising_with_more_sms_is_a_warning),
       cmocka_unit_test(good_is_read),
       cmocka_unit_test(interpolation_is_monotone),
+      cmocka_unit_test(many_latencies_are_the_single_ones),
       cmocka_unit_test(cells_are_exact_and_edges_are_errors),
       cmocka_unit_test(save_then_load_is_the_same),
       cmocka_unit_test(out_of_memory_is_an_error),

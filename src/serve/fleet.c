@@ -225,17 +225,27 @@ static void on_exit_of(uv_process_t *p, int64_t code, int sig) {
   serve_pump(s);
 }
 
+static bool same_name(const char *a, const char *b) {
+  size_t n = strcspn(a, "=");
+  return strncmp(a, b, n) == 0 && b[n] == '=';
+}
+
+/* Ours, with what the device asks for in place of what we have of the same name. */
 static int fill_environment(const server *s, const worker *w, char **env, int cap) {
-  int n = 0;
-  for (char **p = environ; *p && n < cap - SERVE_ENV_MAX - 1; p++) env[n++] = *p;
+  int n = 0, k = 0;
+  const char *more[SERVE_ENV_MAX];
   const let_serve_device *d = &s->device[w->device];
   if (d->environment) {
     double percent = 100;
     uint32_t g = let_apply_group_of(s->apply, index_of(w), LET_APPLY_NONE);
     if (g != LET_APPLY_NONE && !s->group[g].gpulet[0].shared && d->type.sms) percent = 100.0 * let_share_sms(&d->type, s->group[g].gpulet[0].granules) / d->type.sms;
-    const char *more[SERVE_ENV_MAX];
-    int k = d->environment(d->environment_ctx, percent, more, SERVE_ENV_MAX);
+    k = d->environment(d->environment_ctx, percent, more, SERVE_ENV_MAX);
     for (int i = 0; i < k; i++) env[n++] = (char *)(uintptr_t)more[i];
+  }
+  for (char **p = environ; *p && n < cap - 1; p++) {
+    bool ours = false;
+    for (int i = 0; i < k; i++) ours = ours || same_name(more[i], *p);
+    if (!ours) env[n++] = *p;
   }
   env[n] = NULL;
   return n;

@@ -27,12 +27,12 @@ static bool take(uint32_t size, uint32_t *order, uint32_t *n) {
 /* The order of preparing; returns how many are needed before the gpu-let serves. That is the planned batch alone: the plan
  * keeps the SLO with it, and smaller ones are padded to it. (A worker that finds it too slow for that, where the plan
  * promised nothing, needs the next one too.) A change of plan takes nothing away from clients who were seen to send more
- * rows. Then the smallest, for the latency of single requests; the largest, which config.pbtxt promises; and what saves
+ * rows; after a failure the others do not wait for these. Then the smallest, for the latency of single requests; the largest, which config.pbtxt promises; and what saves
  * padding, from the top. */
-static uint32_t preparing_order(const server *s, const place *p, uint32_t *order, uint32_t *ret_n) {
+static uint32_t preparing_order(const server *s, const place *p, bool changing, uint32_t *order, uint32_t *ret_n) {
   uint32_t n = 0, needed = 1;
   take(p->batch, order, &n);
-  for (uint32_t i = 0; i < p->n_sizes && s->serving; i++)
+  for (uint32_t i = 0; i < p->n_sizes && changing; i++)
     if (p->size[i] >= s->rows[p->model]) {
       needed += take(p->size[i], order, &n) && p->size[i] > p->batch;
       break;
@@ -47,11 +47,12 @@ static uint32_t preparing_order(const server *s, const place *p, uint32_t *order
 static json_t *lane_document(const server *s, const group *g, uint32_t number) {
   const gpulet *l = &g->gpulet[number];
   bool whole = s->device[g->device].environment != NULL; /* the share is the process's, not a part that it opens */
+  bool changing = s->serving && !let_apply_group_routed(s->apply, (uint32_t)(g - s->group));
   json_t *models = json_array();
   let_dur cost = 0;
   for (uint32_t k = 0; k < l->n_places; k++) {
     const place *p = &l->place[k];
-    uint32_t order[LET_SIZES_MAX], n, needed = preparing_order(s, p, order, &n);
+    uint32_t order[LET_SIZES_MAX], n, needed = preparing_order(s, p, changing, order, &n);
     json_t *sizes = json_array();
     for (uint32_t j = 0; j < n; j++) json_array_append_new(sizes, json_integer(order[j]));
     json_array_append_new(models, json_pack("{s:o, s:o, s:i, s:I, s:b}", "spec", let_control_model_put(&s->model[p->model]), "sizes", sizes, "needed", (int)needed,

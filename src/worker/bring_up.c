@@ -177,6 +177,17 @@ static void measure(void *arg) {
   if (!x->result) x->result = let__measure(x->w, x->g, x->due, x->cell, x->effort, &x->error);
 }
 
+/* How long a run may take, from the sizes that are known: in proportion, and twice that. */
+static let_dur expected(const let__lane_model *m, uint32_t size) {
+  let_dur most = 0;
+  for (uint32_t i = 0; i < let__cells(m); i++) {
+    const let__cell *c = &m->cell[i];
+    let_dur t = 2 * c->p99 * (size > c->size ? (size + c->size - 1) / c->size : 1);
+    if (t > most) most = t;
+  }
+  return most;
+}
+
 /* Measures the cell on |on|, in |hand|'s thread; what was measured in this process before is not measured again. Nor is
  * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to measure it
  * holds up the small ones of whoever serves on the same SMs until it is done. */
@@ -186,6 +197,7 @@ static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l,
   if (r) return r;
   const let__known *known = let__model_known(m->loaded, c->size, l->granules, l->shared);
   bool again = known && (!known->beside || beside);
+  c->p99 = expected(m, c->size);
   if (again) c->p50 = known->p50, c->p99 = known->p99, c->beside = known->beside;
   else if (beside && m->planned && w->view.device->i->depth > 1) return c->beside = true, LET_OK;
   measuring x = {.w = &w->view, .g = on, .engine = m->engine, .due = due, .cell = c, .effort = again ? LET__ONCE : beside ? LET__BESIDE : LET__ALONE};

@@ -93,6 +93,7 @@ typedef enum let__effort {
   LET__BESIDE, /* gpu-lets of this device serve: few runs at the lowest priority, and the least of them counts */
   LET__ALONE   /* 20 runs: median and worst */
 } let__effort;
+/* |c|->p99: what to expect, for the watchdog; 0: nothing is known. */
 let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e);
 
 /* Sends an error event and ends the process. */

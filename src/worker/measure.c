@@ -48,19 +48,19 @@ static let_err runs(const let__worker_view *w, let_gpulet *g, _Atomic let_time *
   bool dynamic = c->x[0]->dynamic, simulated = strcmp(d->name, "sim") == 0; /* no need to sleep through many */
   if (dynamic && !simulated) return LET_OK;
   if (effort == LET__ONCE && d->depth > 1) return LET_OK; /* preparing has run it */
-  let_dur took[RUNS], total = 0, known = c->p99;
+  let_dur took[RUNS], total = 0;
   uint32_t n = 0, most = effort == LET__ALONE && !simulated ? RUNS : effort == LET__ONCE ? 1 : RUNS_FEW;
   bool warm = d->depth == 1 && effort != LET__ONCE;
   let_exec nothing = *c->x[0];
   nothing.run = run_nothing, nothing.graph = NULL;
-  c->p99 = 12 * w->watchdog; /* of the first run: a minute, tenfold */
+  if (c->p99 <= 0) c->p99 = 12 * w->watchdog; /* nothing is known of the first run: a minute, tenfold */
   let_err r = dynamic ? LET_OK : clear(w, g, c, e);
   while (!r && n < most && (n < 2 || total < LONG_ENOUGH)) {
     r = run_once(w, g, due, c, dynamic ? &nothing : c->x[n & 1 && c->x[1] ? 1 : 0], &took[n], e);
     if (!warm || took[n] >= LET_S) total += took[n++];
     warm = false;
   }
-  if (r || effort == LET__ONCE) return c->p99 = known, r;
+  if (r || effort == LET__ONCE) return r;
   qsort(took, n, sizeof *took, by_length);
   c->p50 = effort == LET__ALONE ? took[n / 2] : took[0];
   c->p99 = effort == LET__ALONE ? took[n - 1] : took[0];
