@@ -175,20 +175,18 @@ static let_err latencies(run *r, let_time until, let_error *e) {
   return LET_OK;
 }
 
-/* Group number |index|: two lanes (every sixth time three) of any models and sizes, on all granules. */
+/* Group number |index|: two lanes of any models and sizes on all granules; of six groups one has three, one four, one eight. */
 static bool choose_group(run *r, uint32_t index, let_journal_entry *x) {
   let_rng rng;
   let_rng_seed(&rng, r->o->seed * 1000003 + index);
   uint32_t total = r->type->granules, fit[LET_RIG_LANES_MAX];
   memset(x, 0, sizeof *x);
   x->kind = LET_JOURNAL_GROUP, x->index = index;
-  x->n = total >= 3 && index % 6 == 5 ? 3 : 2;
-  uint32_t eighth = total / 8 ? total / 8 : 1;
-  fit[0] = x->n == 3 ? total / 3 : (const uint32_t[]){total / 2, total / 4, eighth}[index % 3];
-  if (!fit[0]) fit[0] = 1;
-  fit[1] = x->n == 3 ? total / 3 : total - fit[0];
-  fit[2] = total - fit[0] - fit[1];
-  uint32_t first = 0;
+  x->n = (const uint32_t[]){2, 2, 4, 2, 8, 3}[index % 6];
+  if (x->n > total) x->n = 2;
+  uint32_t part = total / (x->n > 2 ? x->n : 2u << (index / 6 + index) % 3), first = 0; /* pairs: a half, a quarter or an eighth */
+  for (uint32_t i = 0; i < x->n; i++) fit[i] = i + 1 < x->n ? (part ? part : 1) : total - first, first += fit[i];
+  first = 0;
   for (uint32_t i = 0; i < x->n; i++) {
     uint32_t m = (uint32_t)let_rng_below(&rng, r->o->n_models);
     for (uint32_t k = 0; r->subject[m].out && k < r->o->n_models; k++) m = (m + 1) % r->o->n_models;
@@ -206,7 +204,7 @@ static let_err interference(run *r, let_time until, let_error *e) {
     if (r->tried[i]) continue;
     if (!choose_group(r, i, &x)) return LET_OK;
     snprintf(r->shown.doing, sizeof r->shown.doing, "%.40s %u beside %.40s %u%s", r->o->models[x.lane[0].model].name, x.lane[0].batch,
-             r->o->models[x.lane[1].model].name, x.lane[1].batch, x.n > 2 ? " and a third" : "");
+             r->o->models[x.lane[1].model].name, x.lane[1].batch, x.n > 2 ? " and others" : "");
     show(r, "");
     let_error why = {0};
     let_err err = let_rig_run(r->rig, x.lane, x.n, r->o->window, x.result, &why);

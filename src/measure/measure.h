@@ -1,7 +1,7 @@
 /* measure.h: `gpulet profile`: measures the models of a repository on one device and writes a profile directory.
  *
  * The budget goes first to latency, cell by cell where the profile's reader would be most wrong (sampler.h), then to
- * interference: pairs and some triples on disjoint granules. Every measurement is appended to OUTPUT/journal.csv
+ * interference: pairs, and some groups of three, four and eight, on disjoint granules. Every measurement is appended to OUTPUT/journal.csv
  * before the next begins; a run with the same device and models goes on from there. */
 #ifndef LET_MEASURE_MEASURE_H
 #define LET_MEASURE_MEASURE_H

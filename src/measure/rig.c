@@ -206,6 +206,7 @@ static let_err open_lane(let_rig *r, field *f, uint32_t i, const let_rig_lane *w
   if ((err = need(r, want->model, l->target.cuda, e)) != LET_OK) return err;
   l->engine = r->model[want->model].engine;
   if ((err = l->engine->prepare(r->model[want->model].loaded, &l->target, want->batch, 0, &l->x, &ret->note, e)) != LET_OK) return err;
+  l->x->model = l->m->name; /* simulated devices ask for it */
   if (l->x->dynamic) return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has dimensions that vary from request to request: its latency has no single value", l->m->name);
   ret->memory_bytes = l->engine->weights_bytes(r->model[want->model].loaded) + l->x->memory_bytes;
   if ((err = host_memory(l, e)) != LET_OK) return err;

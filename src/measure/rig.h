@@ -7,7 +7,7 @@
 #include "engine/engine.h"
 #include "model/model.h"
 
-enum { LET_RIG_LANES_MAX = 4, LET_RIG_ROUNDS = 3 };
+enum { LET_RIG_LANES_MAX = 8, LET_RIG_ROUNDS = 3 };
 
 typedef struct let_rig let_rig;
 
