@@ -142,6 +142,7 @@ def write_tensor(directory, file, name, tensor):
 
 def on_device(model, given, args):
     """What PyTorch answers on the device, in the precision and memory format that the server will use there."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as the server
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     there = copy.deepcopy(model).to(args.reference_device, dtype, memory_format=layout)

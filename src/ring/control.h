@@ -12,7 +12,7 @@
  *            by |cost_us|: how long they took before; 0: not known). A lane serves as soon as the first |needed| sizes
  *            of each of its models are prepared and measured (left out: all); |slo_us| above 0: with the second one
  *            too, where the first alone cannot keep that. The other sizes are added while it serves.
- *            |beside|: gpu-lets of other workers serve on this device. |planned|: the server has a latency from the plan, so
+ *            |beside|: other workers serve on this device, or prepare to. |planned|: the server has a latency from the plan, so
  *            that nothing need be run to measure it beside gpu-lets that serve.
  *   retire   {generation}            finish what is on its rings; what only it used is freed later, bit by bit
  *   stop     {}                      finish everything, exit 0

@@ -63,11 +63,12 @@ static json_t *lane_document(const server *s, const group *g, uint32_t number) {
                    "shared", whole || l->shared, "cost_us", (json_int_t)(cost / LET_US), "models", models);
 }
 
-/* Do other workers serve on this device? Its own gpu-lets a worker knows. */
+/* Do other workers serve on this device, or prepare to, so that what is measured there is not measured alone? Its own
+ * gpu-lets a worker knows. */
 static bool beside_others(const server *s, uint32_t g) {
   uint32_t w = let_apply_group_worker(s->apply, g);
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    if (s->group[i].used && s->group[i].device == s->group[g].device && let_apply_group_serving(s->apply, i) && let_apply_group_worker(s->apply, i) != w) return true;
+    if (s->group[i].used && s->group[i].device == s->group[g].device && let_apply_group_in_use(s->apply, i) && let_apply_group_worker(s->apply, i) != w) return true;
   return false;
 }
 
