@@ -90,6 +90,19 @@ double let__feel(const let__scale *s, let_tenant self) {
   return (walled(s, &self, 1) - 1) / s->unit;
 }
 
+const double *let__feels(const let__scale *s, let__problem *p, let__kind *k, uint32_t m) {
+  uint32_t most = k->most[m];
+  if (k->feel[m]) return k->feel[m];
+  double *feel = k->feel[m] = let_arena_array(p->scratch, (size_t)most * k->granules + 1, sizeof *feel);
+  for (uint32_t g = 1; feel && g <= k->granules; g++)
+    for (uint32_t b = 1; b <= most; b++) {
+      double *x = &feel[(size_t)(g - 1) * most + b - 1];
+      if (let__lat(k, m, b, g) > p->model[m].slo / 2) *x = INFINITY;
+      else if (!k->alone && g < k->granules) *x = let__feel(s, (let_tenant){.model = k->at[m], .batch = b, .granules = g, .busy = 1});
+    }
+  return feel;
+}
+
 double let__press(const let__scale *s, double x) {
   let_tenant probe = whole(s, s->probe);
   return s->linear ? x : (walled(s, &probe, x) - 1) * 1e-6;
@@ -170,27 +183,24 @@ static bool sets_of(crowd *c, uint32_t *size, uint32_t slots, uint32_t left, uin
 }
 
 /* T_m at the cells of a size; without neighbours no model of them applies. */
-static void serve_cells(crowd *c, uint32_t g, uint32_t m) {
-  double feel[LET_BATCH_MAX + 1], slo = (double)c->p->model[m].slo;
-  uint32_t end = 0;
-  for (uint32_t b = 1; b <= c->k->most[m]; b++) {
-    let_dur d = let__lat(c->k, m, b, g);
-    if (d > c->p->model[m].slo / 2) continue;
-    for (end++; end < b; end++) feel[end] = INFINITY; /* latencies that fall with the batch leave holes */
-    feel[b] = g < c->k->granules ? let__feel(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1}) : 0;
-  }
+static bool serve_cells(crowd *c, uint32_t g, uint32_t m) {
+  const double *feel = let__feels(&c->scale, c->p, c->k, m);
+  double slo = (double)c->p->model[m].slo;
+  if (!feel) return false;
+  feel += (size_t)(g - 1) * c->k->most[m];
   for (uint32_t l = 0; l < LEVELS; l++) {
     double least = INFINITY, most = 0;
     uint32_t at = c->cell_of[g * LEVELS + l];
     if (!at) continue;
-    for (uint32_t b = 1; b <= end; b++) {
-      if (isinf(feel[b])) continue;
-      double slow = l == ALONE ? 1 : let__slowed(&c->scale, feel[b], c->press[l]), d = (double)let__lat(c->k, m, b, g) * slow;
+    for (uint32_t b = 1; b <= c->k->most[m]; b++) {
+      if (isinf(feel[b - 1])) continue;
+      double slow = l == ALONE ? 1 : let__slowed(&c->scale, feel[b - 1], c->press[l]), d = (double)let__lat(c->k, m, b, g) * slow;
       if (slow < least) least = slow;
       if (2 * d <= slo && b * 1e9 > most * d) most = b * 1e9 / d;
     }
     c->serve[(at - 1) * c->p->n + m] = most, c->slow[(at - 1) * c->p->n + m] = least;
   }
+  return true;
 }
 
 static double price(crowd *c) {
@@ -300,7 +310,8 @@ static bool tables(crowd *c) {
   c->y = let_arena_array(a, c->p->n, sizeof *c->y);
   if (!c->serve || !c->slow || !c->y) return false;
   for (uint32_t g = 1; g <= G; g++)
-    for (uint32_t m = 0; m < c->p->n; m++) serve_cells(c, g, m);
+    for (uint32_t m = 0; m < c->p->n; m++)
+      if (!serve_cells(c, g, m)) return false;
   return true;
 }
 

@@ -22,6 +22,8 @@ double let__weight(const let__scale *s, const let_tenant *t, uint32_t n); /* of 
  * than that: what it feels and what presses it, each looked up once. */
 double let__feel(const let__scale *s, let_tenant self);
 double let__press(const let__scale *s, double weight);
+/* What model |m| feels, [(g - 1) * most + batch - 1]; INFINITY: too slow even alone; 0 where it has no neighbours. NULL: out of memory. */
+const double *let__feels(const let__scale *s, let__problem *p, let__kind *k, uint32_t m);
 static inline double let__slowed(const let__scale *s, double feel, double press) {
   if (!s->linear) return (1 + feel * press) * (1 - 1e-9);
   return feel + press > 1 ? (feel + press) * (1 - 1e-9) : 1;

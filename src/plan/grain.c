@@ -29,9 +29,11 @@ typedef struct grain {
   double c[MODELS], low; /* weight of a granule; the least of them */
   uint32_t last;          /* level */
   double press[LEVELS];
-  double serve[MODELS][LEVELS][GRANULES + 1]; /* by the weight of other models */
+  const double *feel[MODELS];
+  bool known[MODELS][LEVELS];
+  double serve[MODELS][LEVELS][GRANULES + 1]; /* by the weight of other models; below 0: not asked for yet */
   double one[MODELS][LEVELS][GRANULES + 1];   /* one gpu-let beside all other gpu-lets */
-  uint16_t batch[MODELS][LEVELS][GRANULES + 1];  /* of a gpu-let of this size beside this weight; 0: none holds */
+  uint16_t batch[MODELS][LEVELS][GRANULES + 1]; /* of a gpu-let of this size beside this weight; 0: none holds */
   double dear[MODELS];                          /* granules that all of the rate takes in a shared gpu-let, twice: plans that leave little short come out true more often */
   device d[DEVICES], best[DEVICES];
   double got[MODELS];
@@ -72,10 +74,28 @@ static void weights(grain *s) {
   for (uint32_t l = 1; l <= s->last; l++) s->press[l] = let__press(&s->scale, pow(edge_of(s, l), s->scale.power));
 }
 
+/* Gpu-lets of |m| beside level |l|; made when they are asked for: a short search sees few levels. */
+static const double *one(grain *s, uint32_t m, uint32_t l) {
+  const double *feel = s->feel[m];
+  double slo = (double)s->p->model[m].slo, each = 1e9 / s->p->model[m].rate;
+  uint32_t most = s->k->most[m];
+  if (s->known[m][l]) return s->one[m][l];
+  s->known[m][l] = true;
+  for (uint32_t g = 1; g <= s->G; g++, feel += most) {
+    double *v = &s->one[m][l][g];
+    for (uint32_t b = 1; b <= most && !isinf(feel[b - 1]); b++) {
+      double slow = l ? let__slowed(&s->scale, feel[b - 1], s->press[l]) : 1, t = (double)let__plan_slow(let__lat(s->k, m, b, g), slow);
+      if (2 * t > slo) break;
+      if (b * each > *v * t) *v = b * each / t, s->batch[m][l][g] = (uint16_t)b;
+    }
+  }
+  return s->one[m][l];
+}
+
 /* The best split of |h| granules beside others of level |l|; |piece|: one of it for every number of granules, 0: one stays idle. */
-static double split(const grain *s, uint32_t m, uint32_t l, uint32_t h, uint8_t *piece) {
+static double split(grain *s, uint32_t m, uint32_t l, uint32_t h, uint8_t *piece) {
   double v[GRANULES + 1], r[GRANULES + 1] = {0}, others = edge_of(s, l);
-  for (uint32_t g = 1; g <= h; g++) v[g] = s->one[m][level_of(s, others + s->c[m] * (h - g))][g];
+  for (uint32_t g = 1; g <= h; g++) v[g] = one(s, m, level_of(s, others + s->c[m] * (h - g)))[g];
   for (uint32_t i = 1; i <= h; i++) {
     r[i] = r[i - 1], piece[i] = 0;
     for (uint32_t g = i; g >= 1; g--)
@@ -84,38 +104,36 @@ static double split(const grain *s, uint32_t m, uint32_t l, uint32_t h, uint8_t 
   return r[h];
 }
 
-static void tables(grain *s, uint32_t m) {
-  const let__want *want = &s->p->model[m];
-  double slo = (double)want->slo, e = 0;
-  uint32_t some = level_of(s, s->c[m] * s->G / 2);
+static double serves(grain *s, uint32_t m, uint32_t l, uint32_t h) {
+  double *v = &s->serve[m][l][h];
   uint8_t piece[GRANULES + 1];
-  for (uint32_t g = 1; g <= s->G; g++) {
-    double alone[LET_BATCH_MAX + 1], feel[LET_BATCH_MAX + 1];
-    for (uint32_t b = 1; b <= s->k->most[m]; b++) {
-      alone[b] = (double)let__lat(s->k, m, b, g);
-      feel[b] = s->k->alone || 2 * alone[b] > slo ? 0 : let__feel(&s->scale, (let_tenant){.model = s->k->at[m], .batch = b, .granules = g, .busy = 1});
-    }
-    for (uint32_t l = 0; l <= s->last; l++) {
-      double *v = &s->one[m][l][g];
-      for (uint32_t b = 1; b <= s->k->most[m]; b++) {
-        double t = ceil(alone[b] * (l ? fmax(1, let__slowed(&s->scale, feel[b], s->press[l])) : 1));
-        if (2 * t > slo) break;
-        if (b * 1e9 / t / want->rate > *v) *v = b * 1e9 / t / want->rate, s->batch[m][l][g] = (uint16_t)b;
-        if (3 * t <= slo && l == some) e = fmax(e, b * 1e9 / t / want->rate / g); /* half of the time */
-      }
-    }
-  }
+  if (*v < 0) *v = split(s, m, l, h, piece);
+  return *v;
+}
+
+static bool tables(grain *s, uint32_t m) {
+  double slo = (double)s->p->model[m].slo, each = 1e9 / s->p->model[m].rate, e = 0;
+  uint32_t some = level_of(s, s->c[m] * s->G / 2), most = s->k->most[m];
+  const double *feel = s->feel[m] = let__feels(&s->scale, s->p, s->k, m);
+  if (!feel) return false;
   for (uint32_t l = 0; l <= s->last; l++)
-    for (uint32_t h = 1; h <= s->G; h++) s->serve[m][l][h] = split(s, m, l, h, piece);
-  if (!(e > 0)) e = s->serve[m][some][s->G] / s->G / 2;
+    for (uint32_t h = 1; h <= s->G; h++) s->serve[m][l][h] = -1;
+  for (uint32_t g = 1; g <= s->G; g++, feel += most)
+    for (uint32_t b = 1; b <= most && !isinf(feel[b - 1]); b++) {
+      double slow = some ? let__slowed(&s->scale, feel[b - 1], s->press[some]) : 1, t = (double)let__lat(s->k, m, b, g) * fmax(1, slow);
+      if (3 * t > slo) break;
+      e = fmax(e, b * each / t / g); /* half of the time */
+    }
+  if (!(e > 0)) e = serves(s, m, some, s->G) / s->G / 2;
   s->dear[m] = e > 0 ? 2 / e : 1e3;
+  return true;
 }
 
 static void weigh(grain *s, device *d) {
   double w = 0;
   d->free = s->G;
   for (uint32_t m = 0; m < s->n; m++) w += s->c[m] * d->h[m], d->free -= d->h[m];
-  for (uint32_t m = 0; m < s->n; m++) d->got[m] = d->h[m] ? s->serve[m][level_of(s, w - s->c[m] * d->h[m])][d->h[m]] : 0;
+  for (uint32_t m = 0; m < s->n; m++) d->got[m] = d->h[m] ? serves(s, m, level_of(s, w - s->c[m] * d->h[m]), d->h[m]) : 0;
 }
 
 /* Granules that are missing: what is short, less what is free. */
@@ -271,10 +289,14 @@ static void start(grain *s, const let__set *set) {
   memcpy(s->d, all, s->K * sizeof *s->d);
 }
 
+static bool fits(const let__problem *p, uint32_t devices) {
+  return p->n_kinds == 1 && p->n <= MODELS && p->kind[0].granules <= GRANULES && devices >= 2 && devices <= DEVICES + 1;
+}
+
 let_err let__grain(let__problem *p, let__fill *fill, uint64_t effort, uint64_t seed, let__set *best) {
   uint32_t n = 0;
   for (uint32_t i = 0; i < best->n; i++) n += best->p[i].count;
-  if (p->n_kinds != 1 || p->n > MODELS || p->kind[0].granules > GRANULES || n < 2 || n > DEVICES + 1) return LET_OK;
+  if (!fits(p, n)) return LET_OK;
   let__kind *k = &p->kind[0];
   grain *s = let_arena_alloc(p->scratch, sizeof *s);
   if (!s) return LET_ERR_NOMEM;
@@ -284,7 +306,8 @@ let_err let__grain(let__problem *p, let__fill *fill, uint64_t effort, uint64_t s
   if (!k->alone && !let__scale_make(&s->scale, p, k, &r)) return r;
   let_rng_seed(&s->rng, seed);
   weights(s);
-  for (uint32_t m = 0; m < s->n; m++) tables(s, m);
+  for (uint32_t m = 0; m < s->n; m++)
+    if (!tables(s, m)) return LET_ERR_NOMEM;
   let_arena tmp;
   let_arena_init(&tmp, p->scratch->mem);
   while (!r && s->K && s->K * k->cost >= ceil(p->bound - 1e-6) * (1 - 1e-9)) {

@@ -42,7 +42,7 @@ typedef struct joint {
   double u[MODELS][GRANULES + 1], unit; /* INFINITY: cannot live there; unit: the least of a granule */
   double edge[LEVELS], press[LEVELS];                /* level l: weights (as sums of u) from edge[l], and what they do */
   double serve[LEVELS][GRANULES + 1][MODELS];
-  double *feel[GRANULES + 1][MODELS];                /* per batch from 1: what it feels there; INFINITY: too slow even alone */
+  const double *feel[GRANULES + 1][MODELS];               /* per batch from 1: what it feels there; INFINITY: too slow even alone */
   double turn[LEVELS / COARSE][GRANULES + 1][MODELS][PARTS]; /* s_m, of a part below (i + 1) / PARTS */
   double taken[LEVELS / COARSE][GRANULES + 1][MODELS];       /* what the best shared content serves, at the last prices */
   double share[LEVELS / COARSE][GRANULES + 1];
@@ -111,12 +111,10 @@ static double beside_ns(const joint *c, uint32_t l, uint32_t m, uint32_t b, uint
 /* Predicted times never fall with the batch, so the batches that hold beside x are the first few. */
 static bool serves(joint *c, uint32_t m, uint32_t g) {
   uint32_t end = c->k->most[m];
-  double slo = (double)c->p->model[m].slo, *feel = c->feel[g][m] = let_arena_array(c->p->scratch, end + 1u, sizeof *feel);
+  double slo = (double)c->p->model[m].slo;
+  const double *feel = let__feels(&c->scale, c->p, c->k, m);
   if (!feel) return false;
-  for (uint32_t b = 1; b <= end; b++) {
-    bool fits = let__lat(c->k, m, b, g) <= c->p->model[m].slo / 2;
-    feel[b - 1] = !fits ? INFINITY : c->k->alone ? 0 : let__feel(&c->scale, (let_tenant){.model = c->k->at[m], .batch = b, .granules = g, .busy = 1});
-  }
+  c->feel[g][m] = feel + (size_t)(g - 1) * end;
   for (uint32_t l = 0; l < LEVELS; l++) {
     double most = 0;
     while (end && 2 * beside_ns(c, l, m, end, g) > slo) end--;

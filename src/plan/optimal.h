@@ -16,6 +16,7 @@ typedef struct let__kind {
   uint32_t *most;       /* per model: largest batch */
   let_dur **lat;        /* per model: alone, [(g - 1) * most + batch - 1]; LET_NEVER: not measured */
   let_dur **low;        /* as lat, no longer than any plan's: beside the gentlest neighbour when that takes less than all */
+  double **feel;        /* per model, as lat: crowd.h, let__feels; NULL: not asked for yet */
   double *best;         /* per model, [m * (granules + 1) + g]: most requests/s that g granules can serve (by low); 0: none */
   uint32_t *best_batch;
   uint32_t *turns;      /* per model and g, as best: the largest batch that can take turns with another model; 0: none */

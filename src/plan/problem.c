@@ -182,6 +182,7 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
   k->most = let_arena_array(p->scratch, p->n + 1u, sizeof *k->most);
   k->lat = let_arena_array(p->scratch, p->n + 1u, sizeof *k->lat);
   k->low = let_arena_array(p->scratch, p->n + 1u, sizeof *k->low);
+  k->feel = let_arena_array(p->scratch, p->n + 1u, sizeof *k->feel);
   k->best = let_arena_array(p->scratch, cells + 1, sizeof *k->best);
   k->best_batch = let_arena_array(p->scratch, cells + 1, sizeof *k->best_batch);
   k->size_price = let_arena_array(p->scratch, k->granules + 1u, sizeof *k->size_price);
@@ -189,7 +190,7 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
   k->turns = let_arena_array(p->scratch, cells + 1, sizeof *k->turns);
   k->once = let_arena_array(p->scratch, cells + 1, sizeof *k->once);
   k->least = let_arena_array(p->scratch, cells + 1, sizeof *k->least);
-  if (!k->at || !k->most || !k->lat || !k->low || !k->best || !k->best_batch || !k->size_price || !k->room || !k->turns || !k->once ||
+  if (!k->at || !k->most || !k->lat || !k->low || !k->feel || !k->best || !k->best_batch || !k->size_price || !k->room || !k->turns || !k->once ||
       !k->least)
     return LET_ERR_NOMEM;
   for (size_t i = 0; i < cells; i++) k->once[i] = k->least[i] = INFINITY;

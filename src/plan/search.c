@@ -10,6 +10,7 @@ typedef struct search {
   double *factor;  /* per model: times its price, to look elsewhere */
   uint32_t *used; /* per kind */
   let_rng rng;
+  double worth;   /* of all rates at the bound's prices */
   uint64_t work;  /* stop when the problem's work passes this */
   let__item item[LET__ITEMS], keep[LET__ITEMS];
 } search;
@@ -104,12 +105,15 @@ static void reprice(search *s, uint32_t m) {
 static let_err construct(search *s, let_arena *a, let__set *ret, double greed, uint32_t *over, double limit, bool *ret_done) {
   let__problem *p = s->p;
   *ret_done = false;
-  for (uint32_t m = 0; m < p->n; m++) reprice(s, m);
+  s->worth = 0;
+  for (uint32_t m = 0; m < p->n; m++) reprice(s, m), s->worth += p->model[m].rate * p->price[m];
   for (;;) {
+    double open = 0; /* what the rest takes at least, as far as the bound knows */
     bool any = false;
-    for (uint32_t m = 0; m < p->n && !any; m++) any = s->rest[m] > 0;
+    for (uint32_t m = 0; m < p->n; m++) any = any || s->rest[m] > 0, open += s->rest[m] * p->price[m];
     if (!any) break;
-    if (ret->cost >= limit * (1 - 1e-9)) return LET_OK;
+    if (s->worth > 0) open *= p->bound / s->worth;
+    if (ret->cost + (p->one_type ? ceil(open - 1e-6) : open) >= limit * (1 - 1e-9)) return LET_OK;
     uint32_t n_keep = 0, kind = 0;
     double most = 0, value = 0;
     for (int spare = 0; spare < 2 && !n_keep; spare++)
@@ -319,7 +323,7 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   }
   if (!best.n || !done(&s, &best, over)) r = fresh(&s, &best, &over);
   if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, run->n ? 10000 : 40000, &best, &over);
-  if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__grain(p, s.fill, 150000, 1, &best);
+  if (!r && best.n && !over && best.cost > target(p) * (1 + 1e-9)) r = let__grain(p, s.fill, run->n ? 6000 : 150000, 1, &best);
   if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__joint(p, best.cost); /* re-planning cannot wait for it */
   if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__classes(p, best.cost, 50000 / p->n);
   if (!r && best.n) r = improve(&s, &best, &over);
