@@ -120,6 +120,8 @@ static bool has_one(const place *p) {
 
 /* The routing table once more, with what has become ready since. */
 static void renew_routes(server *s, uint32_t g) {
+  sizes_count n = serve_group_sizes(s, g);
+  s->group[g].grows = n.ready > 0 && n.ready + n.failed < n.wanted;
   let_error e = {0};
   if (let_apply_group_routed(s->apply, g) && serve_routes_set(s, false, serve_now(), &e)) let_log(LET_LOG_ERROR, "serve", "the routes stay as they were: %s", e.text);
 }
@@ -163,7 +165,6 @@ void serve_size_ready(server *s, uint32_t group_index, json_t *doc) {
   if (memory > 0) p->memory_bytes = (uint64_t)memory;
   if (!text_of(x, "failed")[0]) {
     read_size(p, x);
-    renew_routes(s, group_index);
   } else {
     json_int_t size = json_integer_value(json_object_get(x, "size"));
     snprintf(p->why, sizeof p->why, "%s", text_of(x, "failed"));
@@ -171,8 +172,9 @@ void serve_size_ready(server *s, uint32_t group_index, json_t *doc) {
       if (p->size[k] == size && !p->ready[k]) p->failed[k] = true;
     let_log(LET_LOG_WARN, "serve", "model '%s' on gpu-let %u serves without batch size %lld: %s", s->model[p->model].name, g->gpulet[number].number, (long long)size, p->why);
   }
+  renew_routes(s, group_index);
   sizes_count n = serve_group_sizes(s, group_index);
-  if (n.ready + n.failed == n.wanted)
+  if (!g->grows)
     let_log(LET_LOG_INFO, "serve", "%s: %u of %u batch sizes are ready", s->device[g->device].name, n.ready, n.wanted);
 }
 
@@ -185,6 +187,7 @@ void serve_group_up(server *s, uint32_t i) {
 
 void serve_group_down(server *s, uint32_t i) {
   group *g = &s->group[i];
+  g->grows = false;
   for (uint32_t k = 0; k < g->n_gpulets; k++) {
     gpulet *l = &g->gpulet[k];
     l->up = false;
@@ -212,10 +215,8 @@ sizes_count serve_group_sizes(const server *s, uint32_t i) {
 }
 
 bool serve_worker_grows(const server *s, uint32_t w) {
-  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE; i = let_apply_group_of(s->apply, w, i)) {
-    sizes_count n = serve_group_sizes(s, i);
-    if (n.ready + n.failed < n.wanted) return true;
-  }
+  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE; i = let_apply_group_of(s->apply, w, i))
+    if (s->group[i].grows) return true;
   return false;
 }
 

@@ -50,6 +50,7 @@ typedef struct group {
   let_lanes *lanes;        /* NULL while its worker is away */
   uv_poll_t *poll;
   let_time since;          /* serving since, for busy fractions */
+  bool grows;              /* some of its sizes are on their way */
   struct server *server;
 } group;
 

@@ -199,7 +199,7 @@ static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l,
   bool again = known && (!known->beside || beside);
   c->p99 = expected(m, c->size);
   if (again) c->p50 = known->p50, c->p99 = known->p99, c->beside = known->beside;
-  else if (beside && m->planned && w->view.device->i->depth > 1) return c->beside = true, LET_OK;
+  else if (beside && m->planned && w->view.device->i->depth > 1) return c->beside = true, c->p99 = 0, LET_OK;
   measuring x = {.w = &w->view, .g = on, .engine = m->engine, .due = due, .cell = c, .effort = again ? LET__ONCE : beside ? LET__BESIDE : LET__ALONE};
   uint64_t before = batches_run(w);
   let__hand_give(hand, measure, &x);

@@ -90,7 +90,7 @@ let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time
 /* How a cell is measured. On the calling thread, which must have entered |g|. */
 typedef enum let__effort {
   LET__ONCE,   /* how long it takes is known: run it once, unmeasured, where a first run in this thread is a slow one */
-  LET__BESIDE, /* gpu-lets of this device serve: few runs at the lowest priority, and the least of them counts */
+  LET__BESIDE, /* gpu-lets of this device serve: few runs, and the least of them counts */
   LET__ALONE   /* 20 runs: median and worst */
 } let__effort;
 /* |c|->p99: what to expect, for the watchdog; 0: nothing is known. */

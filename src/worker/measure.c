@@ -43,7 +43,7 @@ static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_ti
 
 /* Runs zeros through the cell. How long inputs of varying shape take depends on the shapes to come: not measured,
  * except where time comes from a profile. */
-static let_err runs(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e) {
+let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e) {
   const let_device_i *d = w->device->i;
   bool dynamic = c->x[0]->dynamic, simulated = strcmp(d->name, "sim") == 0; /* no need to sleep through many */
   if (dynamic && !simulated) return LET_OK;
@@ -66,8 +66,4 @@ static let_err runs(const let__worker_view *w, let_gpulet *g, _Atomic let_time *
   c->p99 = effort == LET__ALONE ? took[n - 1] : took[0];
   c->beside = effort == LET__BESIDE;
   return LET_OK;
-}
-
-let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e) {
-  return runs(w, g, due, c, effort, e);
 }
