@@ -299,6 +299,7 @@ let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint
     r = measure_with(w, &w->prober, l, m, l->twin, &w->prober_due, g->beside || let__busy(w), c, e);
     if (!r) *ret_size = c->size, publish(m);
   }
+  if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE) return r; /* what was launched may still run: nothing of it is freed */
   if (r) {
     *ret_size = m->size[m->next++];
     discard(m, c);
