@@ -32,8 +32,8 @@ static void print_row(const char *name, const let_fit_report *r) {
 static json_t *json_error(const let_fit_error *x) { return json_pack("{s:f,s:f,s:f,s:f}", "p50", x->p50, "p90", x->p90, "p95", x->p95, "max", x->max); }
 
 static json_t *json_row(const let_fit_report *r) {
-  return json_pack("{s:i,s:i,s:i,s:b,s:o,s:o,s:o}", "samples", (int)r->n, "folds", (int)r->folds, "sets", (int)r->sets, "utilisations", r->utilisations,
-                   "held_out", json_error(&r->held_out), "held_out_sets", json_error(&r->strangers), "seen", json_error(&r->seen));
+  return json_pack("{s:i,s:i,s:i,s:i,s:b,s:o,s:o,s:o,s:o}", "repeats", (int)r->n_repeats, "samples", (int)r->n, "folds", (int)r->folds, "sets", (int)r->sets, "utilisations", r->utilisations,
+                   "held_out", json_error(&r->held_out), "held_out_sets", json_error(&r->strangers), "seen", json_error(&r->seen), "measured_twice", json_error(&r->repeats));
 }
 
 static let_err fit_dir(const options *o, const char *dir, let_arena *a, let_error *e) {
@@ -59,6 +59,10 @@ static let_err fit_dir(const options *o, const char *dir, let_arena *a, let_erro
     printf("%-10s %-22s %7s %7s %7s %7s\n", "model", "held out", "p50", "p90", "p95", "max");
     print_row("linear", &rep[0]);
     print_row("pressure", &rep[1]);
+    const let_fit_error *twice = &rep[0].repeats;
+    if (rep[0].n_repeats)
+      printf("%-10s %-22s %7.2f %7.2f %7.2f %7.2f   (%u times: the noise that the errors above contain)\n", "alone", "measured twice", 100 * twice->p50,
+             100 * twice->p90, 100 * twice->p95, 100 * twice->max, rep[0].n_repeats);
     if (!rep[0].utilisations) printf("linear: the profile has no L2 and DRAM utilisations, so only its constant was fitted\n");
   }
   return o->dry_run ? LET_OK : let_profile_save_fit(dir, &p[take], e);

@@ -234,6 +234,33 @@ static let_fit_error cross(fitter *f, const uint32_t *group, uint32_t n, uint32_
   return summary(err, k);
 }
 
+typedef struct alone {
+  let_tenant t;
+  double ms;
+  uint32_t sample;
+} alone;
+
+static int by_tenant(const void *x, const void *y) {
+  const alone *a = x, *b = y;
+  const uint32_t v[4] = {a->t.model, a->t.batch, a->t.granules, a->sample}, w[4] = {b->t.model, b->t.batch, b->t.granules, b->sample};
+  for (int i = 0; i < 4; i++)
+    if (v[i] != w[i]) return v[i] < w[i] ? -1 : 1;
+  return 0;
+}
+
+/* Each measurement of a batch alone beside the next one of the same. */
+static bool repeats(const let_samples *s, let_fit_report *rep, double *diff, let_arena *a) {
+  alone *x = let_arena_array(a, s->n, sizeof *x);
+  if (!x) return false;
+  for (uint32_t i = 0; i < s->n; i++) x[i] = (alone){s->sample[i].self, s->sample[i].solo_ms, i};
+  qsort(x, s->n, sizeof *x, by_tenant);
+  for (uint32_t i = 1; i < s->n; i++)
+    if (x[i].t.model == x[i - 1].t.model && x[i].t.batch == x[i - 1].t.batch && x[i].t.granules == x[i - 1].t.granules)
+      diff[rep->n_repeats++] = fabs(log(x[i].ms / x[i - 1].ms));
+  if (rep->n_repeats) rep->repeats = summary(diff, rep->n_repeats);
+  return true;
+}
+
 static let_err fitter_init(fitter *f, let_arena *a, let_error *e) {
   f->slot = let_arena_array(a, f->p->n_models, sizeof *f->slot);
   if (!f->slot) return let_fail(e, LET_ERR_NOMEM, "out of memory");
@@ -307,7 +334,7 @@ let_err let_fit(let_profile *p, const let_samples *s, let_interference_kind kind
   double *err = let_arena_array(a, s->n, sizeof *err);
   if (!order || !set || !out || !err) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   let_fit_report rep = {.n = s->n, .folds = folds, .sets = companies(s, set, a)};
-  if (!rep.sets) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  if (!rep.sets || !repeats(s, &rep, err, a)) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   rep.held_out = cross(&f, NULL, s->n, folds, seed, order, out, err);
   if (rep.sets >= 2 * folds) rep.strangers = cross(&f, set, rep.sets, folds, seed, order, out, err);
   train(&f, NULL);

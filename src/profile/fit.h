@@ -12,6 +12,8 @@ typedef struct let_fit_report {
   uint32_t n, folds, sets;      /* sets: different sets of models that were measured together */
   let_fit_error held_out, seen; /* held_out: single samples, those of the same models among the others */
   let_fit_error strangers;      /* held out: everything measured of the same set of models; 0 where there are too few sets */
+  uint32_t n_repeats;
+  let_fit_error repeats;        /* how far two measurements of one batch alone lie apart: what no model can know */
   bool utilisations; /* LINEAR: the profile has them; without, only the constant is fitted */
 } let_fit_report;
 

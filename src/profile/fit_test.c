@@ -85,6 +85,7 @@ static void a_delay_is_found(void **state) {
   truth.model = let_arena_array(&a, MODELS, sizeof *truth.model);
   memcpy(truth.model, p.model, MODELS * sizeof *p.model);
   assert_int_equal(let_fit(&p, &s, LET_INTERFERENCE_PRESSURE, 5, 1, &a, &rep, &e), LET_OK);
+  assert_true(rep.n_repeats > 100 && rep.repeats.max < 1e-9); /* alone there is no noise */
   assert_true(rep.sets > 30 && rep.strangers.p95 >= rep.held_out.p95 / 2 && rep.strangers.p95 < 0.06);
   for (uint32_t m = 0; m < MODELS; m++)
     for (uint32_t g = 1; g <= 4; g++) {
