@@ -347,7 +347,7 @@ static void bounds_hold(void **state) {
     let_rng_seed(&r, seed * 177);
     let_arena_init(&s.arena, &let_mem_libc);
     uint32_t n = 1 + (uint32_t)let_rng_below(&r, 3), G = n == 3 ? 2 : 2 + (uint32_t)let_rng_below(&r, n == 1 ? 4 : 2);
-    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = let_rng_below(&r, 3) ? 2 : 0};
+    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = let_rng_below(&r, 3) ? 2 + (uint32_t)(seed % 2) : 0};
     s.profile[0] = let__sample_profile(&how, "alpha", &s.arena, seed);
     for (uint32_t m = 0; m < n; m++) /* pressure as it likes; what is felt never falls with the batch */
       for (uint32_t i = 0; i < s.profile[0]->model[m].n_pressure; i++) s.profile[0]->model[m].pressure[i].p.pressure = 0.6 * let_rng_unit(&r);
