@@ -204,6 +204,44 @@ static void random_profile(let_rng *r, let_arena *a, let_profile *p) {
   }
 }
 
+/* Planners count on it: predicted times never fall with a larger batch, fewer granules or one more neighbour. */
+static void predicted_times_are_monotone(void **state) {
+  (void)state;
+  let_rng r;
+  let_rng_seed(&r, 20221101);
+  for (int round = 0; round < 200; round++) {
+    let_arena a;
+    let_arena_init(&a, &let_mem_libc);
+    let_profile p;
+    random_profile(&r, &a, &p);
+    p.interference = LET_INTERFERENCE_PRESSURE;
+    p.coef[LET_COEF_SHARE_SELF] *= -1;
+    let_tenant other[3];
+    for (uint32_t m = 0; m < 3; m++) other[m] = (let_tenant){m, 1 + (uint32_t)let_rng_below(&r, 64), 1 + (uint32_t)let_rng_below(&r, 8), 1};
+    for (uint32_t m = 0; m < 3; m++) {
+      double prev[17] = {0};
+      for (uint32_t b = 1; b <= 80; b++) {
+        double wider = INFINITY;
+        for (uint32_t g = 1; g <= 16; g++) {
+          let_tenant self = {m, b, g, 1};
+          let_dur d;
+          double slow = 1;
+          if (let_profile_latency(&p, m, b, g, LET_PROFILE_P99, &d, NULL)) continue;
+          for (uint32_t n = 0; n <= 3; n++) {
+            double more = let_profile_slowdown(&p, &self, other, n);
+            assert_true(more >= slow);
+            slow = more;
+          }
+          double ns = (double)d * slow;
+          assert_true(ns <= wider * (1 + 1e-9) && ns >= prev[g] * (1 - 1e-9));
+          wider = ns, prev[g] = ns;
+        }
+      }
+    }
+    let_arena_fini(&a);
+  }
+}
+
 static void interpolation_is_monotone(void **state) {
   (void)state;
   let_rng r;
@@ -364,6 +402,7 @@ int main(void) {
       cmocka_unit_test(rising_with_more_sms_is_a_warning),
       cmocka_unit_test(good_is_read),
       cmocka_unit_test(interpolation_is_monotone),
+      cmocka_unit_test(predicted_times_are_monotone),
       cmocka_unit_test(many_latencies_are_the_single_ones),
       cmocka_unit_test(cells_are_exact_and_edges_are_errors),
       cmocka_unit_test(save_then_load_is_the_same),
