@@ -62,12 +62,12 @@ static double cost_of(const let__problem *p, double *const *size, uint32_t m, do
       size_t i = (size_t)m * (d->granules + 1) + g;
       if (!(d->best[i] > 0)) continue;
       double price = size ? size[k][g] : d->size_price[g], part = planned ? d->once[i] : let__once(p, d, m, g, rate);
-      much = fmin(much, price / d->best[i] * rate);
-      if (!isinf(part)) once = fmin(once, price * part);
-      least = fmin(least, price * d->least[i]);
+      much = let__min(much, price / d->best[i] * rate);
+      if (!isinf(part)) once = let__min(once, price * part);
+      least = let__min(least, price * d->least[i]);
     }
   }
-  return fmin(once, fmax(2 * least, much));
+  return let__min(once, let__max(2 * least, much));
 }
 
 double let__unit(const let__problem *p, uint32_t m, double rate) { return cost_of(p, NULL, m, rate, false); }
@@ -79,7 +79,7 @@ static double certify(master *w, bool scaled) {
     let__kind *d = &p->kind[k];
     splits(w->size[k], d->granules, d->room, w->last);
     w->excess[k] = d->room[d->granules] - d->cost;
-    worst = fmax(worst, d->room[d->granules] / d->cost);
+    worst = let__max(worst, d->room[d->granules] / d->cost);
   }
   for (uint32_t m = 0; m < p->n; m++) {
     double unit = cost_of(p, w->size, m, p->model[m].rate, true);
@@ -106,7 +106,7 @@ static void bounds(master *w) {
   let__problem *p = w->p;
   double worst = 0;
   double plain = certify(w, false), scaled = certify(w, true);
-  for (uint32_t k = 0; k < p->n_kinds; k++) worst = fmax(worst, p->kind[k].room[p->kind[k].granules] / p->kind[k].cost);
+  for (uint32_t k = 0; k < p->n_kinds; k++) worst = let__max(worst, p->kind[k].room[p->kind[k].granules] / p->kind[k].cost);
   if (plain > scaled) keep(w, plain, 1);
   else keep(w, scaled, worst > 0 ? 1 / worst : 1);
 }
@@ -185,7 +185,7 @@ static bool master_make(master *w) {
   if (!w->last || !w->row || !w->value || !lo || !hi) return false;
   for (uint32_t r = p->n; r < w->rows; r++) lo[r] = -LET__LP_INF;
   for (uint32_t m = 0; m < p->n; m++) {
-    for (uint32_t k = 0; k < p->n_kinds; k++) w->scale[m] = fmax(w->scale[m], let__best(&p->kind[k], m, p->kind[k].granules));
+    for (uint32_t k = 0; k < p->n_kinds; k++) w->scale[m] = let__max(w->scale[m], let__best(&p->kind[k], m, p->kind[k].granules));
     lo[m] = w->scale[m] > 0 ? p->model[m].rate / w->scale[m] : 0, hi[m] = LET__LP_INF;
     if (!(w->scale[m] > 0)) w->scale[m] = 1;
   }
@@ -230,7 +230,7 @@ static void read_prices(master *w) {
   for (uint32_t k = 0; k < w->p->n_kinds; k++) {
     double most = 0; /* a larger gpu-let is worth at least as much: it may leave granules idle */
     for (uint32_t g = 1; g <= w->p->kind[k].granules; g++) {
-      most = fmax(most, -dual[w->row0[k] + g - 1]);
+      most = let__max(most, -dual[w->row0[k] + g - 1]);
       w->size[k][g] = most;
     }
   }
@@ -242,9 +242,9 @@ static void floor_prices(let__problem *p) {
     double whole = INFINITY;
     for (uint32_t k = 0; k < p->n_kinds; k++) {
       double t = let__best(&p->kind[k], m, p->kind[k].granules);
-      if (t > 0) whole = fmin(whole, p->kind[k].cost / t);
+      if (t > 0) whole = let__min(whole, p->kind[k].cost / t);
     }
-    if (!isinf(whole)) p->price[m] = fmax(p->price[m], 0.05 * whole);
+    if (!isinf(whole)) p->price[m] = let__max(p->price[m], 0.05 * whole);
   }
 }
 
@@ -279,7 +279,7 @@ let_err let__bound(let__problem *p) {
     }
   }
   for (uint32_t k = 0; k < p->n_kinds; k++) splits(p->kind[k].size_price, p->kind[k].granules, p->kind[k].room, w.last);
-  p->bound = fmax(p->bound, wire_bound(p));
+  p->bound = let__max(p->bound, wire_bound(p));
   floor_prices(p);
   let__lp_free(w.lp);
   return let__crowd(p);

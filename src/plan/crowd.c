@@ -49,7 +49,7 @@ bool let__scale_make(let__scale *s, const let__problem *p, const let__kind *k, l
   const let_profile *f = k->profile;
   *err = LET_ERR_NOMEM;
   *s = (let__scale){.fake = *f, .granules = k->granules, .linear = f->interference == LET_INTERFERENCE_LINEAR};
-  s->power = s->linear ? 1 : fmax(f->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN);
+  s->power = s->linear ? 1 : let__max(f->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN);
   s->fake.model = let_arena_array(p->scratch, f->n_models + 2u, sizeof *s->fake.model);
   if (!s->fake.model) return false;
   memcpy(s->fake.model, f->model, f->n_models * sizeof *f->model);
@@ -132,7 +132,7 @@ static bool gentles(crowd *c) {
     c->heavy[g] = INFINITY;
     if (at == UINT32_MAX) continue; /* nobody can live there */
     least[at].granules = g;
-    c->heavy[g] = pow(fmax(0, let__weight(&c->scale, &least[at], 1)), 1 / c->scale.power);
+    c->heavy[g] = pow(let__max(0, let__weight(&c->scale, &least[at], 1)), 1 / c->scale.power);
   }
   return true;
 }
@@ -216,7 +216,7 @@ static double price(crowd *c) {
     set *x = &c->sets[s];
     x->worth = 0;
     for (uint32_t j = x->first; j < x->first + x->n; j++) x->worth += c->pair_count[j] * c->cell[c->pair_cell[j]].best;
-    most = fmax(most, x->worth);
+    most = let__max(most, x->worth);
   }
   return most;
 }
@@ -242,7 +242,7 @@ static double once_at(const crowd *c, uint32_t at, uint32_t m) {
   double part = c->serve[at * c->p->n + m] >= rate ? 1 : INFINITY;
   for (uint32_t b = 1; b <= c->k->turns[(size_t)m * (c->k->granules + 1) + x->g]; b++) {
     double d = (double)let__lat(c->k, m, b, x->g) * slow;
-    if (2 * d <= slo) part = fmin(part, d / fmin(b / rate * 1e9, slo - d));
+    if (2 * d <= slo) part = let__min(part, d / let__min(b / rate * 1e9, slo - d));
   }
   return part;
 }
@@ -263,19 +263,19 @@ static double units(crowd *c, double most) {
     const set *x = &c->sets[s];
     double over = (1 - x->worth / most) / x->slots;
     for (uint32_t j = x->first; j < x->first + x->n; j++)
-      dear[c->pair_cell[j]] = fmin(dear[c->pair_cell[j]], c->cell[c->pair_cell[j]].best / most + fmax(0, over));
+      dear[c->pair_cell[j]] = let__min(dear[c->pair_cell[j]], c->cell[c->pair_cell[j]].best / most + let__max(0, over));
   }
   for (uint32_t m = 0; m < p->n; m++) {
     double much = INFINITY, once = INFINITY, least = INFINITY;
     for (uint32_t i = 0; i < c->n_cells; i++) {
       double t = c->serve[i * p->n + m];
       if (!(t > 0)) continue;
-      much = fmin(much, dear[i] / t * p->model[m].rate);
+      much = let__min(much, dear[i] / t * p->model[m].rate);
       double part = once_at(c, i, m);
-      if (!isinf(part)) once = fmin(once, dear[i] * part);
-      least = fmin(least, dear[i] * least_at(c, i, m));
+      if (!isinf(part)) once = let__min(once, dear[i] * part);
+      least = let__min(least, dear[i] * least_at(c, i, m));
     }
-    double unit = fmin(once, fmax(2 * least, much));
+    double unit = let__min(once, let__max(2 * least, much));
     if (!isinf(unit)) sum += unit, c->y[m] = unit / p->model[m].rate;
   }
   return sum * (1 - 1e-9);
@@ -286,7 +286,7 @@ static void levels(crowd *c) {
   uint32_t G = c->k->granules;
   double most = 0, q = c->scale.power;
   for (uint32_t g = 1; g <= G; g++)
-    if (!isinf(c->heavy[g])) most = fmax(most, pow(c->heavy[g] * (G / g), q));
+    if (!isinf(c->heavy[g])) most = let__max(most, pow(c->heavy[g] * (G / g), q));
   for (uint32_t l = 0; l < ALONE; l++) {
     double x = most * l / (ALONE - 1);
     c->edge[l] = l ? pow(x, 1 / q) * (1 + 1e-9) : 0;
@@ -340,7 +340,7 @@ static void generate(crowd *c, double *bound) {
     const double *dual = let__lp_dual(c->lp);
     double sum = 0;
     for (uint32_t m = 0; m < c->p->n; m++) {
-      c->y[m] = fmax(0, dual[m]) / c->p->model[m].rate;
+      c->y[m] = let__max(0, dual[m]) / c->p->model[m].rate;
       sum += c->y[m] * c->p->model[m].rate;
     }
     double most = price(c);
@@ -376,7 +376,7 @@ let_err let__crowd(let__problem *p) {
   let__lp_free(c.lp);
   if (bound * c.k->cost > p->bound) {
     p->bound = bound * c.k->cost;
-    for (uint32_t m = 0; m < p->n; m++) p->price[m] = fmax(p->price[m], c.y[m] * c.k->cost);
+    for (uint32_t m = 0; m < p->n; m++) p->price[m] = let__max(p->price[m], c.y[m] * c.k->cost);
   }
   return LET_OK;
 }

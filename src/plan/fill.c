@@ -11,10 +11,6 @@
 
 enum { ACTIVE = 64, CONTENT = 24, CYCLES = 32, CLASSES = 4, MANY = 48 };
 
-/* fmin and fmax are calls: they ask for NaN. */
-static inline double least_of(double a, double b) { return a < b ? a : b; }
-static inline double most_of(double a, double b) { return a > b ? a : b; }
-
 typedef struct content {
   double value, most; /* most: not made yet, and worth no more than this */
   bool made;
@@ -114,8 +110,8 @@ static double cycle_of(const seat *s) {
     half = left / 2;
     at = (at + half - 1) * each >= s->slo - about(s, at + half - 1) ? at : at + half;
   }
-  double d = least_of(at * each, s->slo - time_of(s, at));
-  return at > 1 ? most_of(d, least_of((at - 1) * each, s->slo - time_of(s, at - 1))) : d;
+  double d = let__min(at * each, s->slo - time_of(s, at));
+  return at > 1 ? let__max(d, let__min((at - 1) * each, s->slo - time_of(s, at - 1))) : d;
 }
 
 /* Those that can live on |g| granules at all. */
@@ -137,7 +133,7 @@ static uint32_t cycles(const let__fill *f, double out[CYCLES]) {
   for (uint32_t i = 0; i < f->n_seats; i += step) {
     double d = cycle_of(&f->seat[i]);
     if (!(d > 0)) continue;
-    most = most_of(most, d);
+    most = let__max(most, d);
     bool near = false;
     for (uint32_t j = 0; j < n; j++) near = near || fabs(out[j] - d) < 1e-3 * d;
     if (!near) out[n++] = d;
@@ -168,7 +164,7 @@ static void pack(const let__fill *f, double cycle, uint32_t n_pick, content *bes
     at[n] = x->seat, batch[n++] = b;
     left -= t, used += t;
   }
-  for (uint32_t i = 0; i < n; i++) value += f->seat[at[i]].price * least_of(f->seat[at[i]].rest, (double)batch[i] / used * 1e9);
+  for (uint32_t i = 0; i < n; i++) value += f->seat[at[i]].price * let__min(f->seat[at[i]].rest, (double)batch[i] / used * 1e9);
   if (value <= best->value * (1 + 1e-9)) return;
   best->value = value, best->n = n, best->cycle = used;
   for (uint32_t i = 0; i < n; i++) best->model[i] = f->seat[at[i]].model, best->batch[i] = batch[i];
@@ -186,12 +182,12 @@ static void one_model(let__fill *f, uint32_t g, content *best) {
     uint32_t b = k->best_batch[(size_t)s->model * (k->granules + 1) + g];
     if (b && s->slow > 1) b = batch_within(s, b, (double)(f->p->model[s->model].slo / 2));
     if (!b) continue;
-    double t = time_of(s, b), rate = (double)b / t * 1e9, v = s->price * least_of(s->rest, rate);
+    double t = time_of(s, b), rate = (double)b / t * 1e9, v = s->price * let__min(s->rest, rate);
     f->pick[n++] = (choice){.seat = i, .time = s->rest / rate, .density = s->price * rate};
     if (v > best->value * (1 + 1e-9)) best->value = v, best->n = 1, best->model[0] = s->model, best->batch[0] = b, best->cycle = t;
   }
   sort_choices(f->pick, n);
-  for (uint32_t i = 0; i < n && left > 0; left -= f->pick[i++].time) best->most += least_of(left, f->pick[i].time) * f->pick[i].density;
+  for (uint32_t i = 0; i < n && left > 0; left -= f->pick[i++].time) best->most += let__min(left, f->pick[i].time) * f->pick[i].density;
 }
 
 /* Only what it may be worth: most of the sizes are never looked at again. */
@@ -208,16 +204,16 @@ static double picks(let__fill *f, double cycle, uint32_t *ret_n, bool *ret_all) 
   f->p->work += f->n_seats;
   for (uint32_t i = 0; i < f->n_seats; i++) {
     const seat *s = &f->seat[i];
-    double limit = least_of(cycle, s->slo - cycle);
+    double limit = let__min(cycle, s->slo - cycle);
     if (limit < s->first) continue;
     uint32_t b = batch_within(s, batch_for(s, cycle), limit);
-    double t = time_of(s, b), v = s->price * least_of(s->rest, (double)b * turns), d = v / t;
+    double t = time_of(s, b), v = s->price * let__min(s->rest, (double)b * turns), d = v / t;
     f->pick[n++] = (choice){i, b, t, v, d};
-    all += t, value += v, densest = most_of(densest, d), least = least_of(least, s->first);
+    all += t, value += v, densest = let__max(densest, d), least = let__min(least, s->first);
   }
   *ret_n = n, *ret_all = all <= cycle;
-  double used = *ret_all ? all : most_of(least, cycle - least); /* what stays free is too short for anybody */
-  return least_of(value, densest * cycle) * cycle / used;
+  double used = *ret_all ? all : let__max(least, cycle - least); /* what stays free is too short for anybody */
+  return let__min(value, densest * cycle) * cycle / used;
 }
 
 static void make_content(let__fill *f, uint32_t g) {
@@ -275,7 +271,7 @@ static uint32_t next_size(let__fill *f, uint32_t left, double greed, double tota
     at = 0;
     for (uint32_t g = least; g <= left; g++) {
       const content *c = &f->best[g];
-      double w = c->most + least_of(greed * k->room[left - g], total - c->most);
+      double w = c->most + let__min(greed * k->room[left - g], total - c->most);
       if (!c->made) {
         if (w > may * (1 + 1e-9) || (w >= may * (1 - 1e-9) && c->most > f->best[open].most * (1 + 1e-6))) may = w, open = g; /* the small first */
         continue;
@@ -302,7 +298,7 @@ static uint32_t build(let__fill *f, double greed, let__item *ret, uint32_t n, ui
     content c = f->best[at];
     for (uint32_t i = 0; i < c.n; i++) {
       ret[n++] = (let__item){.model = c.model[i], .batch = c.batch[i], .slot = (uint16_t)slot, .granules = (uint16_t)at};
-      double served = least_of(f->rest[c.model[i]], (double)c.batch[i] / c.cycle * 1e9);
+      double served = let__min(f->rest[c.model[i]], (double)c.batch[i] / c.cycle * 1e9);
       f->rest[c.model[i]] -= served;
       if (f->rest[c.model[i]] < 1e-9 * f->p->model[c.model[i]].rate) f->rest[c.model[i]] = 0;
       total -= served * f->price[c.model[i]];
@@ -322,7 +318,7 @@ static double worth(let__fill *f, const double *rest, const let__item *item, uin
   double v = 0;
   for (uint32_t i = 0; i < n; i++) f->rest[item[i].model] = rest[item[i].model];
   for (uint32_t i = 0; i < n; i++) {
-    double served = least_of(f->rest[item[i].model], item[i].cap);
+    double served = let__min(f->rest[item[i].model], item[i].cap);
     v += served * f->price[item[i].model], f->rest[item[i].model] -= served;
   }
   return v;

@@ -65,11 +65,11 @@ static void weights(grain *s) {
     s->c[m] = 0;
     for (uint32_t i = 0; i <= s->k->profile->model[s->k->at[m]].n_pressure && !s->k->alone; i++) {
       let_tenant t = tenant(s, m, i, s->G);
-      s->c[m] = fmax(s->c[m], pow(fmax(0, let__weight(&s->scale, &t, 1)), 1 / s->scale.power) / s->G);
+      s->c[m] = let__max(s->c[m], pow(let__max(0, let__weight(&s->scale, &t, 1)), 1 / s->scale.power) / s->G);
     }
-    most = fmax(most, s->c[m]), least = fmin(least, s->c[m]);
+    most = let__max(most, s->c[m]), least = let__min(least, s->c[m]);
   }
-  s->low = fmax(least, most * 1e-6);
+  s->low = let__max(least, most * 1e-6);
   s->last = level_of(s, most * s->G);
   for (uint32_t l = 1; l <= s->last; l++) s->press[l] = let__press(&s->scale, pow(edge_of(s, l), s->scale.power));
 }
@@ -120,9 +120,9 @@ static bool tables(grain *s, uint32_t m) {
     for (uint32_t h = 1; h <= s->G; h++) s->serve[m][l][h] = -1;
   for (uint32_t g = 1; g <= s->G; g++, feel += most)
     for (uint32_t b = 1; b <= most && !isinf(feel[b - 1]); b++) {
-      double slow = some ? let__slowed(&s->scale, feel[b - 1], s->press[some]) : 1, t = (double)let__lat(s->k, m, b, g) * fmax(1, slow);
+      double slow = some ? let__slowed(&s->scale, feel[b - 1], s->press[some]) : 1, t = (double)let__lat(s->k, m, b, g) * let__max(1, slow);
       if (3 * t > slo) break;
-      e = fmax(e, b * each / t / g); /* half of the time */
+      e = let__max(e, b * each / t / g); /* half of the time */
     }
   if (!(e > 0)) e = serves(s, m, some, s->G) / s->G / 2;
   s->dear[m] = e > 0 ? 2 / e : 1e3;
@@ -139,7 +139,7 @@ static void weigh(grain *s, device *d) {
 /* Granules that are missing: what is short, less what is free. */
 static double missing(const grain *s, const double *got, double free) {
   double sum = 0;
-  for (uint32_t m = 0; m < s->n; m++) sum += fmax(0, 1 - got[m]) * s->dear[m];
+  for (uint32_t m = 0; m < s->n; m++) sum += let__max(0, 1 - got[m]) * s->dear[m];
   return sum - free;
 }
 
@@ -263,7 +263,7 @@ static bool anneal(grain *s, uint32_t steps, let_arena *a, let__set *ret, let_er
     quiet = 0, s->p->work += 200 * s->K;
     if (realise(s, a, ret, err)) return true;
     if (*err) return false;
-    if (!whole) limit = fmin(limit, now) - 0.02; /* only what is better is worth trying */
+    if (!whole) limit = let__min(limit, now) - 0.02; /* only what is better is worth trying */
   }
   return false;
 }

@@ -72,7 +72,7 @@ static uint32_t level_of(const joint *c, double u) {
   return lo;
 }
 
-static double power_of(const joint *c) { return fmax(c->k->profile->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN); }
+static double power_of(const joint *c) { return let__max(c->k->profile->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN); }
 
 static void weights(joint *c) {
   double q = c->k->alone ? 1 : power_of(c), most = 0;
@@ -85,12 +85,12 @@ static void weights(joint *c) {
         if (c->k->alone) w = 0;
         for (uint32_t i = 0; i <= pm->n_pressure && !c->k->alone; i++) { /* linear between measured batches: the knots suffice */
           let_tenant t = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
-          w = fmin(w, let__weight(&c->scale, &t, 1));
+          w = let__min(w, let__weight(&c->scale, &t, 1));
         }
       }
-      c->u[m][g] = isinf(w) ? w : pow(fmax(0, w), 1 / q) * (1 - 1e-9);
-      if (!isinf(w)) most = fmax(most, w);
-      c->unit = fmin(c->unit, c->u[m][g] / g * (1 - 1e-9));
+      c->u[m][g] = isinf(w) ? w : pow(let__max(0, w), 1 / q) * (1 - 1e-9);
+      if (!isinf(w)) most = let__max(most, w);
+      c->unit = let__min(c->unit, c->u[m][g] / g * (1 - 1e-9));
     }
   }
   if (isinf(c->unit)) c->unit = 0;
@@ -134,13 +134,13 @@ static void turns(joint *c, uint32_t l, uint32_t g, uint32_t m) {
   for (uint32_t b = 1; b <= c->k->most[m]; b++) { /* from which part on it may take part, and what it serves per time */
     double t = beside_ns(c, l * COARSE, m, b, g);
     if (2 * t > slo) break;
-    uint32_t i = (uint32_t)fmax(0, ceil(PARTS * t / (slo - t) - 1e-9) - 1);
-    s[i] = fmax(s[i], b * 1e9 / t);
+    uint32_t i = (uint32_t)let__max(0, ceil(PARTS * t / (slo - t) - 1e-9) - 1);
+    s[i] = let__max(s[i], b * 1e9 / t);
   }
   double most = 0;
   for (uint32_t i = 0; i < PARTS; i++) {
-    most = fmax(most, s[i]);
-    s[i] = fmin(most * (i + 1) / PARTS * (1 + 1e-12), c->p->model[m].rate);
+    most = let__max(most, s[i]);
+    s[i] = let__min(most * (i + 1) / PARTS * (1 + 1e-12), c->p->model[m].rate);
   }
 }
 
@@ -196,7 +196,7 @@ static double served(joint *c, double more, double *ret) {
   for (uint32_t j = 0; j < c->now.n; j++) {
     uint32_t m = c->now.model[j], g = c->now.g[j], l = level_of(c, (c->weigh - c->u[m][g]) * (1 - 1e-9) + more);
     (void)led(c, l, g, m, &part);
-    if (part <= 0) ret[m] += fmin(c->serve[l][g][m], c->p->model[m].rate);
+    if (part <= 0) ret[m] += let__min(c->serve[l][g][m], c->p->model[m].rate);
     else
       for (uint32_t i = 0; i < c->n; i++) ret[i] += part * c->taken[l / COARSE][g][i];
   }
@@ -220,7 +220,7 @@ static void found(joint *c, double v) {
     c->n_keep++;
   }
   c->keep[at] = c->now, c->keep[at].worth = v;
-  c->best = fmax(c->best, v);
+  c->best = let__max(c->best, v);
 }
 
 static void branch(joint *c, uint32_t left, uint32_t g, uint32_t m) {
@@ -240,12 +240,12 @@ static void branch(joint *c, uint32_t left, uint32_t g, uint32_t m) {
         uint32_t rest = left - g, l = level_of(c, c->weigh * (1 - 1e-9));
         double most = 0, gone = v; /* the chosen alone are worth no more than now */
         for (uint32_t h = rest; h >= 1; h--) {
-          if (gone + c->room[l][h] <= fmax(most, c->best)) continue;
-          most = fmax(most, worth(c, h * c->unit) + c->room[l][h]);
+          if (gone + c->room[l][h] <= let__max(most, c->best)) continue;
+          most = let__max(most, worth(c, h * c->unit) + c->room[l][h]);
         }
         c->nodes++;
         if (most > c->best) {
-          if (c->nodes >= (c->n_keep ? SOME_NODES : NODES)) c->open = fmax(c->open, most);
+          if (c->nodes >= (c->n_keep ? SOME_NODES : NODES)) c->open = let__max(c->open, most);
           else branch(c, rest, g < rest ? g : rest, g <= rest ? m : 0);
         }
       }
@@ -289,7 +289,7 @@ static double price(joint *c) {
   branch(c, c->G, c->G, 0);
   c->p->work += c->nodes / 4 + 500;
   double most = c->open;
-  for (uint32_t i = 0; i < c->n_keep; i++) most = fmax(most, c->keep[i].worth);
+  for (uint32_t i = 0; i < c->n_keep; i++) most = let__max(most, c->keep[i].worth);
   return most;
 }
 
@@ -324,17 +324,17 @@ static void generate(joint *c) {
   for (uint32_t turn = 0; turn < TURNS && all < ALL_NODES && let__lp_solve(c->lp) && !let__expired(p); turn++) {
     const double *dual = let__lp_dual(c->lp);
     double sum = 0;
-    for (uint32_t m = 0; m < c->n; m++) sum += fmax(0, dual[m]), c->y[m] = fmax(0, dual[m]) / p->model[m].rate;
-    double whole = fmin(ceil(sum - 1e-6), c->goal);
+    for (uint32_t m = 0; m < c->n; m++) sum += let__max(0, dual[m]), c->y[m] = let__max(0, dual[m]) / p->model[m].rate;
+    double whole = let__min(ceil(sum - 1e-6), c->goal);
     if (whole * c->k->cost <= ceil(p->bound - 1e-6)) break; /* the sum only falls */
-    c->gap = whole > 1 ? fmin(GAP_MAX, fmax(GAP_MIN, sum / (whole - 1 + 1e-4) - 1)) : GAP_MAX;
+    c->gap = whole > 1 ? let__min(GAP_MAX, let__max(GAP_MIN, sum / (whole - 1 + 1e-4) - 1)) : GAP_MAX;
     double most = price(c), bound = sum / most * (1 - 1e-9) * c->k->cost;
     all += c->nodes;
-    best = fmax(best, bound);
+    best = let__max(best, bound);
     if (!c->n_keep) break;
     for (uint32_t i = 0; i < c->n_keep; i++) add_column(c, &c->keep[i]);
   }
-  p->bound = fmax(p->bound, best);
+  p->bound = let__max(p->bound, best);
 }
 
 let_err let__joint(let__problem *p, double most) {

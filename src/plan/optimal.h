@@ -72,6 +72,10 @@ typedef struct let__problem {
   uint64_t work;     /* counted effort: the search is limited by it, not by a clock, so that runs repeat */
 } let__problem;
 
+/* fmin and fmax are calls: they ask for NaN. */
+static inline double let__min(double a, double b) { return a < b ? a : b; }
+static inline double let__max(double a, double b) { return a > b ? a : b; }
+
 static inline let_dur let__lat(const let__kind *k, uint32_t m, uint32_t batch, uint32_t g) {
   return k->lat[m] ? k->lat[m][(size_t)(g - 1) * k->most[m] + batch - 1] : LET_NEVER;
 }
