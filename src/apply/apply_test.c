@@ -153,6 +153,34 @@ static void test_failed_prepare_leaves_old_serving(void **state) {
   let_apply_free(w.a);
 }
 
+/* Gpu-lets that come up one by one ask whether routing names their group, while its worker is replaced and while the plan
+ * changes. */
+static void test_routed_is_the_generation_that_serves(void **state) {
+  (void)state;
+  world w;
+  setup(&w, 1);
+  let_error e = {0};
+  uint32_t old, next;
+  bool fresh;
+  assert_int_equal(let_apply_begin(w.a, 1, (let_apply_want[]){{11, 1}}, 1, &old, &fresh, &e), LET_OK);
+  assert_false(let_apply_group_routed(w.a, old));
+  settle(&w);
+  assert_true(let_apply_group_routed(w.a, old) && let_apply_group_serving(w.a, old));
+  lose(&w, let_apply_group_worker(w.a, old));
+  assert_true(let_apply_group_routed(w.a, old) && !let_apply_group_serving(w.a, old));
+  w.now += LET_S;
+  settle(&w);
+  assert_true(let_apply_group_routed(w.a, old) && let_apply_group_serving(w.a, old));
+  assert_int_equal(let_apply_begin(w.a, 2, (let_apply_want[]){{21, 1}}, 1, &next, &fresh, &e), LET_OK);
+  pump(&w, false);
+  assert_true(let_apply_group_routed(w.a, old) && !let_apply_group_wanted(w.a, old));
+  assert_true(!let_apply_group_routed(w.a, next) && let_apply_group_wanted(w.a, next));
+  settle(&w);
+  assert_true(let_apply_group_routed(w.a, next));
+  assert_false(let_apply_group_routed(w.a, old));
+  let_apply_free(w.a);
+}
+
 static void test_refused_switch_rolls_back(void **state) {
   (void)state;
   world w;
@@ -339,7 +367,7 @@ static void test_silent_worker_is_killed(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_kept_groups_are_not_touched), cmocka_unit_test(test_failed_prepare_leaves_old_serving),
-      cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
+      cmocka_unit_test(test_routed_is_the_generation_that_serves), cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
       cmocka_unit_test(test_failure_after_the_roll_back), cmocka_unit_test(test_new_group_that_kills_the_worker_it_shares),
       cmocka_unit_test(test_silent_worker_is_killed), cmocka_unit_test(test_random_lives)};
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -168,7 +168,8 @@ static void relax_idle(let_core *c, const let_request *r, let_time now) {
   for (uint32_t i = 0; i < n; i++) {
     uint32_t k = let__size_for(&route[i], r->rows);
     if (k == LET__NONE || !let__route_up(c, &route[i]) || c->gpulet[route[i].gpulet].n > 0) continue;
-    bool doubt = now - route[i].ran > DOUBT_AFTER;
+    /* Not for the sake of a client who asks for the impossible. */
+    bool doubt = now - route[i].ran > DOUBT_AFTER && 2 * (r->deadline - r->arrival) >= c->model[r->model].m->slo;
     if (doubt || now + route[i].plan[k] + c->limits.margin <= r->deadline) let__route_relax(&route[i], doubt);
   }
 }
