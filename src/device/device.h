@@ -36,6 +36,8 @@ typedef struct let_device_i {
   /* Shared memory the copies will read and write: pinned on a GPU. */
   let_err (*pin)(let_device *d, void *p, uint64_t bytes, let_error *e);
   void (*unpin)(let_device *d, void *p);
+  /* Makes now what opening gpu-lets would otherwise make when others serve already. */
+  let_err (*stock)(let_device *d, let_error *e);
   /* Granules [first, first+granules); |shared|: the whole device, no partition. |number| < 64 names the gpu-let
    * within the worker. */
   let_err (*open)(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);

@@ -77,6 +77,7 @@ static let_err init(let__worker *w, const json_t *doc, const int *fds, int n_fds
   const let_device_i *d = w->view.device->i;
   r = d->pin(w->view.device, let_ring_arena_base(w->view.arena), let_ring_arena_size(w->view.arena), e);
   if (!r) r = d->pin(w->view.device, w->view.zeros, LET__ZEROS, e);
+  if (!r) r = d->stock(w->view.device, e);
   return r;
 }
 

@@ -162,6 +162,7 @@ static const let_device_i cuda_i = {
     .health = cuda_health,
     .pin = let_cuda__pin,
     .unpin = let_cuda__unpin,
+    .stock = let_cuda__stock,
     .open = let_cuda__open,
     .shut = let_cuda__shut,
     .target = let_cuda__target,

@@ -17,12 +17,11 @@ enum {
   LET__CUDA_SCATTER_BYTES = 256 << 10 /* a larger copy goes by the copy engine */
 };
 
-/* A context of the ladder: the union of granules [first, first + n). A green context may be current in one
- * thread at a time, so two open gpu-lets of the same range (generations N and N+1) have one each. */
+/* A context of the ladder: the union of granules [first, first + n). It is never current in any thread (streams carry it),
+ * so any number of gpu-lets of that range use the same one. */
 typedef struct let_cuda_rung {
   struct let_cuda_rung *next;
   uint32_t first, n;
-  bool busy;
   CUgreenCtx green;
   CUcontext context;
 } let_cuda_rung;
@@ -103,6 +102,7 @@ struct let_cuda_gpulet {
 
 let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
 void let_cuda__shut(let_gpulet *base);
+let_err let_cuda__stock(let_device *base, let_error *e);
 void let_cuda__target(const let_gpulet *base, let_engine_target *ret);
 let_err let_cuda__enter(let_gpulet *base, let_error *e);
 let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);

@@ -230,14 +230,21 @@ static void ladder(void **state) {
     d->i->shut(b);
   }
   assert_int_equal(stats().contexts_made, 2);
-  /* Two generations of one range at the same time have a context each. */
+  /* Two generations of one range at the same time share its context. */
   let_gpulet *a = gpulet(d, 0, 0, 4, false), *b = gpulet(d, 1, 0, 4, false);
   let_engine_target x, y;
   d->i->target(a, &x), d->i->target(b, &y);
-  assert_ptr_not_equal(x.context, y.context);
-  assert_int_equal(stats().contexts_made, 3);
+  assert_ptr_equal(x.context, y.context);
+  assert_ptr_not_equal(x.stream, y.stream);
+  assert_int_equal(stats().contexts_made, 2);
   d->i->shut(a);
   d->i->shut(b);
+  let_error none = {0};
+  assert_int_equal(d->i->stock(d, &none), LET_OK);
+  assert_int_equal(stats().contexts_made, 135); /* every union of neighbours but the whole device */
+  a = gpulet(d, 0, 3, 7, false);
+  assert_int_equal(stats().contexts_made, 135);
+  d->i->shut(a);
   let_gpulet *g = NULL;
   let_error e = {0};
   assert_int_equal(d->i->open(d, 0, 12, 5, false, &g, &e), LET_ERR_INVALID);
@@ -281,8 +288,8 @@ static void stuck_at_close(void **state) { /* a gpu-let shut while its kernel ha
   char src[BYTES] = {1}, dst[BYTES];
   assert_int_equal(batch(g, &r, src, dst, 0, &e), LET_OK);
   d->i->shut(g); /* gives up after its drain time */
-  let_gpulet *again = gpulet(d, 1, 0, 2, false); /* a fresh context: the old one is still busy */
-  assert_int_equal(stats().contexts_made, 2);
+  let_gpulet *again = gpulet(d, 1, 0, 2, false); /* streams and events of its own; the context outlives both */
+  assert_int_equal(stats().contexts_made, 1);
   d->i->shut(again);
   release_hung();
   d->i->close(d); /* waits a little for the kernel to end, then gives everything back */
