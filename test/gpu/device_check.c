@@ -5,8 +5,10 @@
 #include <cuda.h>
 #include <dlfcn.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +37,7 @@ static const char ptx[] =
 #define FUNCTIONS(X)                                                                                              \
   X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuStreamBeginCapture) X(cuStreamEndCapture)      \
   X(cuGraphInstantiate) X(cuMemAlloc) X(cuMemcpyDtoH) X(cuMemsetD32) X(cuMemHostAlloc) X(cuMemHostGetDevicePointer) \
-  X(cuMemGetInfo) X(cuMemcpyDtoHAsync) X(cuStreamSynchronize) X(cuCtxSynchronize)
+  X(cuMemGetInfo) X(cuMemFree) X(cuMemcpyDtoHAsync) X(cuGraphUpload) X(cuGraphExecDestroy) X(cuStreamSynchronize) X(cuCtxSynchronize)
 #define STR(x) #x
 #define SYMBOL(x) STR(x)
 static struct {
@@ -369,8 +371,11 @@ static void check_crowd(void) {
   double seven = crowd(7, 2, 0, out, host), changed = crowd(7, 2, 7, out, host);
   (void)crowd(15, 1, 0, out, host);
   (void)crowd(15, 1, 15, out, host);
+  OK(d->i->stock(d, e));
+  say("with every context of the ladder: ");
+  double stocked = crowd(7, 2, 7, out, host);
   d->i->unpin(d, host);
-  REQUIRE(seven < 1.2 * alone && changed < 1.2 * alone, "gpu-lets wait for one another");
+  REQUIRE(seven < 1.2 * alone && changed < 1.2 * alone && stocked < 1.2 * alone, "gpu-lets wait for one another");
 }
 
 /* A chain of small kernels on a gpu-let whose SMs another one keeps busy with a large kernel: how long it takes alone and
@@ -406,6 +411,82 @@ static void check_overlap_sms(void) {
   for (int i = 0; i < 2; i++) qsort(took[i], TIMES, sizeof *took[i], by_dur);
   qsort(whole, TIMES, sizeof *whole, by_dur);
   say("%d small kernels: %.2f ms alone, %.2f ms on the SMs of a kernel of %.2f ms", CHAIN, ms(took[0][TIMES / 2]), ms(took[1][TIMES / 2]), ms(whole[TIMES / 2]));
+}
+
+/* What a call of the driver costs whoever serves meanwhile: a thread runs 0.1 ms batches on a gpu-let of its own, this one
+ * makes the calls that preparing and retiring a plan are made of. */
+typedef struct serving {
+  let_gpulet *g;
+  let_exec x;
+  _Atomic bool stop;
+  _Atomic let_dur worst;
+} serving;
+
+static void *serve(void *arg) {
+  serving *s = arg;
+  let_error error = {0};
+  if (d->i->enter(s->g, &error)) return NULL;
+  while (!s->stop) {
+    let_time a, b, from = now();
+    if (run(s->g, &s->x, 0, 5 * LET_S, &a, &b, &error)) break;
+    let_dur took = now() - from;
+    if (took > s->worst) s->worst = took;
+  }
+  return NULL;
+}
+
+enum { STALL_NOTHING, STALL_ALLOC, STALL_FREE, STALL_OPEN, STALL_SHUT, STALL_STOCK, STALL_CAPTURE, STALL_DESTROY, STALL_PIN, STALL_UNPIN, STALL_HEALTH, STALLS };
+
+static void check_stalls(void) {
+  static const char *const name[STALLS] = {"nothing", "cuMemAlloc 32 MiB", "cuMemFree", "open", "shut", "stock", "capture 300 kernels", "destroy a graph", "pin 16 MiB", "unpin", "health"};
+  enum { TIMES = 12, CHAIN = 300 };
+  CUdeviceptr out, at[TIMES];
+  CU(cu.cuMemAlloc(&out, BLOCKS * 4));
+  serving s = {.g = gpulet(0, 0, 1, false)};
+  s.x = spin(s.g, out, 190000, 8);
+  pthread_t thread;
+  REQUIRE(pthread_create(&thread, NULL, serve, &s) == 0, "thread");
+  let_gpulet *g[TIMES], *other = gpulet(40, 4, 4, false);
+  CUgraphExec exec[TIMES];
+  let_engine_target t;
+  let_device_health h;
+  d->i->target(other, &t);
+  char *host = mmap(NULL, (size_t)TIMES << 24, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(host != MAP_FAILED, "mmap");
+  for (int what = 0; what < STALLS; what++) {
+    let_dur worst = 0, sum = 0;
+    for (int k = 0; k < TIMES; k++) {
+      unsigned small = 1000;
+      struct timespec rest = {0, 5000000};
+      s.worst = 0;
+      let_time from = now();
+      if (what == STALL_NOTHING) nanosleep(&rest, NULL);
+      if (what == STALL_ALLOC) CU(cu.cuMemAlloc(&at[k], 32 << 20));
+      if (what == STALL_FREE) CU(cu.cuMemFree(at[k]));
+      if (what == STALL_OPEN) g[k] = gpulet((uint32_t)k + 1, 1, (uint32_t)k + 2, false);
+      if (what == STALL_SHUT) d->i->shut(g[k]);
+      if (what == STALL_STOCK && k == 0) OK(d->i->stock(d, e));
+      if (what == STALL_CAPTURE) {
+        CUgraph graph;
+        CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+        for (int i = 0; i < CHAIN; i++) CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
+        CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
+        CU(cu.cuGraphInstantiate(&exec[k], graph, 0));
+        CU(cu.cuGraphUpload(exec[k], (CUstream)t.stream));
+        CU(cu.cuStreamSynchronize((CUstream)t.stream));
+      }
+      if (what == STALL_DESTROY) CU(cu.cuGraphExecDestroy(exec[k]));
+      if (what == STALL_PIN) OK(d->i->pin(d, host + ((size_t)k << 24), 16 << 20, e));
+      if (what == STALL_UNPIN) d->i->unpin(d, host + ((size_t)k << 24));
+      if (what == STALL_HEALTH) OK(d->i->health(d, &h, e));
+      sum += now() - from;
+      nanosleep(&rest, NULL); /* the batch that it held up has ended */
+      if (s.worst > worst) worst = s.worst;
+    }
+    say("%s %.2f ms, a batch beside it at most %.2f; ", name[what], ms(sum) / (what == STALL_STOCK ? 1 : TIMES), ms(worst));
+  }
+  s.stop = true;
+  pthread_join(thread, NULL);
 }
 
 /* Small answers beside a neighbour's 38 MB: by the copy engine, and as copy_out sends them. */
@@ -516,7 +597,7 @@ static const struct {
   const char *name;
   void (*run)(void);
 } checks[] = {{"inventory", check_inventory}, {"sms", check_sms},         {"ladder", check_ladder}, {"wait", check_wait},
-              {"overlap", check_overlap},     {"side_by_side", check_side_by_side}, {"crowd", check_crowd},         {"overlap_sms", check_overlap_sms}, {"answers", check_answers}, {"watchdog", check_watchdog}, {"sticky", check_sticky},
+              {"overlap", check_overlap},     {"side_by_side", check_side_by_side}, {"crowd", check_crowd},         {"overlap_sms", check_overlap_sms}, {"stalls", check_stalls}, {"answers", check_answers}, {"watchdog", check_watchdog}, {"sticky", check_sticky},
               {"memory", check_memory}};
 enum { N_CHECKS = sizeof checks / sizeof *checks, LIMIT_S = 60 };
 
