@@ -118,13 +118,14 @@ static void speeds(const classes *c, uint32_t m, uint32_t g, speed *s) {
 
 /* The most that batches serve that take at most |limit| beside level |l|, in parts of the rate. */
 static double within(const classes *c, uint32_t m, const speed *s, double limit, uint32_t l) {
-  double most = 0;
+  double rows = 0, time = 1; /* of the best */
+  limit *= 1 + 1e-12;
   for (uint32_t b = 1; b <= c->k->most[c->who[m]]; b++) {
+    if (s->alone[b] > limit) continue;
     double d = s->alone[b] * (l ? let__slowed(&c->scale, s->feel[b], c->press[l]) : 1);
-    if (d > limit * (1 + 1e-12)) continue;
-    most = fmax(most, b / d);
+    if (d <= limit && b * time > rows * d) rows = b, time = d;
   }
-  return most * 1e9 / want_of(c, m)->rate * (1 + 1e-12);
+  return rows / time * 1e9 / want_of(c, m)->rate * (1 + 1e-12);
 }
 
 /* The longest batch of |m| that leaves room for one of |o| in the same cycle. */
