@@ -138,9 +138,11 @@ static void weigh(grain *s, device *d) {
 
 /* Granules that are missing: what is short, less what is free. */
 static double missing(const grain *s, const double *got, double free) {
-  double sum = 0;
-  for (uint32_t m = 0; m < s->n; m++) sum += let__max(0, 1 - got[m]) * s->dear[m];
-  return sum - free;
+  double sum = 0, other = 0; /* two sums: they do not wait for each other */
+  uint32_t m = 0;
+  for (; m + 1 < s->n; m += 2) sum += let__max(0, 1 - got[m]) * s->dear[m], other += let__max(0, 1 - got[m + 1]) * s->dear[m + 1];
+  if (m < s->n) sum += let__max(0, 1 - got[m]) * s->dear[m];
+  return sum + other - free;
 }
 
 static double total(grain *s, uint32_t *ret_free) {
@@ -154,23 +156,31 @@ static double total(grain *s, uint32_t *ret_free) {
   return missing(s, s->got, *ret_free);
 }
 
+/* In [0, n): takes its part of |r| away. */
+static uint32_t draw(uint64_t *r, uint32_t n) {
+  uint32_t low = (uint32_t)(*r & 4095);
+  *r >>= 12;
+  return low * n >> 12;
+}
+
 /* Another content for one device or two; false: no move. |to| are the devices after it. */
 static bool move(grain *s, uint32_t at[2], device to[2]) {
-  uint32_t a = (uint32_t)let_rng_below(&s->rng, s->n + 1u), b = (uint32_t)let_rng_below(&s->rng, s->n + 1u);
-  at[0] = (uint32_t)let_rng_below(&s->rng, s->K), at[1] = (uint32_t)let_rng_below(&s->rng, s->K);
+  uint64_t r = let_rng_u64(&s->rng); /* one number for all that is drawn */
+  uint32_t a = draw(&r, s->n + 1u), b = draw(&r, s->n + 1u), few;
+  at[0] = draw(&r, s->K), at[1] = draw(&r, s->K), few = draw(&r, 8);
   if (a == b) return false;
-  to[0] = s->d[at[0]], to[1] = s->d[at[1]];
-  uint32_t have = a < s->n ? to[0].h[a] : to[0].free;
+  uint32_t have = a < s->n ? s->d[at[0]].h[a] : s->d[at[0]].free, j = few % 4 < 3 ? few % 4 + 1 : have;
   if (!have) return false;
-  uint32_t few = (uint32_t)let_rng_below(&s->rng, 4), j = few < 3 ? few + 1 : have;
   if (j > have) j = have;
-  if (at[0] == at[1] || let_rng_below(&s->rng, 2)) { /* granules change hands */
+  to[0] = s->d[at[0]];
+  if (at[0] == at[1] || few < 4) { /* granules change hands */
     at[1] = at[0];
     if (a < s->n) to[0].h[a] -= (uint8_t)j;
     if (b < s->n) to[0].h[b] += (uint8_t)j;
     weigh(s, &to[0]);
     return true;
   }
+  to[1] = s->d[at[1]];
   uint32_t back = b < s->n ? to[1].h[b] : to[1].free; /* they change places with others on another device */
   uint32_t i = j < back ? j : back;
   if (a < s->n) to[0].h[a] -= (uint8_t)j, to[1].h[a] += (uint8_t)j;
