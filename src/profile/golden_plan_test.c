@@ -32,10 +32,9 @@ static const scenario golden[5][3] = {
   {{4, 1,
     "16: bert@32 + googlenet@32 + mobilenet_v2@16 + mnasnet1_0@16"},
    {24, 4,
-    "3x 4: bert@19 / 2: bert@9 / 1: googlenet@32 / 1: googlenet@32 + mnasnet1_0@4 | 4: bert@19 / 2: bert@9 / "
-    "7x 1: googlenet@32 / 1: mnasnet1_0@32 / 1: mobilenet_v2@32 / 1: bert@3 | 2x 4: bert@19 / 3: bert@14 / 1: "
-    "googlenet@32 / 2x 1: mnasnet1_0@32 / 2x 1: mobilenet_v2@32 | 3x 4: bert@19 / 2x 1: googlenet@32 / 1: "
-    "mobilenet_v2@32 / 1: googlenet@3 + mnasnet1_0@2 + bert@2"},
+    "3x 4: bert@19 / 2: bert@9 / 1: googlenet@32 / 1: mobilenet_v2@32 | 3x 4: bert@19 / 2: bert@9 / 2x 1: "
+    "googlenet@32 | 5: bert@23 / 2x 4: bert@19 / 2x 1: googlenet@32 / 1: mobilenet_v2@32 | 3: bert@14 / 8x 1: "
+    "googlenet@32 / 3x 1: mnasnet1_0@32 / 1: mobilenet_v2@32 / 1: mobilenet_v2@19 + mnasnet1_0@4 + bert@1"},
    {56, 10,
     "16x 1: googlenet@32 | 11x 1: googlenet@32 / 5x 1: mnasnet1_0@32 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: "
     "bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 2x 1: mnasnet1_0@32 / 7x 1: mobilenet_v2@32 / "
@@ -69,8 +68,8 @@ static const scenario golden[5][3] = {
   {{5, 1,
     "11: vgg16@10 + ssd@10 + mnasnet1_0@10 + lenet@10"},
    {24, 2,
-    "6x 1: ssd@32 / 10x 1: vgg16@16 | 2x 1: lenet@32 / 2x 1: mnasnet1_0@32 / 3x 1: ssd@32 / 6x 1: vgg16@16 / "
-    "3: mnasnet1_0@32 + vgg16@4"},
+    "3x 1: mnasnet1_0@32 / 6x 1: ssd@32 / 6: vgg16@32 + ssd@27 + mnasnet1_0@5 / 1: lenet@32 | 13x 1: vgg16@16 "
+    "/ 2: ssd@32 + vgg16@7 + mnasnet1_0@14"},
    {60, 5,
     "16: vgg16@32 | 16: vgg16@32 | 16: vgg16@32 + lenet@32 | 8x 2: ssd@32 | 2x 2: ssd@32 / 3: mnasnet1_0@32 / "
     "4: mnasnet1_0@32 / 3: mnasnet1_0@32 + lenet@32 / 1: ssd@32 / 1: lenet@32 + ssd@1"}},
