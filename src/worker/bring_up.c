@@ -285,6 +285,8 @@ static void discard(const let__lane_model *m, let__cell *c) {
   memset(c, 0, sizeof *c);
 }
 
+static bool scarce(let_err r) { return r == LET_ERR_NOMEM || r == LET_ERR_OVERLOADED; }
+
 let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size, let_error *e) {
   let__lane *l = NULL;
   let__lane_model *m = next_to_grow(g, &l);
@@ -300,10 +302,11 @@ let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint
     if (!r) *ret_size = c->size, publish(m);
   }
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE) return r; /* what was launched may still run: nothing of it is freed */
-  if (r) {
-    *ret_size = m->size[m->next++];
-    discard(m, c);
-  }
+  if (!r) return LET_OK;
+  discard(m, c);
+  /* Another generation is about to go, or to be taken back: what is missing will be there then. */
+  if (scarce(r) && w->generations->next) return LET_ERR_AGAIN;
+  *ret_size = m->size[m->next++];
   return r;
 }
 

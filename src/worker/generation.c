@@ -121,11 +121,12 @@ static let__generation *growing(const let__worker *w) {
   return NULL;
 }
 
-static let_err grow(let__worker *w, let__generation *g) {
+static let_err grow(let__worker *w, let__generation *g, let_dur *rest) {
   let__lane *l;
   uint32_t model, size;
   let_error e = {0};
   let_err r = let__grow(w, g, &l, &model, &size, &e);
+  if (r == LET_ERR_AGAIN) *rest = LET_S;
   if (fatal(r)) let__worker_die(&w->view, &e);
   return size ? say_size(w, g, l, model, size, r ? e.text : NULL) : LET_OK;
 }
@@ -149,7 +150,7 @@ let_err let__work_step(let__worker *w) {
   let_time began = let_now();
   let__generation *g = building(w);
   let__work kind = LET__WORK_BRING_UP;
-  let_dur rested = g ? g->rested : 0;
+  let_dur rested = g ? g->rested : 0, rest = 0;
   let_err r = LET_OK;
   bool beside = false;
   if (g) {
@@ -162,10 +163,11 @@ let_err let__work_step(let__worker *w) {
   } else if ((g = growing(w))) {
     kind = LET__WORK_GROW;
     beside = g->beside;
-    r = grow(w, g);
+    r = grow(w, g, &rest);
   }
   let_time now = let_now();
-  w->next_step = now + let__pace(kind, beside || let__busy(w), now - began, &rested);
+  rest += let__pace(kind, beside || let__busy(w), now - began, &rested);
+  w->next_step = now + rest;
   if (kind == LET__WORK_BRING_UP && g && g == building(w)) g->rested = rested;
   return r;
 }

@@ -77,7 +77,7 @@ let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_f
 /* One step towards serving; *ret_lane: the lane that serves from now on, or NULL. Fails: *ret_lane was being worked on. */
 let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e);
 /* One step towards the sizes that lanes which serve do not have yet. *ret_model: of *ret_lane, has a new cell, or has
- * failed to get one for *ret_size (0: nothing of the kind yet). */
+ * failed to get one for *ret_size (0: nothing of the kind yet). Errors: AGAIN: not while there are other generations. */
 bool let__growing(const let__generation *g);
 let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size, let_error *e);
 void let__generation_halt(let__generation *g); /* drains its lanes and stops their threads; NULL is fine */

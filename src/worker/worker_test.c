@@ -697,6 +697,25 @@ static void test_changes_while_growing(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
+/* 64 gpu-lets are all that a device has numbers for: the second generation grows once the first is gone, and loses nothing. */
+static void test_grows_when_there_is_room(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  expect(prepare(&s, 1, 30, &m, 1), "prepared");
+  while (s.grown[1] < 60) assert_true(more(&s, 1) > 0);
+  expect(prepare(&s, 2, 3, &m, 1), "prepared");
+  assert_true(more(&s, 2) == 1); /* one more number is free */
+  op(&s, "retire", 1);
+  expect(event(&s), "retired");
+  while (s.grown[2] < 6) assert_true(more(&s, 2) > 0);
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
 static void test_killed_while_growing(void **state) {
   (void)state;
   static const char *const faults[] = {"prepare:2", "prepare:3"};
@@ -755,7 +774,7 @@ int main(void) {
     cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),   cmocka_unit_test(test_generations),
     cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
     cmocka_unit_test(test_lanes_come_one_by_one), cmocka_unit_test(test_grows_while_serving), cmocka_unit_test(test_too_slow_for_padding),
-    cmocka_unit_test(test_changes_while_growing), cmocka_unit_test(test_killed_while_growing), cmocka_unit_test(test_measures_once),
+    cmocka_unit_test(test_changes_while_growing), cmocka_unit_test(test_grows_when_there_is_room), cmocka_unit_test(test_killed_while_growing), cmocka_unit_test(test_measures_once),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
