@@ -45,6 +45,7 @@ typedef struct classes {
   uint32_t who[MODELS];                 /* the heaviest first: below, models are counted in this order */
   double c[MODELS], light[MODELS + 1];  /* light: the least from here on */
   double low, press[LEVELS];
+  uint8_t with[MODELS][LEVELS][GRANULES + 1]; /* the level with so many more granules of a class */
   double *own;                          /* S_t: [t][level of the others][u][h] */
   double *duo;                          /* E_tm: [t][m][level][u] */
   double *turn;                         /* [m][part], of the whole device shared */
@@ -100,12 +101,22 @@ static void weights(classes *c) {
   c->low = fmax(least, most * 1e-3);
   c->last = most > 0 ? level_of(c, most * c->G) : 0;
   for (uint32_t l = 1; l <= c->last; l++) c->press[l] = let__press(&c->scale, pow(edge_of(c, l) * (1 - 1e-9), c->scale.power) * (1 - 2e-9));
+  for (uint32_t t = 0; t < c->n; t++)
+    for (uint32_t l = 0; l <= c->last; l++)
+      for (uint32_t h = 0; h <= c->G; h++) c->with[t][l][h] = (uint8_t)level_of(c, edge_of(c, l) + c->c[t] * h);
 }
 
 /* A model at a size, by batch: how long it takes alone, and what it feels of its neighbours. */
 typedef struct speed {
   double alone[LET_BATCH_MAX + 1], feel[LET_BATCH_MAX + 1];
 } speed;
+
+typedef struct pace {
+  uint32_t n, batch[LET_BATCH_MAX];
+  double time[LET_BATCH_MAX], most[LET_BATCH_MAX];
+} pace;
+
+typedef double grid[LEVELS][GRANULES + 1];
 
 static void speeds(const classes *c, uint32_t m, uint32_t g, speed *s) {
   for (uint32_t b = 1; b <= c->k->most[c->who[m]]; b++) {
@@ -116,16 +127,33 @@ static void speeds(const classes *c, uint32_t m, uint32_t g, speed *s) {
   }
 }
 
-/* The most that batches serve that take at most |limit| beside level |l|, in parts of the rate. */
-static double within(const classes *c, uint32_t m, const speed *s, double limit, uint32_t l) {
-  double rows = 0, time = 1; /* of the best */
-  limit *= 1 + 1e-12;
+/* Beside level |l|: how long each batch takes, and the most that it or a shorter one serves, in parts of the rate. */
+static void paces(const classes *c, uint32_t m, uint32_t l, const speed *s, pace *ret) {
+  double rows = 0, time = 1, unit = 1e9 / want_of(c, m)->rate * (1 + 1e-12);
+  ret->n = 0;
   for (uint32_t b = 1; b <= c->k->most[c->who[m]]; b++) {
-    if (s->alone[b] > limit) continue;
     double d = s->alone[b] * (l ? let__slowed(&c->scale, s->feel[b], c->press[l]) : 1);
-    if (d <= limit && b * time > rows * d) rows = b, time = d;
+    if (2 * d > (double)want_of(c, m)->slo * (1 + 1e-12)) continue;
+    uint32_t at = ret->n++;
+    for (; at && ret->time[at - 1] > d; at--) ret->time[at] = ret->time[at - 1], ret->batch[at] = ret->batch[at - 1]; /* they seldom fall */
+    ret->time[at] = d, ret->batch[at] = b;
   }
-  return rows / time * 1e9 / want_of(c, m)->rate * (1 + 1e-12);
+  for (uint32_t i = 0; i < ret->n; i++) {
+    if (ret->batch[i] * time > rows * ret->time[i]) rows = ret->batch[i], time = ret->time[i];
+    ret->most[i] = rows / time * unit;
+  }
+}
+
+/* The most that batches serve that take at most |limit|. */
+static double within(const pace *x, double limit) {
+  uint32_t lo = 0, hi = x->n;
+  limit *= 1 + 1e-12;
+  while (lo < hi) {
+    uint32_t mid = (lo + hi) / 2;
+    if (x->time[mid] <= limit) lo = mid + 1;
+    else hi = mid;
+  }
+  return lo ? x->most[lo - 1] : 0;
 }
 
 /* The longest batch of |m| that leaves room for one of |o| in the same cycle. */
@@ -134,36 +162,42 @@ static double beside(const classes *c, uint32_t m, uint32_t o, uint32_t g) {
   return d == LET_NEVER ? 0 : fmin((double)(want_of(c, m)->slo - d) / 2, (double)(want_of(c, o)->slo - 2 * d));
 }
 
-static void tables(classes *c, uint32_t m, speed *s, double (*at)[GRANULES + 1]) {
+static void tables(classes *c, uint32_t m, speed *s, pace *x, grid *at) {
   c->least[m] = 1;
   for (uint32_t g = 1; g <= c->G; g++) {
     let_dur d = lat_of(c, m, 1, g), slo = want_of(c, m)->slo;
     if (d != LET_NEVER && 2 * d <= slo) c->least[m] = fmin(c->least[m], (double)d / (double)(slo - d));
     speeds(c, m, g, &s[g]);
   }
+  double limit[MODELS][GRANULES + 1] = {{0}}; /* of a batch that takes turns, by the class */
+  for (uint32_t t = 0; t <= m; t++)
+    for (uint32_t g = 1; g < c->G; g++) {
+      if (t < m) limit[t][g] = beside(c, m, t, g);
+      for (uint32_t o = m + 1; o < c->n && t == m; o++) limit[t][g] = fmax(limit[t][g], beside(c, m, o, g));
+    }
   for (uint32_t l = 0; l <= c->last; l++)
-    for (uint32_t g = 1; g <= c->G; g++) at[l][g] = within(c, m, &s[g], (double)want_of(c, m)->slo / 2, l);
+    for (uint32_t g = 1; g <= c->G; g++) {
+      paces(c, m, l, &s[g], x);
+      at[MODELS][l][g] = within(x, (double)want_of(c, m)->slo / 2);
+      for (uint32_t t = 0; t <= m; t++) at[t][l][g] = limit[t][g] > 0 ? within(x, limit[t][g]) / g : 0;
+    }
   for (uint32_t l = 0; l <= c->last; l++)
     for (uint32_t u = 1; u <= c->G; u++) {
       double *r = own_at(c, m, l, u), v[GRANULES + 1];
-      for (uint32_t g = 1; g <= u; g++) v[g] = at[level_of(c, edge_of(c, l) + c->c[m] * (u - g))][g];
+      for (uint32_t g = 1; g <= u; g++) v[g] = at[MODELS][c->with[m][l][u - g]][g];
       for (uint32_t h = 1; h <= u; h++) {
-        r[h] = r[h - 1];
-        for (uint32_t g = 1; g <= h; g++) r[h] = fmin(1, fmax(r[h], v[g] + r[h - g])); /* nobody wants more */
+        double most = r[h - 1];
+        for (uint32_t g = 1; g <= h; g++) most = let__max(most, v[g] + r[h - g]);
+        r[h] = let__min(1, most); /* nobody wants more */
       }
     }
-  for (uint32_t t = 0; t <= m; t++) {
-    double limit[GRANULES + 1] = {0};
-    for (uint32_t g = 1; g < c->G; g++) {
-      if (t < m) limit[g] = beside(c, m, t, g);
-      for (uint32_t o = m + 1; o < c->n && t == m; o++) limit[g] = fmax(limit[g], beside(c, m, o, g));
-      for (uint32_t l = 0; l <= c->last; l++) at[l][g] = limit[g] > 0 ? within(c, m, &s[g], limit[g], l) / g : 0;
-    }
-    for (uint32_t l = 0; l <= c->last; l++)
-      for (uint32_t u = 1; u <= c->G; u++)
-        for (uint32_t g = 1; g <= u && g < c->G; g++)
-          duo_at(c, t, m, l)[u] = fmax(duo_at(c, t, m, l)[u], at[level_of(c, edge_of(c, l) + c->c[t] * (u - g))][g]);
-  }
+  for (uint32_t l = 0; l <= c->last; l++)
+    for (uint32_t u = 1; u <= c->G; u++)
+      for (uint32_t g = 1; g <= u && g < c->G; g++)
+        for (uint32_t t = 0; t <= m; t++) {
+          double *most = &duo_at(c, t, m, l)[u], v = at[t][c->with[t][l][u - g]][g];
+          if (v > *most) *most = v;
+        }
   double *turn = &c->turn[m * PARTS], most = 0, slo = (double)want_of(c, m)->slo; /* joint.c */
   for (uint32_t b = 1; b <= c->k->most[c->who[m]]; b++) {
     double d = (double)lat_of(c, m, b, c->G);
@@ -182,10 +216,10 @@ static double worth_of(const classes *c, uint32_t t, uint32_t l, uint32_t u, con
   if (!u) return 0;
   const double *s = own_at(c, t, l, u);
   double most = 0, mine = z[t] * duo_at(c, t, t, l)[u], best = mine;
-  for (uint32_t m = t + 1; m < c->n; m++) best = fmax(best, z[m] * duo_at(c, t, m, l)[u]);
+  for (uint32_t m = t + 1; m < c->n; m++) best = let__max(best, z[m] * duo_at(c, t, m, l)[u]);
   double part = c->least[t] * mine + (1 - c->least[t]) * best;
   if (!(duo_at(c, t, t, l)[u] > 0)) part = 0; /* nobody can take turns with it */
-  for (uint32_t h = 0; h <= u; h++) most = fmax(most, z[t] * s[h] + (u - h) * part);
+  for (uint32_t h = 0; h <= u; h++) most = let__max(most, z[t] * s[h] + (u - h) * part);
   return most;
 }
 
@@ -423,10 +457,11 @@ let_err let__classes(let__problem *p, double most, uint64_t effort) {
   c->duo = let_arena_array(a, (size_t)c->n * c->n * LEVELS * (c->G + 1), sizeof *c->duo);
   c->turn = let_arena_array(a, (size_t)c->n * PARTS, sizeof *c->turn);
   speed *s = let_arena_array(a, c->G + 1u, sizeof *s);
-  double(*at)[GRANULES + 1] = let_arena_array(a, LEVELS, sizeof *at);
-  if (!c->own || !c->duo || !c->turn || !s || !at) return LET_ERR_NOMEM;
+  pace *x = let_arena_alloc(a, sizeof *x);
+  grid *at = let_arena_array(a, MODELS + 1, sizeof *at);
+  if (!c->own || !c->duo || !c->turn || !s || !x || !at) return LET_ERR_NOMEM;
   weights(c);
-  for (uint32_t m = 0; m < c->n; m++) tables(c, m, s, at);
+  for (uint32_t m = 0; m < c->n; m++) tables(c, m, s, x, at);
   for (uint32_t m = 0; m < c->n; m++)
     if (!(own_at(c, m, 0, c->G)[c->G] > 0)) return LET_OK;
   if (!master(c)) return LET_ERR_NOMEM;
