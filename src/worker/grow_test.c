@@ -1,0 +1,211 @@
+/* test: os ring device engine label: thread
+ * Lanes that come up one by one, and sizes that are added while they serve. */
+#include "worker/worker_rig.h"
+
+static json_t *model_in(const server *s, size_t lane, size_t model) {
+  return json_array_get(json_object_get(json_array_get(json_object_get(s->last, "lanes"), lane), "models"), model);
+}
+
+static size_t sizes_in(const server *s, size_t lane, size_t model) { return json_array_size(json_object_get(model_in(s, lane, model), "sizes")); }
+
+/* Waits for a `size` event of generation |g|; returns the size, negative when it failed. */
+static int more(server *s, int g) {
+  expect(event(s), "size");
+  assert_int_equal(json_integer_value(json_object_get(s->last, "generation")), g);
+  const json_t *x = json_object_get(s->last, "size");
+  int size = (int)json_integer_value(json_object_get(x, "size"));
+  return json_object_get(x, "failed") ? -size : size;
+}
+
+/* The next event |want|, whatever was said before it. */
+static void await(server *s, const char *want) {
+  const char *got;
+  while ((got = event(s)) && strcmp(got, want) != 0) assert_true(strcmp(got, "size") == 0 || strcmp(got, "prepared") == 0);
+  assert_non_null(got);
+}
+
+static let_err run_batch(server *s, int generation, uint32_t lane, uint32_t size, uint32_t rows) {
+  let_done_msg d;
+  uint32_t base = base_of(generation, lane);
+  let_record *r = request(s, base, rows, size);
+  let_batch_msg m = batch(base, size, 0, size, rows, 1);
+  assert_true(let_lane_submit(s->lanes[generation % GEN_MAX], lane, &m));
+  assert_true(outcome(s, generation, lane, &d));
+  if (!d.status) check_outputs(s, r);
+  return d.status;
+}
+
+static void test_lanes_come_one_by_one(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  s.all = true, cost_us[0] = 3000, cost_us[1] = 0, cost_us[2] = 200;
+  static const int order[] = {11, 12, 10};
+  expect(prepare(&s, 1, 3, &m, 1), "lane");
+  for (int i = 0; i < 3; i++) {
+    if (i > 0) expect(event(&s), "lane");
+    json_t *lane = json_array_get(json_object_get(s.last, "lanes"), 0);
+    assert_int_equal(json_integer_value(json_object_get(lane, "gpulet")), order[i]);
+    assert_int_equal(sizes_in(&s, 0, 0), 3);
+    assert_int_equal(run_batch(&s, 1, (uint32_t)order[i] - 10, 8, 5), LET_OK); /* it serves already */
+  }
+  expect(event(&s), "prepared");
+  assert_int_equal(json_array_size(json_object_get(s.last, "lanes")), 3);
+  memset(cost_us, 0, sizeof cost_us);
+  assert_int_equal(finish(&s), 0);
+}
+
+/* A lane serves with the size that is needed; the others come while it is at work. */
+static void test_grows_while_serving(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  m.null_us = 20000;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  expect(prepare(&s, 1, 2, &m, 1), "prepared");
+  assert_int_equal(sizes_in(&s, 0, 0), 1);
+  assert_int_equal(run_batch(&s, 1, 0, 8, 5), LET_ERR_INTERNAL); /* the server does not send what is not ready */
+  for (uint32_t k = 0; k < 4; k++) {
+    assert_int_equal(run_batch(&s, 1, k & 1, 4, 3), LET_OK);
+    assert_int_equal(more(&s, 1), k < 2 ? 1 : 8); /* both get the second size before any gets the third */
+    const json_t *x = json_object_get(s.last, "size");
+    assert_true(json_real_value(json_object_get(x, "p50_us")) >= 20000);
+    assert_true(json_is_true(json_object_get(x, "beside"))); /* batches ran meanwhile */
+    assert_int_equal(run_batch(&s, 1, k & 1, k < 2 ? 1 : 8, 1), LET_OK);
+  }
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
+/* Single requests would be padded to a batch that takes too long for the SLO: one more size is needed. */
+static void test_too_slow_for_padding(void **state) {
+  (void)state;
+  server s;
+  let_model m[2] = {null_model("quick", 8), null_model("slow", 8)};
+  m[0].null_us = m[1].null_us = 5000, m[0].slo = LET_S, m[1].slo = 9 * LET_MS;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  expect(prepare(&s, 1, 1, m, 2), "prepared");
+  assert_int_equal(sizes_in(&s, 0, 0), 1);
+  assert_int_equal(sizes_in(&s, 0, 1), 2);
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
+/* Change of plan, taking it back, and the end, while a generation grows. */
+static void test_changes_while_growing(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  m.null_us = 10000;
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  for (int g = 1; g <= 6; g++) {
+    ask(&s, g, 2, &m, 1);
+    await(&s, "prepared");
+    if (g % 3 == 0) await(&s, "size");
+    if (g == 1) continue;
+    assert_int_equal(run_batch(&s, g - 1, 0, 4, 2), LET_OK); /* until it is retired, the old one serves */
+    op(&s, "retire", g - 1);
+    await(&s, "retired");
+    assert_int_equal(run_batch(&s, g, 1, 4, 2), LET_OK);
+  }
+  while (s.grown[6 % GEN_MAX] < 4) assert_non_null(event(&s));
+  needed = 2;
+  ask(&s, 7, 2, &m, 1); /* and taken back, before it is ready or after */
+  op(&s, "retire", 7);
+  await(&s, "retired");
+  assert_int_equal(run_batch(&s, 6, 0, 8, 8), LET_OK);
+  needed = 1;
+  ask(&s, 8, 1, &m, 1); /* the end comes while it grows */
+  await(&s, "prepared");
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
+/* 64 gpu-lets are all that a device has numbers for: the second generation grows once the first is gone, and loses nothing. */
+static void test_grows_when_there_is_room(void **state) {
+  (void)state;
+  server s;
+  let_model m = null_model("a", 8);
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  needed = 1;
+  expect(prepare(&s, 1, 30, &m, 1), "prepared");
+  while (s.grown[1] < 60) assert_true(more(&s, 1) > 0);
+  expect(prepare(&s, 2, 3, &m, 1), "prepared");
+  assert_true(more(&s, 2) == 1); /* one more number is free */
+  op(&s, "retire", 1);
+  expect(event(&s), "retired");
+  while (s.grown[2] < 6) assert_true(more(&s, 2) > 0);
+  needed = 0;
+  assert_int_equal(finish(&s), 0);
+}
+
+static void test_killed_while_growing(void **state) {
+  (void)state;
+  static const char *const faults[] = {"prepare:2", "prepare:3"};
+  let_model m = null_model("a", 8);
+  for (int i = 0; i < 2; i++) {
+    server s;
+    start(&s, faults[i], "cpu");
+    expect_ready(&s);
+    needed = 1;
+    expect(prepare(&s, 1, 1, &m, 1), "prepared");
+    if (i == 1) assert_int_equal(more(&s, 1), 1);
+    assert_null(event(&s));
+    needed = 0;
+    int status = finish(&s);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  }
+}
+
+static double p50_of(const server *s, size_t size) {
+  return json_real_value(json_object_get(json_array_get(json_object_get(model_in(s, 0, 0), "sizes"), size), "p50_us"));
+}
+
+/* A -> B -> A: what was measured is not measured again, on as many granules; and the model is loaded again when nobody has
+ * kept it. */
+static void test_measures_once(void **state) {
+  (void)state;
+  server s;
+  let_model m[2] = {null_model("a", 8), null_model("b", 8)};
+  m[0].null_us = 3000;
+  uint32_t cores[LET_CPU_MAX];
+  int wide = let_cpu_allowed(cores) > 1 ? 2 : 1;
+  double first[3], other[3];
+  start(&s, NULL, "cpu");
+  expect_ready(&s);
+  expect(prepare(&s, 1, 1, &m[0], 1), "prepared");
+  for (size_t i = 0; i < 3; i++) first[i] = p50_of(&s, i);
+  op(&s, "retire", 1);
+  expect(event(&s), "retired");
+  granules = wide;
+  expect(prepare(&s, 2, 1, &m[0], 1), "prepared");
+  granules = 1;
+  for (size_t i = 0; i < 3; i++) other[i] = p50_of(&s, i);
+  if (wide > 1) assert_true(first[0] != other[0] || first[1] != other[1] || first[2] != other[2]);
+  expect(prepare(&s, 3, 1, &m[1], 1), "prepared");
+  op(&s, "retire", 2);
+  expect(event(&s), "retired");
+  expect(prepare(&s, 4, 1, &m[0], 1), "prepared");
+  for (size_t i = 0; i < 3; i++) assert_true(p50_of(&s, i) == first[i]);
+  assert_int_equal(run_batch(&s, 4, 0, 8, 8), LET_OK);
+  assert_int_equal(finish(&s), 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_lanes_come_one_by_one), cmocka_unit_test(test_grows_while_serving),
+    cmocka_unit_test(test_too_slow_for_padding), cmocka_unit_test(test_changes_while_growing),
+    cmocka_unit_test(test_grows_when_there_is_room), cmocka_unit_test(test_killed_while_growing),
+    cmocka_unit_test(test_measures_once),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
