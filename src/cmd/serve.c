@@ -28,6 +28,7 @@ static const let_option table[] = {
     {"config", LET_OPTION_STR, FIELD(config), "FILE", NULL, "YAML file with any of these options; the command line wins"},
     {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto", "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4; several kinds joined by +: cuda+cpu"},
     {"isolation", LET_OPTION_CHOICE, FIELD(isolation), "KIND", "device", "GPUs: one worker process per device (green contexts), or one per gpu-let (MPS)", .choices = isolations},
+    {"spare", LET_OPTION_BOOL, FIELD(serve.spare), NULL, "false", "a second worker per GPU has the plan prepared and takes over within a second when the first is lost (its weights and graphs are there twice)"},
     {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL, "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
     {"workload", LET_OPTION_STR, FIELD(workload), "FILE", NULL, "plan for these rates and SLOs (YAML: models: [{name, rate, slo}]) on the devices found; needs --profile; read again on SIGHUP"},
     {"policy", LET_OPTION_STR, FIELD(policy), "POLICY", "optimal", "how --workload is planned: optimal, elastic-int, elastic, selftune, temporal, static or shared"},
@@ -136,6 +137,9 @@ static int run(const void *opts, int n_args, char **args) {
   if (!r) r = inventory(&o, devices, &n_devices, &e);
   static let_mps_helper mps;
   if (!r && strcmp(o.isolation, "process") == 0) r = isolate(devices, n_devices, &mps, &o.serve, &e);
+  bool useful = false;
+  for (uint32_t i = 0; i < n_devices; i++) useful = useful || !devices[i].worker_per_gpulet;
+  if (!r && o.serve.spare && !useful) let_log(LET_LOG_WARN, "serve", "--spare changes nothing here: these devices have a worker for each gpu-let, not one for all");
   let_serve_planning p = {.plan = o.plan, .workload = o.workload, .profiles = o.profile, .repository = o.repository, .policy = policy, .time_limit = o.plan_time,
                           .models = models, .n_models = n_models, .devices = devices, .n_devices = n_devices, .default_slo = o.serve.default_slo};
   let_buf_init(&p.last, &let_mem_libc);

@@ -77,7 +77,7 @@ void serve_group_free(server *s, uint32_t i) {
 
 /* ---- what we say to a worker ------------------------------------------------------------------------------ */
 
-static void say(server *s, uint32_t i, json_t *doc, const int *fds, int n_fds) {
+void serve_worker_say(server *s, uint32_t i, json_t *doc, const int *fds, int n_fds) {
   let_error e = {0};
   let_err r = doc ? let_control_send(s->worker[i].control, doc, fds, n_fds, &e) : let_fail(&e, LET_ERR_NOMEM, "out of memory");
   json_decref(doc);
@@ -96,13 +96,13 @@ static void send_prepare(server *s, uint32_t group_index) {
   fds[n++] = let_lanes_fd(g->lanes);
   fds[n++] = let_lanes_done_event(g->lanes);
   for (uint32_t i = 0; i < g->n_gpulets && n < LET_CONTROL_FDS_MAX; i++) fds[n++] = let_lanes_submit_event(g->lanes, i);
-  say(s, w, serve_prepare_document(s, group_index), fds, n);
+  serve_worker_say(s, w, serve_prepare_document(s, group_index), fds, n);
 }
 
 static void send_init(server *s, uint32_t i) {
   worker *w = &s->worker[i];
   int fd = let_ring_arena_fd(s->arena);
-  say(s, i, json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I}", "op", "init", "device", s->device[w->device].name, "arena_bytes",
+  serve_worker_say(s, i, json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I}", "op", "init", "device", s->device[w->device].name, "arena_bytes",
                       (json_int_t)let_ring_arena_size(s->arena), "records", (json_int_t)let_ring_arena_records(s->arena), "profile",
                       s->o->profile_dir ? s->o->profile_dir : "", "plugin_dir", s->o->plugin_dir ? s->o->plugin_dir : "", "spin_us", (json_int_t)(s->o->spin / LET_US)),
       &fd, 1);
@@ -136,6 +136,7 @@ static void heard(server *s, uint32_t i, json_t *doc) {
   const char *event = text_of(doc, "event");
   let_time now = serve_now();
   uint32_t g = group_named(s, i, doc);
+  if (i >= SERVE_GROUPS) serve_spare_heard(s, i, event, doc);
   if (strcmp(event, "ready") == 0) {
     w->ready = true;
     let_apply_worker_ready(s->apply, i, now);
@@ -146,6 +147,7 @@ static void heard(server *s, uint32_t i, json_t *doc) {
   } else if (strcmp(event, "prepared") == 0 && g != LET_APPLY_NONE) {
     serve_lanes_ready(s, g, doc);
     let_apply_group_prepared(s->apply, g, now);
+    serve_spare_settled(s, i);
   } else if (strcmp(event, "failed") == 0 && g != LET_APPLY_NONE) {
     failed(s, g, doc);
   } else if (strcmp(event, "retired") == 0 && g != LET_APPLY_NONE) {
@@ -197,7 +199,7 @@ static void on_exit_of(uv_process_t *p, int64_t code, int sig) {
   snprintf(why, sizeof why, "worker for %s %s%s%s", s->device[w->device].name, how, w->why[0] ? ": " : "", w->why);
   bool expected = w->stop_by != 0;
   let_log(expected ? LET_LOG_DEBUG : LET_LOG_ERROR, "serve", "worker %u (pid %d): %s", i, p->pid, why);
-  if (!expected) s->worker_restarts++;
+  if (!expected && i < SERVE_GROUPS) s->worker_restarts++;
   if (w->control >= 0) { /* its last messages may still wait in the socket */
     json_t *doc;
     int fds[LET_CONTROL_FDS_MAX], n = 0;
@@ -219,7 +221,8 @@ static void on_exit_of(uv_process_t *p, int64_t code, int sig) {
     serve_group_lost(s, &s->group[g]);
     close_lanes(&s->group[g]);
   }
-  let_apply_worker_lost(s->apply, i, why, serve_now());
+  if (i < SERVE_GROUPS) let_apply_worker_lost(s->apply, i, why, serve_now());
+  else serve_spare_lost(s, i, serve_now());
   w->why[0] = 0;
   serve_fleet_step(s);
   serve_pump(s);
@@ -291,6 +294,12 @@ static let_err spawn(server *s, uint32_t i, let_error *e) {
   return LET_OK;
 }
 
+let_err serve_worker_start(server *s, uint32_t i, let_error *e) {
+  let_err r = spawn(s, i, e);
+  if (!r) send_init(s, i);
+  return r;
+}
+
 static void start(server *s, uint32_t i) {
   worker *w = &s->worker[i];
   uint32_t g = let_apply_group_of(s->apply, i, LET_APPLY_NONE);
@@ -304,12 +313,12 @@ static void start(server *s, uint32_t i) {
     return;
   }
   let_error e = {0};
-  if (spawn(s, i, &e)) {
+  if (serve_spare_take(s, i, g)) {
+    let_apply_worker_ready(s->apply, i, serve_now());
+  } else if (serve_worker_start(s, i, &e)) {
     let_log(LET_LOG_ERROR, "serve", "%s", e.text);
     let_apply_worker_lost(s->apply, i, e.text, serve_now());
-    return;
   }
-  send_init(s, i);
 }
 
 void serve_fleet_start_waiting(server *s) {
@@ -320,7 +329,7 @@ void serve_fleet_start_waiting(server *s) {
 /* The worker is not to be trusted any more, or seems dead: make sure that it is. Its slots are reused only after its
  * exit has been seen, so that nothing writes into them behind the server's back. */
 void serve_fleet_kill(server *s, uint32_t i, const char *why) {
-  if (i >= SERVE_GROUPS || !s->worker[i].alive) return;
+  if (i >= SERVE_WORKERS || !s->worker[i].alive) return;
   worker *w = &s->worker[i];
   if (why && !w->why[0]) snprintf(w->why, sizeof w->why, "%s", why);
   w->killed = true;
@@ -337,7 +346,7 @@ static void stop(server *s, uint32_t i) {
     return;
   }
   w->stop_by = serve_now() + patience;
-  say(s, i, json_pack("{s:s}", "op", "stop"), NULL, 0);
+  serve_worker_say(s, i, json_pack("{s:s}", "op", "stop"), NULL, 0);
 }
 
 void serve_fleet_tick(server *s, let_time now) {
@@ -378,7 +387,7 @@ void serve_fleet_watch(server *s, let_time now) {
 }
 
 let_time serve_fleet_wake(const server *s) {
-  let_time at = LET_NEVER;
+  let_time at = serve_spare_wake(s);
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
     const worker *w = &s->worker[i];
     if (!w->alive) continue;
@@ -401,7 +410,7 @@ static void give_up(server *s, uint32_t i, const char *why) {
 
 static void retire(server *s, uint32_t i) {
   uint32_t w = let_apply_group_worker(s->apply, i);
-  if (s->worker[w].alive) say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)(i + 1)), NULL, 0);
+  if (s->worker[w].alive) serve_worker_say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)(i + 1)), NULL, 0);
 }
 
 void serve_fleet_step(server *s) {
@@ -420,4 +429,5 @@ void serve_fleet_step(server *s) {
       case LET_APPLY_APPLIED: serve_plan_ended(s, true, ""); break;
       case LET_APPLY_FAILED: serve_plan_ended(s, false, a.text); break;
     }
+  serve_spare_step(s, now);
 }

@@ -63,6 +63,7 @@ typedef struct let_serve_options {
   const char *program;      /* path of the gpulet binary, started with "worker" */
   let_dur prepare_timeout;  /* a worker that takes longer to start or to prepare is killed, and the plan taken back */
   const let_serve_helper *helper; /* NULL: none */
+  bool spare;               /* a second, prepared worker for every device with a worker of its own */
   const char *ready_file;   /* written once serving: "http PORT\nmetrics PORT\n"; NULL: none */
 } let_serve_options;
 

@@ -12,7 +12,7 @@
 #include "ring/ring.h"
 #include "serve/serve.h"
 
-enum { SERVE_GROUPS = 128, SERVE_GPULETS = 1024, SERVE_ENV_MAX = 8 };
+enum { SERVE_GROUPS = 128, SERVE_GPULETS = 1024, SERVE_ENV_MAX = 8, SERVE_SPARES = 64, SERVE_WORKERS = SERVE_GROUPS + SERVE_SPARES };
 
 /* One model in one gpu-let. */
 typedef struct place {
@@ -67,8 +67,19 @@ typedef struct worker {
   bool killed;             /* its exit is on the way */
   char why[200];           /* last words */
   json_t *health;          /* last health event */
+  uint64_t leftover;       /* what it had prepared as a spare; 0: nothing, or told to retire it */
   struct server *server;
 } worker;
+
+typedef struct spare {     /* spare.c; its process has the slot SERVE_GROUPS + device */
+  uint32_t group;          /* that it was asked to prepare, and which one of that slot */
+  uint64_t generation;
+  uint64_t number, old;    /* on the wire: of what it prepares, of what it is to retire then; 0: none */
+  let_lanes *lanes, *old_lanes;
+  bool warm;
+  unsigned failures;
+  let_time retry_at;
+} spare;
 
 typedef struct change {    /* the plan being applied */
   bool under_way;
@@ -109,7 +120,9 @@ typedef struct server {
   let_dur *took;           /* per model: to prepare it, last time; 0: not known */
 
   group group[SERVE_GROUPS];
-  worker worker[SERVE_GROUPS];
+  worker worker[SERVE_WORKERS];
+  spare spare[SERVE_SPARES]; /* by device */
+  uint64_t spares_asked;
   struct { /* by the core's gpu-let number */
     bool used;
     uint32_t group, lane;
@@ -163,6 +176,18 @@ void serve_fleet_kill(server *s, uint32_t worker, const char *why);
 void serve_worker_control(uv_poll_t *poll, int status, int events);
 
 void serve_fleet_start_waiting(server *s);       /* the helper is back */
+
+let_err serve_worker_start(server *s, uint32_t worker, let_error *e); /* the process, and `init` */
+void serve_worker_say(server *s, uint32_t worker, json_t *doc, const int *fds, int n_fds); /* takes |doc| */
+
+/* spare.c */
+void serve_spare_step(server *s, let_time now);
+let_time serve_spare_wake(const server *s);
+void serve_spare_heard(server *s, uint32_t worker, const char *event, json_t *doc);
+void serve_spare_lost(server *s, uint32_t worker, let_time now);
+bool serve_spare_take(server *s, uint32_t worker, uint32_t group); /* the spare, prepared for |group|, is |worker| now; false: there is none */
+void serve_spare_settled(server *s, uint32_t worker);             /* its group serves: what it had as a spare can go */
+void serve_spare_close(server *s);
 
 /* helper.c: the process that some workers depend on */
 let_err serve_helper_open(server *s, let_error *e);

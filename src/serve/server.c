@@ -175,7 +175,7 @@ static let_err write_ready_file(const server *s, let_error *e) {
 /* ---- end ----------------------------------------------------------------------------------------------------- */
 
 static bool any_worker(const server *s) {
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
+  for (uint32_t i = 0; i < SERVE_WORKERS; i++)
     if (s->worker[i].alive) return true;
   return false;
 }
@@ -185,6 +185,7 @@ static void close_all(server *s) {
   if (s->apply) let_apply_stop_all(s->apply);
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
     if (s->worker[i].alive) serve_fleet_kill(s, i, "the server leaves");
+  serve_spare_close(s);
   while (any_worker(s) && uv_run(&s->loop, UV_RUN_ONCE)) {} /* SIGKILL was sent: their exits are on the way */
   if (s->front) let_front_close(s->front);
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
@@ -222,7 +223,8 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
   s->watchdog = watchdog && atol(watchdog) > 0 && atol(watchdog) < 1000000 ? atol(watchdog) * LET_MS : 5 * LET_S;
   if (s->watchdog < LET_S) s->watchdog = LET_S; /* they report once a second */
   s->plan_arena.mem = s->change.arena.mem = &let_mem_libc;
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) s->worker[i].control = -1;
+  for (uint32_t i = 0; i < SERVE_WORKERS; i++) s->worker[i].control = -1, s->worker[i].server = s;
+  for (uint32_t i = 0; i < SERVE_SPARES; i++) s->spare[i].group = LET_APPLY_NONE;
   let_err r = open_all(s, e);
   if (!r) r = serve_plan_first(s, e);
   if (!r) {

@@ -121,6 +121,24 @@ class Base:
             until(lambda: all(load.count() > 500 for load in loads), "answers")
             self.assertEqual([self.failed(load) for load in loads], [[], []])
 
+    def test_spare(self):
+        """--spare: the worker that waits takes over; with a process per gpu-let there is none."""
+        with self.serve(self.two(), self.models(), "--spare") as s:
+            spares = lambda: {x["device"]: x["pid"] for x in s.json("GET", "/debug/server")[1]["spares"] if x["prepared"]}
+            if self.isolation == "process":
+                until(lambda: self.all_serve(s), "all serve")
+                self.assertEqual(spares(), {})
+                return
+            loads = [self.load(s, m, clients=4) for m in ("a", "b")]
+            for gpu in (0, 1, 0):
+                until(lambda: len(spares()) == 2, "both spares are prepared")
+                spare = spares()[f"cuda:{gpu}"]
+                start = time.monotonic()
+                os.kill(self.workers(s, gpu)[0], signal.SIGKILL)
+                until(lambda: self.workers(s, gpu) == [spare] and self.all_serve(s), "the spare serves")
+                say(f"{self.isolation}: the spare serves after {time.monotonic() - start:.2f} s")
+            self.assertEqual([o for load in loads for o in self.failed(load) if o[2] not in (500, 503)], [])
+
     def test_plan_changes_under_load(self):
         other = plan_json([(0, [(8, [("a", 4)]), (8, [("b", 4)])]), (1, [(16, [("a", 8), ("b", 8)])])])
         with self.serve(self.two(), self.models()) as s:
