@@ -325,7 +325,7 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, run->n ? 10000 : 40000, &best, &over);
   if (!r && best.n && !over && best.cost > target(p) * (1 + 1e-9)) r = let__grain(p, s.fill, run->n ? 6000 : 150000, 1, &best);
   if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__joint(p, best.cost); /* re-planning cannot wait for it */
-  if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__classes(p, best.cost, 50000 / p->n);
+  if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__classes(p, best.cost, 10000 / p->n);
   if (!r && best.n) r = improve(&s, &best, &over);
   if (r) return r;
   uint32_t n = devices(&best);
