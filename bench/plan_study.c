@@ -1,6 +1,6 @@
 /* The gpu-let paper's studies, for every policy: 1,023 cases (five models, each at 0 to 3 steps of rate) and 19,682 cases
  * (nine models, 0 to 2 steps), with rates scaled so that the fullest case keeps about eight whole devices busy.
- *   plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--no-interference]
+ *   plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference]
  * "claimed" is the policy's own word; "judged" counts a case only when plan/check agrees, interference included.
  * Distances are to the bound that `optimal` certifies for the same case, rounded up, over the cases a policy claims. */
 #include <math.h>
@@ -29,7 +29,7 @@ typedef struct tally {
 
 typedef struct study {
   let_profile profile;
-  uint32_t sample, models, steps;
+  uint32_t sample, models, steps, effort;
   uint64_t seed;
   bool rule;
   double limit_ms, slo_ms[MODELS], step_rate;
@@ -101,7 +101,7 @@ static void one(const study *s, uint32_t number, const let_policy *const *policy
   for (uint32_t i = 0; i < n; i++) {
     uint32_t k = (first + i) % n; /* optimal first: the others are measured against its bound */
     double until = now_ms(NULL) + s->limit_ms;
-    let_plan_input in = {.workload = &w, .pool = &pool, .n_pools = 1, .expired = expired, .expired_ctx = &until, .now_ms = now_ms};
+    let_plan_input in = {.workload = &w, .pool = &pool, .n_pools = 1, .effort = s->effort, .expired = expired, .expired_ctx = &until, .now_ms = now_ms};
     let_arena a;
     let_arena_init(&a, &let_mem_libc);
     let_plan p = {0};
@@ -161,8 +161,8 @@ static void run(study *s) {
     one(s, order[i], policy, n, first, t);
     if (now_ms(NULL) - said > 5000) fprintf(stderr, "%u of %u cases\n", i + 1, cases), said = now_ms(NULL);
   }
-  printf("%u of %u cases: %u models, steps of %.4g requests/s, SLO set '%s', device '%s', interference %s, seed %llu\n", cases, total, s->models, s->step_rate,
-         s->rule ? "rule" : "paper", s->profile.device.name, s->profile.interference ? "predicted" : "none", (unsigned long long)s->seed);
+  printf("%u of %u cases: %u models, steps of %.4g requests/s, SLO set '%s', device '%s', interference %s, effort %u, seed %llu\n", cases, total, s->models, s->step_rate,
+         s->rule ? "rule" : "paper", s->profile.device.name, s->profile.interference ? "predicted" : "none", s->effort, (unsigned long long)s->seed);
   print(policy, n, t);
   for (uint32_t k = 0; k < n; k++) free(t[k].ms);
   free(order);
@@ -179,9 +179,10 @@ int main(int argc, char **argv) {
     else if (v && strcmp(argv[i], "--sample") == 0) s.sample = (uint32_t)strtoul(v, NULL, 10), i++;
     else if (v && strcmp(argv[i], "--seed") == 0) s.seed = strtoull(v, NULL, 10), i++;
     else if (v && strcmp(argv[i], "--limit-ms") == 0) s.limit_ms = strtod(v, NULL), i++;
+    else if (v && strcmp(argv[i], "--effort") == 0) s.effort = (uint32_t)strtoul(v, NULL, 10), i++;
     else if (v && strcmp(argv[i], "--slo") == 0) slo = v, i++;
     else if (v && strcmp(argv[i], "--cases") == 0) which = v, i++;
-    else die("usage: plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--no-interference]");
+    else die("usage: plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference]");
   }
   if (!dir) die("which profile? plan_study PROFILE_DIR");
   let_arena a;

@@ -18,7 +18,7 @@ typedef struct options {
   bool json;
   let_dur time_limit;
   double headroom;
-  int64_t max_batch;
+  int64_t max_batch, effort;
 } options;
 
 static const char *const formats[] = {"table", "json", "glet", NULL};
@@ -30,6 +30,7 @@ static const let_option table[] = {
     {.name = "format", .type = LET_OPTION_CHOICE, .offset = offsetof(options, format), .value = "FORMAT", .def = "table", .choices = formats, .help = "table, json, or glet (the prototype's ModelList.txt)."},
     {.name = "json", .type = LET_OPTION_BOOL, .offset = offsetof(options, json), .help = "The same as --format json."},
     {.name = "time-limit", .type = LET_OPTION_DUR, .offset = offsetof(options, time_limit), .value = "TIME", .def = "10s", .help = "Stop improving after this long and print the best plan so far."},
+    {.name = "effort", .type = LET_OPTION_I64, .offset = offsetof(options, effort), .value = "N", .def = "2", .min = 0, .max = 8, .help = "How long to seek a smaller plan and a better bound: 0 takes milliseconds, every step up four times as long."},
     {.name = "running", .type = LET_OPTION_STR, .offset = offsetof(options, running), .value = "PLAN.json", .help = "The plan that is running: change as little of it as the workload allows."},
     {.name = "headroom", .type = LET_OPTION_F64, .offset = offsetof(options, headroom), .value = "X", .def = "0", .min = 0, .max = 10, .help = "Plan for rates this much higher: 0.1 is 10 %."},
     {.name = "max-batch", .type = LET_OPTION_I64, .offset = offsetof(options, max_batch), .value = "N", .def = "0", .min = 0, .max = LET_BATCH_MAX, .help = "No batch larger than this; 0: as profiled."},
@@ -99,7 +100,7 @@ static int run_in(const options *o, let_arena *a) {
   if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
   double until = let_cmd_now_ms(NULL) + (double)o->time_limit / 1e6;
   let_plan_input in = {.workload = &w, .pool = pool, .n_pools = n, .running = o->running ? &running : NULL, .max_batch = (uint32_t)o->max_batch,
-                       .headroom = o->headroom, .expired = let_cmd_expired, .expired_ctx = &until, .now_ms = let_cmd_now_ms};
+                       .headroom = o->headroom, .effort = (uint32_t)o->effort, .expired = let_cmd_expired, .expired_ctx = &until, .now_ms = let_cmd_now_ms};
   if (policy->make(&in, a, &plan, &e)) return let_cmd_fail("plan", &e);
   return print_plan(o, &plan);
 }

@@ -21,21 +21,33 @@
  * left is a sum over classes, of which a table knows the best split of the granules that are left, beside the weight
  * chosen so far and the least that these granules add. Where that is not enough, a small linear program finds the best
  * d for one u; it is judged by the formula above, not by what the solver says. Branches worth no more than the cut are
- * left out, those that the effort does not reach count with their estimate: K is the largest of all of these. */
+ * left out, those that the effort does not reach count with their estimate: K is the largest of all of these.
+ *
+ * Whole devices. A plan of no more than N devices has, of every kind of device, a whole number of them: either at most
+ * k or at least k + 1 devices are one gpu-let in which m runs, or have a granules or more in class t. A tree of such rules is a
+ * row of the program each, whose price every content that they count is worth more. Where K and the prices y and b of
+ * a leaf say (sum y + sum b rhs) / K > N, no plan with N devices obeys its rules; where all leaves say so there is none. */
 #include <math.h>
 #include <string.h>
 
 #include "plan/crowd.h"
 #include "plan/lp.h"
 
-enum { LEVELS = 96, COARSE = 3, STEPS = LEVELS / COARSE, MODELS = 16, GRANULES = 18, TURNS = 100, KEEP = 10, COLUMNS = 1024, PARTS = 192, RELAX = 4 };
+enum { LEVELS = 96, COARSE = 3, STEPS = LEVELS / COARSE, MODELS = 16, GRANULES = 18, TURNS = 100, KEEP = 10, COLUMNS = 1024, RULES = 24, PARTS = 192, RELAX = 4 };
 #define GAP_MIN 2e-5
 #define GAP_MAX 0.3
 
 typedef struct content {
+  bool one;         /* a gpu-let of the whole device: its models are those with u > 0 */
   uint8_t u[MODELS];
   double worth, out[MODELS]; /* what it serves, in parts of the rates */
 } content;
+
+typedef struct rule { /* of devices that are one gpu-let with model |m| (|a| = 0), or have |a| granules or more in its class */
+  uint32_t m, a;
+  bool least;       /* at least |count| of them, or at most */
+  double count, price;
+} rule;
 
 typedef struct classes {
   let__problem *p;
@@ -54,8 +66,10 @@ typedef struct classes {
   double relax[RELAX][MODELS], sum[RELAX]; /* vectors d, and their sums */
   uint32_t n_relax, next;
   double part[RELAX][MODELS][STEPS][GRANULES + 1], rest[RELAX][MODELS + 1][STEPS][GRANULES + 1];
-  content now, keep[KEEP];
-  uint32_t n_keep, n_columns;
+  content now, keep[KEEP], *column;
+  uint32_t n_keep, n_columns, n_rules;
+  rule rule[RULES];
+  double more[MODELS][GRANULES + 1];    /* what rules make granules of a class worth more; 0: of one gpu-let with the model */
   uint64_t left;                        /* effort */
   double goal;  /* whole devices: a bound above the number below is as good as any */
   double cut;   /* contents worth no more are of no interest */
@@ -184,7 +198,7 @@ static void tables(classes *c, uint32_t m, speed *s, pace *x, grid *at) {
   for (uint32_t l = 0; l <= c->last; l++)
     for (uint32_t u = 1; u <= c->G; u++) {
       double *r = own_at(c, m, l, u), v[GRANULES + 1];
-      for (uint32_t g = 1; g <= u; g++) v[g] = at[MODELS][c->with[m][l][u - g]][g];
+      for (uint32_t g = 1; g <= u; g++) v[g] = g == c->G ? 0 : at[MODELS][c->with[m][l][u - g]][g];
       for (uint32_t h = 1; h <= u; h++) {
         double most = r[h - 1];
         for (uint32_t g = 1; g <= h; g++) most = let__max(most, v[g] + r[h - g]);
@@ -232,7 +246,7 @@ static void others(const classes *c, const content *x, uint32_t *l) {
 static double value(const classes *c, const content *x, const uint32_t *l, const double *d) {
   double z[MODELS], v = 0;
   for (uint32_t m = 0; m < c->n; m++) z[m] = c->y[m] - d[m], v += d[m];
-  for (uint32_t t = 0; t < c->n; t++) v += worth_of(c, t, l[t], x->u[t], z);
+  for (uint32_t t = 0; t < c->n; t++) v += worth_of(c, t, l[t], x->u[t], z) + (x->u[t] ? c->more[t][x->u[t]] : 0);
   return v;
 }
 
@@ -318,9 +332,9 @@ static void rests(classes *c, uint32_t j) {
     for (uint32_t t = c->n; t-- > 0;) {
       double *part = c->part[j][t][i], *rest = c->rest[j][t][i], *next = c->rest[j][t + 1][i];
       for (uint32_t u = 0; u <= c->G; u++) {
-        part[u] = worth_of(c, t, level_of(c, edge_of(c, i * COARSE) - c->c[t] * u * (1 + 1e-9)), u, z);
-        rest[u] = 0;
-        for (uint32_t h = 0; h <= u; h++) rest[u] = fmax(rest[u], part[h] + next[u - h]);
+        part[u] = worth_of(c, t, level_of(c, edge_of(c, i * COARSE) - c->c[t] * u * (1 + 1e-9)), u, z) + (u ? c->more[t][u] : 0);
+        rest[u] = part[0] + next[u];
+        for (uint32_t h = 1; h <= u; h++) rest[u] = fmax(rest[u], part[h] + next[u - h]);
       }
     }
   }
@@ -328,7 +342,7 @@ static void rests(classes *c, uint32_t j) {
 
 /* The most that a content can be worth whose classes before |t| are as in |now|; or something above the cut. */
 static double estimate(const classes *c, uint32_t t, uint32_t left, double w, uint32_t n_relax) {
-  double most = 0;
+  double most = -INFINITY;
   for (uint32_t h = left + 1; h-- > 0;) {
     uint32_t i = level_of(c, (w + c->light[t] * h) * (1 - 1e-9)) / COARSE;
     double v = INFINITY;
@@ -367,8 +381,8 @@ static void single(classes *c) {
   for (uint32_t m = 0; m < c->n; m++) {
     memset(pick[m], 0, PARTS);
     memcpy(next, best, sizeof next);
-    for (uint32_t k = 0; k < PARTS && c->y[m] > 0; k++) {
-      double s = c->turn[m * PARTS + k], v = c->y[m] * s;
+    for (uint32_t k = 0; k < PARTS; k++) {
+      double s = c->turn[m * PARTS + k], v = c->y[m] * s + c->more[m][0];
       if (!(s > 0)) continue;
       for (uint32_t i = k; i < PARTS; i++)
         if (best[i - k] + v > next[i]) next[i] = best[i - k] + v, pick[m][i] = (uint8_t)(k + 1);
@@ -376,10 +390,10 @@ static void single(classes *c) {
     }
     memcpy(best, next, sizeof best);
   }
-  content x = {.worth = best[PARTS - 1]};
+  content x = {.one = true, .worth = best[PARTS - 1]};
   for (uint32_t m = c->n, left = PARTS - 1; m-- > 0;) {
     uint32_t k = pick[m][left];
-    x.out[m] = k ? c->turn[m * PARTS + k - 1] : 0;
+    x.out[m] = k ? c->turn[m * PARTS + k - 1] : 0, x.u[m] = k > 0;
     if (k) left -= k - 1;
   }
   if (x.worth > c->cut) found(c, &x);
@@ -400,45 +414,125 @@ static double price(classes *c, double gap, uint64_t effort) {
   return most;
 }
 
+static bool counts(const rule *r, const content *x) { return r->a ? !x->one && x->u[r->m] >= r->a : x->one && x->u[r->m] > 0; }
+
 static void add_column(classes *c, const content *x) {
-  int start[2] = {0, 0}, row[MODELS];
-  double value[MODELS], cost = 1;
-  if (c->n_columns == COLUMNS) return;
+  int start[2] = {0, 0}, row[MODELS + RULES];
+  double value[MODELS + RULES], cost = 1;
   for (uint32_t m = 0; m < c->n; m++)
     if (x->out[m] > 0) row[start[1]] = (int)m, value[start[1]++] = x->out[m];
+  for (uint32_t i = 0; i < c->n_rules; i++)
+    if (counts(&c->rule[i], x)) row[start[1]] = (int)(c->n + i), value[start[1]++] = 1;
   let__lp_add(c->lp, 1, &cost, start, row, value);
-  c->n_columns++;
 }
 
+static void keep_column(classes *c, const content *x) {
+  if (c->n_columns == COLUMNS) return;
+  c->column[c->n_columns++] = *x;
+  add_column(c, x);
+}
+
+/* The program under the rules, with all contents so far and a dear way out of every row. */
 static bool master(classes *c) {
-  double lo[MODELS], hi[MODELS];
+  double lo[MODELS + RULES], hi[MODELS + RULES], one = 1, dear = 2 * fmin(c->goal, 64);
   for (uint32_t m = 0; m < c->n; m++) lo[m] = 1, hi[m] = LET__LP_INF;
-  c->lp = let__lp_new(c->n, lo, hi);
-  for (uint32_t m = 0; c->lp && m < c->n; m++) { /* a device of its own */
-    content all = {.out = {0}};
-    all.out[m] = fmin(1, own_at(c, m, 0, c->G)[c->G]);
-    add_column(c, &all);
+  for (uint32_t i = 0; i < c->n_rules; i++) {
+    lo[c->n + i] = c->rule[i].least ? c->rule[i].count : -LET__LP_INF;
+    hi[c->n + i] = c->rule[i].least ? LET__LP_INF : c->rule[i].count;
   }
+  c->lp = let__lp_new(c->n + c->n_rules, lo, hi);
+  for (uint32_t i = 0; c->lp && i < c->n + c->n_rules; i++) {
+    int start[2] = {0, 1}, row = (int)i;
+    if (i < c->n || c->rule[i - c->n].least) let__lp_add(c->lp, 1, &dear, start, &row, &one);
+  }
+  for (uint32_t i = 0; c->lp && i < c->n_columns; i++) add_column(c, &c->column[i]);
   return c->lp != NULL;
 }
 
-static void generate(classes *c, uint64_t effort) {
+/* Reads the prices; what they promise all together. */
+static double prices(classes *c) {
+  const double *dual = let__lp_dual(c->lp);
+  double sum = 0;
+  memset(c->more, 0, sizeof c->more);
+  for (uint32_t m = 0; m < c->n; m++) sum += c->y[m] = fmax(0, dual[m]);
+  for (uint32_t i = 0; i < c->n_rules; i++) {
+    rule *r = &c->rule[i];
+    r->price = r->least ? fmax(0, dual[c->n + i]) : fmin(0, dual[c->n + i]);
+    sum += r->price * r->count;
+    for (uint32_t u = r->a; u <= (r->a ? c->G : 0); u++) c->more[r->m][u] += r->price;
+  }
+  return sum;
+}
+
+/* Makes contents until the bound is as good as the next whole number that it can reach. */
+static bool root(classes *c, uint64_t end) {
   let__problem *p = c->p;
-  uint64_t end = p->work + effort;
   double best = 0;
+  if (!master(c)) return false;
+  for (uint32_t m = 0; m < c->n; m++) { /* a device of its own */
+    content all = {.one = true};
+    all.u[m] = 1, all.out[m] = c->turn[m * PARTS + PARTS - 1];
+    keep_column(c, &all);
+  }
   for (uint32_t turn = 0; turn < TURNS && p->work < end && let__lp_solve(c->lp) && !let__expired(p); turn++) {
-    const double *dual = let__lp_dual(c->lp);
-    double sum = 0;
-    for (uint32_t m = 0; m < c->n; m++) sum += c->y[m] = fmax(0, dual[m]);
-    double whole = fmin(ceil(sum - 1e-6), c->goal);
+    double sum = prices(c), whole = fmin(ceil(sum - 1e-6), c->goal);
     if (whole * c->k->cost <= ceil(p->bound - 1e-6)) break; /* the sum only falls */
     double gap = whole > 1 ? fmin(GAP_MAX, fmax(GAP_MIN, sum / (whole - 1 + 1e-4) - 1)) : GAP_MAX;
     double most = price(c, gap, end - p->work);
     best = fmax(best, sum / most * (1 - 1e-9) * c->k->cost);
     if (!c->n_keep) break;
-    for (uint32_t i = 0; i < c->n_keep; i++) add_column(c, &c->keep[i]);
+    for (uint32_t i = 0; i < c->n_keep; i++) keep_column(c, &c->keep[i]);
   }
   p->bound = fmax(p->bound, best);
+  return true;
+}
+
+/* The rule whose count is the least whole one. False: all are whole. */
+static bool choose(classes *c, const double *x, rule *ret) {
+  double best = 1e-3;
+  for (uint32_t m = 0; m < c->n; m++)
+    for (uint32_t a = 0; a <= c->G; a++) {
+      rule r = {.m = m, .a = a};
+      double sum = 0;
+      for (uint32_t i = 0; i < c->n_columns; i++) sum += counts(&r, &c->column[i]) ? x[i] : 0;
+      double off = fmin(sum - floor(sum), ceil(sum) - sum) * (a ? 1 : 1.5);
+      if (off > best) best = off, *ret = r, ret->count = floor(sum);
+    }
+  return best > 1e-3;
+}
+
+/* True: no plan of |n| devices obeys the rules. */
+static bool none(classes *c, double n, uint64_t end) {
+  let__problem *p = c->p;
+  bool out = false, more = false;
+  rule r;
+  if (!master(c)) return false;
+  for (uint32_t turn = 0; turn < TURNS && !out && p->work < end && let__lp_solve(c->lp) && !let__expired(p); turn++) {
+    double sum = prices(c);
+    if (sum <= n * (1 + 1e-6)) { /* it can be done in parts of devices: which rule says that it cannot in whole ones? */
+      const double *x = let__lp_primal(c->lp);
+      uint32_t dear = c->n;
+      for (uint32_t i = 0; i < c->n_rules; i++) dear += c->rule[i].least;
+      more = c->n_rules < RULES && choose(c, x + dear, &r);
+      break;
+    }
+    double most = price(c, fmin(GAP_MAX, sum / (n + 1e-4) - 1), end - p->work);
+    out = sum / most * (1 - 1e-9) > n + 1e-6;
+    if (!c->n_keep || c->n_columns == COLUMNS) break;
+    for (uint32_t i = 0; i < c->n_keep; i++) keep_column(c, &c->keep[i]);
+  }
+  let__lp_free(c->lp);
+  c->lp = NULL;
+  if (out || !more) return out;
+  rule *now = &c->rule[c->n_rules++];
+  *now = r;
+  out = none(c, n, end);
+  if (out) {
+    *now = r, now->least = true, now->count += 1;
+    out = none(c, n, end);
+  }
+  c->n_rules--;
+  return out;
 }
 
 let_err let__classes(let__problem *p, double most, uint64_t effort) {
@@ -456,16 +550,19 @@ let_err let__classes(let__problem *p, double most, uint64_t effort) {
   c->own = let_arena_array(a, (size_t)c->n * LEVELS * (c->G + 1) * (c->G + 1), sizeof *c->own);
   c->duo = let_arena_array(a, (size_t)c->n * c->n * LEVELS * (c->G + 1), sizeof *c->duo);
   c->turn = let_arena_array(a, (size_t)c->n * PARTS, sizeof *c->turn);
+  c->column = let_arena_array(a, COLUMNS, sizeof *c->column);
   speed *s = let_arena_array(a, c->G + 1u, sizeof *s);
   pace *x = let_arena_alloc(a, sizeof *x);
   grid *at = let_arena_array(a, MODELS + 1, sizeof *at);
-  if (!c->own || !c->duo || !c->turn || !s || !x || !at) return LET_ERR_NOMEM;
+  if (!c->own || !c->duo || !c->turn || !c->column || !s || !x || !at) return LET_ERR_NOMEM;
   weights(c);
   for (uint32_t m = 0; m < c->n; m++) tables(c, m, s, x, at);
   for (uint32_t m = 0; m < c->n; m++)
-    if (!(own_at(c, m, 0, c->G)[c->G] > 0)) return LET_OK;
-  if (!master(c)) return LET_ERR_NOMEM;
-  generate(c, effort);
+    if (!(c->turn[m * PARTS + PARTS - 1] > 0)) return LET_OK;
+  uint64_t end = p->work + effort;
+  bool ok = root(c, end);
   let__lp_free(c->lp);
+  if (!ok) return LET_ERR_NOMEM;
+  if (ceil(p->bound / k->cost - 1e-6) == most - 1 && none(c, most - 1, end)) p->bound = most * k->cost;
   return r;
 }

@@ -118,7 +118,7 @@ static bool tables(grain *s, uint32_t m) {
   if (!feel) return false;
   for (uint32_t l = 0; l <= s->last; l++)
     for (uint32_t h = 1; h <= s->G; h++) s->serve[m][l][h] = -1;
-  for (uint32_t g = 1; g <= s->G; g++, feel += most)
+  for (uint32_t g = 1; g < s->G; g++, feel += most)
     for (uint32_t b = 1; b <= most && !isinf(feel[b - 1]); b++) {
       double slow = some ? let__slowed(&s->scale, feel[b - 1], s->press[some]) : 1, t = (double)let__lat(s->k, m, b, g) * let__max(1, slow);
       if (3 * t > slo) break;

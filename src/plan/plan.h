@@ -27,6 +27,7 @@ typedef struct let_plan_input {
   const let_plan *running;   /* the current plan, or NULL: `optimal` changes as little of it as it must */
   uint32_t max_batch;        /* 0: as profiled */
   double headroom;           /* planned rate = rate * (1 + headroom); 0 plans exactly */
+  uint32_t effort;           /* 0: what a server can wait for; every step up lets `optimal` seek a smaller plan and a better bound four times as long */
   /* The time limit: called now and then; true: stop improving and return what there is. May be NULL. */
   bool (*expired)(void *ctx);
   void *expired_ctx;

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { SEARCH_STEPS = 1500000, FILL_STEPS = 2000000, AGAIN_STEPS = 6000, BOUND_STEPS = 50000, BOUND_STEPS_MANY = 10000, FEW_MODELS = 8, EFFORT_MAX = 8 }; /* milliseconds, measured by bench/plan_scale */
+
 typedef struct search {
   let__problem *p;
   let__fill *fill;
@@ -183,6 +185,7 @@ static double uneven(const let__set *s) {
 }
 
 static double target(const let__problem *p) { return p->one_type ? ceil(p->bound - 1e-6) : p->bound; }
+static bool above(const let__problem *p, const let__set *best) { return best->cost > target(p) * (1 + 1e-9) && !let__expired(p); }
 static bool done(const search *s, const let__set *best, uint32_t over) {
   return (best->n && !over && best->cost <= target(s->p) * (1 + 1e-9)) || s->p->work > s->work || let__expired(s->p);
 }
@@ -302,6 +305,20 @@ static let_err warm(search *s, const let__running *run, let__set *best, uint32_t
   return LET_OK;
 }
 
+/* A device less, or the proof that there is none: what both may take is four times as much with every step of effort. */
+static let_err deepen(search *s, let__set *best, bool again) {
+  let__problem *p = s->p;
+  let_err r = LET_OK;
+  for (uint32_t i = 0; i <= p->in->effort && i < EFFORT_MAX; i++) {
+    if (!r && above(p, best)) r = let__grain(p, s->fill, (uint64_t)(again ? AGAIN_STEPS : SEARCH_STEPS / p->n) << 2 * i, i + 1, best);
+    if (again && !p->in->effort) break; /* who re-plans cannot wait for more */
+    if (!r && above(p, best) && !i) r = let__joint(p, best->cost);
+    if (!r && above(p, best)) r = let__classes(p, best->cost, ((uint64_t)(p->n <= FEW_MODELS ? BOUND_STEPS : BOUND_STEPS_MANY) << 2 * i) / p->n);
+    if (r || !above(p, best)) break;
+  }
+  return r;
+}
+
 let_err let__search(let__problem *p, const let__running *run, let__set *ret, uint32_t *ret_over) {
   search s = {.p = p, .fill = let__fill_new(p)};
   s.rest = let_arena_array(p->scratch, p->n + 1u, sizeof *s.rest);
@@ -311,7 +328,7 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   s.used = let_arena_array(p->scratch, p->n_kinds, sizeof *s.used);
   if (!s.fill || !s.rest || !s.price || !s.cap || !s.factor || !s.used) return LET_ERR_NOMEM;
   let_rng_seed(&s.rng, 1);
-  s.work = run->n ? 20000 : p->n > 32 && p->n <= 200 ? 25000 * (uint64_t)p->n : 250000; /* milliseconds, measured by bench/plan_scale */
+  s.work = run->n ? 20000 : p->n > 32 && p->n <= 200 ? 25000 * (uint64_t)p->n : p->n_kinds == 1 && p->n > FEW_MODELS ? FILL_STEPS / p->n : 250000; /* milliseconds, measured by bench/plan_scale */
   s.work += p->work;
   let__set best = {0}, hot = {0};
   uint32_t over = 0, hot_over = 0;
@@ -323,9 +340,7 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   }
   if (!best.n || !done(&s, &best, over)) r = fresh(&s, &best, &over);
   if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, run->n ? 10000 : 40000, &best, &over);
-  if (!r && best.n && !over && best.cost > target(p) * (1 + 1e-9)) r = let__grain(p, s.fill, run->n ? 6000 : 150000, 1, &best);
-  if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__joint(p, best.cost); /* re-planning cannot wait for it */
-  if (!r && best.n && !over && !run->n && best.cost > target(p) * (1 + 1e-9)) r = let__classes(p, best.cost, 10000 / p->n);
+  if (!r && best.n && !over) r = deepen(&s, &best, run->n > 0);
   if (!r && best.n) r = improve(&s, &best, &over);
   if (r) return r;
   uint32_t n = devices(&best);
