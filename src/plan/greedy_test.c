@@ -164,8 +164,48 @@ static void out_of_memory_is_an_error(void **state) {
   let_arena_fini(&keep);
 }
 
+/* From nothing and from a running plan: no policy whose plan holds takes fewer devices than `optimal`. */
+static void optimal_never_takes_more(void **state) {
+  (void)state;
+  uint32_t n_policies, compared = 0, equal = 0;
+  const let_policy *const *policy = let_policies(&n_policies);
+  for (uint64_t seed = 1; seed <= 24; seed++) {
+    let_arena a;
+    let_arena_init(&a, &let_mem_libc);
+    let_rng r;
+    let_rng_seed(&r, seed);
+    let__sample s = {.models = 1 + (uint32_t)let_rng_below(&r, 8), .granules = 4u << let_rng_below(&r, 3), .max_batch = 16, .least_ms = 0.2, .most_ms = 20,
+                     .interference = (uint32_t)let_rng_below(&r, 3)};
+    let_profile *p = let__sample_profile(&s, "t", &a, seed);
+    let_workload w = let__sample_workload(p, 0.5 + 5 * let_rng_unit(&r), 0, &a, seed);
+    let_plan_pool pool = {p, 40, 0};
+    let_plan_input in = {.workload = &w, .pool = &pool, .n_pools = 1};
+    let_plan plan[3] = {{{0}}};
+    let_error e = {0};
+    for (int round = 0; round < 3; round++) {
+      if (round) in.running = &plan[round - 1], w.demand[seed % w.n].rate *= round == 1 ? 1.3 : 0.5;
+      assert_int_equal(let__policy_optimal.make(&in, &a, &plan[round], &e), LET_OK);
+      let_plan_input other = in;
+      other.running = NULL;
+      for (uint32_t k = 0; k < n_policies; k++) {
+        let_plan rival = {0};
+        assert_int_equal(policy[k]->make(&other, &a, &rival, &e), LET_OK);
+        if (policy[k] == &let__policy_optimal || !policy[k]->promises || !rival.feasible || let_plan_check(&rival, &in, &e)) continue;
+        if (!plan[round].feasible || rival.gpus_used < plan[round].gpus_used)
+          fail_msg("seed %llu, round %d: '%s' takes %u, optimal %u", (unsigned long long)seed, round, policy[k]->name, rival.gpus_used, plan[round].gpus_used);
+        compared++, equal += rival.gpus_used == plan[round].gpus_used;
+      }
+      if (!plan[round].feasible) break;
+    }
+    let_arena_fini(&a);
+  }
+  print_message("%u compared, %u equal\n", compared, equal);
+  assert_true(compared > 100 && equal < compared);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(optimal_never_takes_more),
       cmocka_unit_test(the_judge_agrees),
       cmocka_unit_test(more_devices_never_hurt),
       cmocka_unit_test(refusals_say_why),

@@ -147,7 +147,7 @@ static let_err prepare(let__lane_model *m, let_gpulet *on, let__cell *c, int ins
   let_engine_target t;
   const char *note = NULL;
   on->device->i->target(on, &t);
-  if (instance == 0) let__fault(LET__STAGE_PREPARE);
+  if (instance == 0 && !m->measured) let__fault(LET__STAGE_PREPARE);
   c->size = m->size[m->next];
   let_err r = m->engine->prepare(m->loaded->em, &t, c->size, instance, &c->x[instance], &note, e);
   if (r) return r;
@@ -287,26 +287,62 @@ static void discard(const let__lane_model *m, let__cell *c) {
 
 static bool scarce(let_err r) { return r == LET_ERR_NOMEM || r == LET_ERR_OVERLOADED; }
 
+static void let_go(let__lane *l) {
+  if (l->tried) l->tried_by->discard(l->tried);
+  l->tried = NULL;
+}
+
+static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__cell *c, int instance, let_error *e) {
+  let_err r = prepare(m, on, c, instance, e);
+  if (!scarce(r) || !l->tried) return r;
+  let_go(l);
+  return prepare(m, on, c, instance, e);
+}
+
+/* What the twin told is kept; its graph is not to serve. */
+static void measured(let__lane *l, let__lane_model *m, let__cell *c) {
+  m->measured = true;
+  if (!c->x[0]->graph) return;
+  let_go(l);
+  l->tried = c->x[0], l->tried_by = m->engine;
+  c->x[0] = NULL;
+}
+
+static bool lane_grows(const let__lane *l) {
+  for (uint32_t k = 0; k < l->n_models; k++)
+    if (l->model[k].next < l->model[k].n_sizes) return true;
+  return false;
+}
+
+static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__cell *c, uint32_t *ret_size, let_error *e) {
+  if (!l->twin) return open_gpulet(w, l, &l->twin, &l->twin_number, e);
+  if (!m->measured && !c->x[0]) return prepare_more(l, m, l->twin, c, 0, e);
+  if (!m->measured) {
+    let_err r = measure_with(w, &w->prober, l, m, l->twin, &w->prober_due, g->beside || let__busy(w), c, e);
+    if (!r) measured(l, m, c);
+    return r;
+  }
+  int instance = lacks(w, c);
+  if (instance < 2) return prepare_more(l, m, c->x[0] && !c->x[0]->graph ? l->twin : l->g, c, instance, e);
+  *ret_size = c->size, m->measured = false, publish(m);
+  if (!lane_grows(l)) let_go(l);
+  return LET_OK;
+}
+
 let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size, let_error *e) {
   let__lane *l = NULL;
   let__lane_model *m = next_to_grow(g, &l);
   let__cell *c = &m->cell[let__cells(m)];
-  let_err r = LET_OK;
   *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
-  if (!l->twin) {
-    r = open_gpulet(w, l, &l->twin, &l->twin_number, e);
-  } else if (lacks(w, c) < 2) {
-    r = prepare(m, l->twin, c, lacks(w, c), e);
-  } else {
-    r = measure_with(w, &w->prober, l, m, l->twin, &w->prober_due, g->beside || let__busy(w), c, e);
-    if (!r) *ret_size = c->size, publish(m);
-  }
+  let_err r = grow(w, g, l, m, c, ret_size, e);
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE) return r; /* what was launched may still run: nothing of it is freed */
   if (!r) return LET_OK;
   discard(m, c);
+  m->measured = false;
   /* Another generation is about to go, or to be taken back: what is missing will be there then. */
   if (scarce(r) && w->generations->next) return LET_ERR_AGAIN;
   *ret_size = m->size[m->next++];
+  if (!lane_grows(l)) let_go(l);
   return r;
 }
 
@@ -341,6 +377,7 @@ static void shut(let__worker *w, let_gpulet **g, uint32_t number) {
 }
 
 static bool free_of_lane(let__worker *w, let__lane *l) {
+  if (l->tried) return let_go(l), true;
   for (uint32_t k = 0; k < l->n_models; k++)
     if (free_exec(&l->model[k])) return true;
   for (uint32_t k = 0; k < l->n_models; k++)

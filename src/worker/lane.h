@@ -31,6 +31,7 @@ typedef struct let__lane_model {
   uint32_t needed;     /* the lane serves once that many are ready */
   let_dur slo;         /* 0: none */
   bool planned;        /* the server knows from the plan how long the first size takes */
+  bool measured;       /* control thread: the cell that is being added */
   let_dur took;        /* to load it and to prepare what was needed */
   _Atomic uint32_t n_cells;
   let__cell cell[LET_SIZES_MAX];
@@ -57,9 +58,12 @@ typedef struct let__lane {
   bool shared;
   let_gpulet *g;
   /* The same granules once more, opened when the lane grows: sizes that are added while it serves are warmed up,
-   * captured and measured there, where nothing runs that they could disturb: graphs of one gpu-let share their memory.
-   * The finished exec is then launched on |g| like any other, in the order of its streams. */
+   * captured and measured there, where nothing runs that they could disturb: graphs of one gpu-let share their memory,
+   * so those of two that run side by side must not. That is why a graph of the twin never serves: it is captured once
+   * more for |g|, which runs nothing, and then launched there like any other, in the order of its streams. */
   let_gpulet *twin;
+  let_exec *tried;     /* the last graph of the twin; it keeps the memory there for the next one. NULL: none */
+  const let_engine *tried_by;
   uint32_t number, twin_number; /* of the device's gpu-lets, < 64 */
   uint64_t cost;       /* how long bringing it up took before, us; 0: unknown */
   uint32_t n_models;

@@ -114,6 +114,14 @@ class Base:
             self.assertEqual(len(batches), 5)
             self.assertEqual([k for k, v in batches.items() if not v], [], "every gpu-let has work")
 
+    def test_growing_keeps_answers_apart(self):
+        """Sizes that are ready already answer while further ones are tried beside them."""
+        models = {m: gpu_model(m, max_batch=32, null_us=4000) for m in ("a", "b")}
+        with self.serve(plan_json([(0, [(8, [("a", 32)]), (8, [("b", 32)])])]), models, devices="cuda:0") as s:
+            loads = [self.load(s, m, clients=3) for m in ("a", "b")]
+            until(lambda: not s.json("GET", "/v2/gpulet/plan")[1]["growing"], "all sizes are ready")
+            self.assertEqual([self.failed(load) for load in loads], [[], []])
+
     def test_pipelining_keeps_answers_apart(self):
         """Depth 2 on one gpu-let, single rows and many clients: each answer is its own request's (Load checks)."""
         with self.serve(plan_json([(0, [(16, [("a", 4), ("b", 2)])])]), self.models(null_us=500), devices="cuda:0") as s:

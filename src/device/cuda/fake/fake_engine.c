@@ -2,24 +2,35 @@
  * with weights and buffers in (fake) device memory and one graph per batch size, so that serve, worker and device take
  * exactly the road that they take on a GPU. Put beside nothing else as libgpulet_torch.so and named with --plugin-dir.
  *
- * A batch takes the model's null_us. out[j] of a row = the bytes of the row of the first input, repeated, xor j. */
+ * A batch takes the model's null_us. out[j] of a row = the bytes of the row of the first input, repeated, xor j.
+ *
+ * As with the real one, graphs of one gpu-let share memory for what lies between input and output (a batch that ran beside
+ * another of the same gpu-let answers wrongly), and the first graph of a size runs once when it is prepared. */
 #include <cuda.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 #include "engine/engine.h"
 #include "fake_cuda.h"
 
-enum { WEIGHTS = 1 << 20 };
+enum { WEIGHTS = 1 << 20, GPULETS = 64 };
 
 struct let_engine_model {
   const let_model *m;
   CUdeviceptr weights;
+  bool captured[LET_BATCH_MAX + 1]; /* by size */
 };
 
 typedef struct fake_exec {
   let_exec x;
   let_fake_graph graph;
+  uint32_t us;
+  _Atomic uint64_t *between; /* the gpu-let's */
 } fake_exec;
+
+static _Atomic uint64_t between[GPULETS], runs;
 
 static let_err allocate(CUdeviceptr *ret, uint64_t bytes, const let_model *m, let_error *e) {
   size_t room = 0, total = 0;
@@ -51,11 +62,17 @@ static void unload(let_engine_model *em) {
 static uint64_t weights_bytes(const let_engine_model *em) { return (void)em, WEIGHTS; }
 
 static void answer(void *arg) { /* the kernel */
-  const let_exec *x = arg;
+  const fake_exec *f = arg;
+  const let_exec *x = &f->x;
+  uint64_t mine = atomic_fetch_add(&runs, 1) + 1;
+  atomic_store(f->between, mine);
+  struct timespec t = {f->us / 1000000, f->us % 1000000 * 1000L};
+  nanosleep(&t, NULL);
   for (unsigned j = 0; j < x->n_out; j++) {
     uint64_t n = x->out[j].row_bytes, from = x->in[0].row_bytes;
     for (uint64_t i = 0; i < n * x->size; i++)
       ((unsigned char *)x->out[j].data)[i] = ((const unsigned char *)x->in[0].data)[i / n * from + i % n % from] ^ (unsigned char)j;
+    if (atomic_load(f->between) != mine) memset(x->out[j].data, 0xa5, n * x->size);
   }
 }
 
@@ -83,16 +100,19 @@ static let_err buffer(let_exec *x, let_exec_tensor *t, const let_tensor_spec *s,
 }
 
 static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret, const char **ret_note, let_error *e) {
-  (void)t, (void)instance;
+  (void)instance;
   const let_model *m = em->m;
   fake_exec *f = calloc(1, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
-  f->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .us = m->null_us, .fn = answer, .arg = &f->x};
+  f->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .fn = answer, .arg = f};
+  f->us = m->null_us, f->between = &between[t->gpulet % GPULETS];
   f->x = (let_exec){.size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graph = &f->graph, .impl = f};
   let_err r = m->n_inputs ? LET_OK : let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has no inputs", m->name);
   for (unsigned k = 0; !r && k < m->n_inputs; k++) r = buffer(&f->x, &f->x.in[k], &m->input[k], m, e);
   for (unsigned k = 0; !r && k < m->n_outputs; k++) r = buffer(&f->x, &f->x.out[k], &m->output[k], m, e);
   if (r) return discard(&f->x), r;
+  if (!em->captured[size]) answer(f);
+  em->captured[size] = true;
   *ret_note = NULL;
   *ret = &f->x;
   return LET_OK;
