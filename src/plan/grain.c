@@ -124,7 +124,7 @@ static bool tables(grain *s, uint32_t m) {
       if (3 * t > slo) break;
       e = let__max(e, b * each / t / g); /* half of the time */
     }
-  if (!(e > 0)) e = serves(s, m, some, s->G) / s->G / 2;
+  if (!(e > 0) && s->G > 1) e = serves(s, m, some, s->G - 1) / (s->G - 1) / 2; /* the whole device has no neighbours */
   s->dear[m] = e > 0 ? 2 / e : 1e3;
   return true;
 }
