@@ -23,7 +23,7 @@ typedef struct let_engine_target {
   void *context;     /* CUDA: the gpu-let's CUcontext (green context converted), else NULL */
   void *stream;      /* CUDA: the gpu-let's CUstream; NULL on CPU */
   int threads;       /* CPU: intra-op threads of this gpu-let */
-  uint32_t gpulet;   /* number of the gpu-let within the worker: graphs of one gpu-let may share memory, others not */
+  uint32_t gpulet;   /* number of the gpu-let within the worker: graphs of one gpu-let may share memory, outputs too; others not */
   void *workspace;   /* CUDA: device memory for library workspaces, owned by the gpu-let; NULL: none */
   uint64_t workspace_bytes;
 } let_engine_target;

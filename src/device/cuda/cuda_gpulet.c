@@ -1,6 +1,9 @@
 /* Design notes.
  * Three streams per gpu-let, so that the next batch's inputs and the last batch's outputs move while this batch
- * computes: |in| -> |compute| -> |out|, joined by events only where one really needs the other. All three belong
+ * computes: |in| -> |compute| -> |out|, joined by events only where one really needs the other. What leaves by a kernel
+ * (cuda_scatter.c) leaves on |compute|, what leaves by a copy engine on |out|: the next launch waits for it, whatever it
+ * launches. Graphs of one gpu-let share memory: what one captured later answers may lie where one captured earlier keeps
+ * what lies between its input and its output. All three belong
  * to the gpu-let's context; the threads keep the primary context current, since a green context may be current in
  * one thread only and streams carry their own.
  * Completion: a host function behind the batch stamps the time and writes an eventfd, and wait() polls that fd.
@@ -251,7 +254,12 @@ static let_err join_compute(let_cuda_gpulet *g, let_error *e) {
 }
 
 /* What was asked for goes before anything that is asked for later. */
-static let_err flush(let_cuda_gpulet *g, let_error *e) { return let_cuda__scatter(g, g->work.eager ? g->compute : g->out, e); }
+static let_err flush(let_cuda_gpulet *g, let_error *e) {
+  if (!g->n_scatter) return LET_OK;
+  let_err err = join_in(g, e);
+  g->compute_dirty = true;
+  return err ? err : let_cuda__scatter(g, g->compute, e);
+}
 
 let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
@@ -259,12 +267,10 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   let_err err = flush(g, e);
   if (!err) err = join_in(g, e);
   if (err) return err;
-  /* The same exec again: its outputs may still be on their way out. */
-  bool again = g->work.launches > 1 || g->work.exec == x;
-  for (int i = 0; i < 2; i++) again |= g->mark[i].pending && (g->mark[i].work.launches > 1 || g->mark[i].work.exec == x);
-  if (again) {
+  if (g->out_dirty) {
     CHECK(a->cuEventRecord(g->out_done, g->out));
     CHECK(a->cuStreamWaitEvent(g->compute, g->out_done, 0));
+    g->out_dirty = false;
   }
   let_cuda_work *w = &g->work;
   if (!w->launches) CHECK(a->cuEventRecord(g->start, g->compute));
@@ -273,7 +279,6 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   g->compute_dirty = true; /* a run that failed half way may have enqueued something */
   w->launches++;
   w->eager |= !x->graph;
-  w->exec = x;
   w->n = x->n_in;
   for (uint32_t i = 0; i < w->n; i++) w->in[i].at = (uintptr_t)x->in[i].data, w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
   return err;
@@ -283,19 +288,19 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   const let_cuda_api *a = g->d->api;
   if (!bytes) return LET_OK;
+  if (let_cuda__scatters(g->d, dst, bytes)) {
+    g->scatter[g->n_scatter++] = (let_cuda_copy){(uintptr_t)dst, (uintptr_t)src, bytes};
+    return g->n_scatter == LET__CUDA_SCATTER_MAX ? flush(g, e) : LET_OK;
+  }
   /* Outputs of an eager run belong to an allocator that reuses them in the order of the compute stream. */
   bool eager = g->work.eager;
-  let_err err = eager ? LET_OK : join_in(g, e);
+  let_err err = join_in(g, e);
   if (!err && !eager) err = join_compute(g, e);
   if (err) return err;
   if (eager) g->compute_dirty = true;
-  CUstream on = eager ? g->compute : g->out;
-  if (!let_cuda__scatters(g->d, dst, bytes)) {
-    CHECK(a->cuMemcpyDtoHAsync(dst, (CUdeviceptr)(uintptr_t)src, bytes, on));
-    return LET_OK;
-  }
-  g->scatter[g->n_scatter++] = (let_cuda_copy){(uintptr_t)dst, (uintptr_t)src, bytes};
-  return g->n_scatter == LET__CUDA_SCATTER_MAX ? let_cuda__scatter(g, on, e) : LET_OK;
+  else g->out_dirty = true;
+  CHECK(a->cuMemcpyDtoHAsync(dst, (CUdeviceptr)(uintptr_t)src, bytes, eager ? g->compute : g->out));
+  return LET_OK;
 }
 
 static void CUDA_CB done(void *user) {

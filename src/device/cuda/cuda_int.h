@@ -66,7 +66,6 @@ typedef struct let_cuda {
 typedef struct let_cuda_work {
   uint32_t launches;
   bool eager; /* one of them was no graph */
-  const void *exec; /* the last one; compared, never followed */
   uint32_t n;
   struct {
     uintptr_t at, bytes;
@@ -94,6 +93,7 @@ struct let_cuda_gpulet {
   CUevent in_done, compute_done, out_done, start;
   bool in_dirty;      /* copies on |in| that |compute| has not been told to wait for */
   bool compute_dirty; /* work on |compute| that |out| has not been told to wait for */
+  bool out_dirty;     /* copies on |out| that |compute| has not been told to wait for */
   let_cuda_work work; /* since the last mark */
   let_cuda_mark mark[2];
   let_cuda_copy scatter[LET__CUDA_SCATTER_MAX]; /* small copies out that have not been launched yet */

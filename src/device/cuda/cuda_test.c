@@ -197,6 +197,38 @@ static void same_exec_twice(void **state) { /* legal, ordered: the second batch 
   d->i->close(d);
 }
 
+/* Graphs of one gpu-let share memory: the one that was captured first overwrites, on its way, what the other answered. */
+static void spoil(void *arg) {
+  rig *r = arg;
+  memset(r->in + 4096 + 2048, 0x5a, BYTES);
+  add_one(r);
+}
+
+static void answers_leave_first(void **state) {
+  (void)state;
+  let_device *d = device();
+  let_gpulet *g = gpulet(d, 0, 0, 2, false);
+  let_error e = {0};
+  rig r[2];
+  for (int k = 0; k < 2; k++) rig_init(&r[k], g, k, 100);
+  r[0].graph.fn = spoil, r[0].graph.us = 0;
+  static char src[BYTES], dst[2][BYTES];
+  let_time from, to;
+  for (int pinned = 0; pinned < 2; pinned++) {
+    if (pinned) assert_int_equal(d->i->pin(d, dst, sizeof dst, &e), LET_OK);
+    for (int n = 0; n < 100; n++) {
+      memset(src, n, BYTES);
+      for (int k = 1; k >= 0; k--) assert_int_equal(batch(g, &r[k], src, dst[k], k, &e), LET_OK);
+      for (int k = 1; k >= 0; k--) assert_int_equal(d->i->wait(g, k, LET_S, &from, &to, &e), LET_OK);
+      for (int k = 0; k < 2; k++)
+        for (int i = 0; i < BYTES; i++) assert_int_equal(dst[k][i], n + 1);
+    }
+    if (pinned) d->i->unpin(d, dst);
+  }
+  d->i->shut(g);
+  d->i->close(d);
+}
+
 static void two_gpulets(void **state) {
   (void)state;
   let_device *d = device();
@@ -468,7 +500,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(type_names),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-      T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
+      T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(answers_leave_first), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
       T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(answers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

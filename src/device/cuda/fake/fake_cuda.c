@@ -217,7 +217,7 @@ static void execute(stream *s, op *o) { /* called with the lock held; lets go of
       if (++running > stats.running_most) stats.running_most = running;
       pthread_mutex_unlock(&lock);
       struct timespec t = {o->graph->us / 1000000, o->graph->us % 1000000 * 1000L};
-      nanosleep(&t, NULL);
+      if (o->graph->us) nanosleep(&t, NULL);
       if (o->graph->fn) o->graph->fn(o->graph->arg);
       pthread_mutex_lock(&lock);
       while ((o->graph->kind == LET_FAKE_HANG || r == HANG) && !released) pthread_cond_wait(&changed, &lock);

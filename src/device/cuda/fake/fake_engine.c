@@ -5,8 +5,10 @@
  * A batch takes the model's null_us. out[j] of a row = the bytes of the row of the first input, repeated, xor j.
  *
  * As with the real one, graphs of one gpu-let share memory for what lies between input and output (a batch that ran beside
- * another of the same gpu-let answers wrongly), and the first graph of a size runs once when it is prepared. */
+ * another of the same gpu-let answers wrongly), a graph's answer may lie where those captured before it have that (they
+ * spoil it), and the first graph of a size runs once when it is prepared. */
 #include <cuda.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,11 +28,20 @@ struct let_engine_model {
 typedef struct fake_exec {
   let_exec x;
   let_fake_graph graph;
-  uint32_t us;
-  _Atomic uint64_t *between; /* the gpu-let's */
+  uint32_t us, gpulet;
+  struct fake_exec *next; /* captured before, on the same gpu-let */
 } fake_exec;
 
 static _Atomic uint64_t between[GPULETS], runs;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static fake_exec *graphs[GPULETS]; /* the latest first */
+
+static void spoil(const fake_exec *f) {
+  pthread_mutex_lock(&lock);
+  for (const fake_exec *k = graphs[f->gpulet]; k && k != f; k = k->next)
+    for (unsigned j = 0; j < k->x.n_out; j++) memset(k->x.out[j].data, 0x5a, k->x.out[j].row_bytes * k->x.size);
+  pthread_mutex_unlock(&lock);
+}
 
 static let_err allocate(CUdeviceptr *ret, uint64_t bytes, const let_model *m, let_error *e) {
   size_t room = 0, total = 0;
@@ -65,18 +76,27 @@ static void answer(void *arg) { /* the kernel */
   const fake_exec *f = arg;
   const let_exec *x = &f->x;
   uint64_t mine = atomic_fetch_add(&runs, 1) + 1;
-  atomic_store(f->between, mine);
+  atomic_store(&between[f->gpulet], mine);
+  spoil(f);
   struct timespec t = {f->us / 1000000, f->us % 1000000 * 1000L};
   nanosleep(&t, NULL);
   for (unsigned j = 0; j < x->n_out; j++) {
     uint64_t n = x->out[j].row_bytes, from = x->in[0].row_bytes;
     for (uint64_t i = 0; i < n * x->size; i++)
       ((unsigned char *)x->out[j].data)[i] = ((const unsigned char *)x->in[0].data)[i / n * from + i % n % from] ^ (unsigned char)j;
-    if (atomic_load(f->between) != mine) memset(x->out[j].data, 0xa5, n * x->size);
+    if (atomic_load(&between[f->gpulet]) != mine) memset(x->out[j].data, 0xa5, n * x->size);
   }
 }
 
 static void discard(let_exec *x) {
+  fake_exec *f = x->impl;
+  pthread_mutex_lock(&lock);
+  for (fake_exec **at = &graphs[f->gpulet]; *at; at = &(*at)->next)
+    if (*at == f) {
+      *at = f->next;
+      break;
+    }
+  pthread_mutex_unlock(&lock);
   for (unsigned k = 0; k < x->n_in; k++)
     if (x->in[k].data) (void)cuMemFree((CUdeviceptr)(uintptr_t)x->in[k].data);
   for (unsigned k = 0; k < x->n_out; k++)
@@ -105,12 +125,15 @@ static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_
   fake_exec *f = calloc(1, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
   f->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .fn = answer, .arg = f};
-  f->us = m->null_us, f->between = &between[t->gpulet % GPULETS];
+  f->us = m->null_us, f->gpulet = t->gpulet % GPULETS;
   f->x = (let_exec){.size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graph = &f->graph, .impl = f};
   let_err r = m->n_inputs ? LET_OK : let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has no inputs", m->name);
   for (unsigned k = 0; !r && k < m->n_inputs; k++) r = buffer(&f->x, &f->x.in[k], &m->input[k], m, e);
   for (unsigned k = 0; !r && k < m->n_outputs; k++) r = buffer(&f->x, &f->x.out[k], &m->output[k], m, e);
   if (r) return discard(&f->x), r;
+  pthread_mutex_lock(&lock);
+  f->next = graphs[f->gpulet], graphs[f->gpulet] = f;
+  pthread_mutex_unlock(&lock);
   if (!em->captured[size]) answer(f);
   em->captured[size] = true;
   *ret_note = NULL;
