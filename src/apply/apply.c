@@ -176,7 +176,7 @@ void let_apply_group_prepared(let_apply *a, uint32_t i, let_time now) {
 void let_apply_group_failed(let_apply *a, uint32_t i, const char *why, let_time now) {
   if (i >= a->cap) return;
   group *g = &a->group[i];
-  if (g->state == G_DRAINED || g->state == G_RETIRING) g->state = G_FREE; /* asked to retire while it prepared: there is nothing to retire */
+  if (g->state == G_DRAINING || g->state == G_DRAINED || g->state == G_RETIRING) g->state = G_FREE; /* given up while it prepared: there is nothing to retire */
   if (g->state != G_PREPARING) return;
   if (!g->routed) {
     g->state = G_FREE; /* the worker kept nothing of it */
@@ -206,10 +206,8 @@ void let_apply_switched(let_apply *a) {
     if (g->keep) {
       if (g->state == G_PREPARED) g->state = G_SERVING;
       g->routed = true; /* a kept group whose worker is being replaced comes UP later */
-    } else if (g->state == G_SERVING) {
-      g->state = G_DRAINING, g->routed = false;
-    } else if (g->routed) {
-      g->state = g->state == G_PREPARING && !g->sent ? G_FREE : G_DRAINED, g->routed = false;
+    } else if (g->routed) { /* being prepared again, some of it may take batches already */
+      g->state = g->state == G_PREPARING && !g->sent ? G_FREE : G_DRAINING, g->routed = false;
     }
   }
   a->change = DRAINING;

@@ -181,6 +181,40 @@ static void test_routed_is_the_generation_that_serves(void **state) {
   let_apply_free(w.a);
 }
 
+/* The worker of a group is being replaced, and part of it takes batches already, when a plan gives it up: they are waited
+ * for. So is nothing when it fails to prepare meanwhile. */
+static void test_given_up_while_it_comes_back(void **state) {
+  (void)state;
+  for (int fails = 0; fails < 2; fails++) {
+    world w;
+    setup(&w, 1);
+    let_error e = {0};
+    uint32_t g[2], kept;
+    bool fresh[2];
+    assert_int_equal(let_apply_begin(w.a, 1, (let_apply_want[]){{11, 1}, {12, 2}}, 2, g, fresh, &e), LET_OK);
+    settle(&w);
+    uint32_t worker = let_apply_group_worker(w.a, g[0]);
+    lose(&w, worker);
+    w.now += LET_S;
+    pump(&w, false);
+    w.ready[worker] = true, let_apply_worker_ready(w.a, worker, w.now);
+    pump(&w, false);
+    assert_true(w.asked[g[0]]);
+    assert_int_equal(let_apply_begin(w.a, 2, (let_apply_want[]){{12, 2}}, 1, &kept, fresh, &e), LET_OK);
+    int frees = w.frees;
+    pump(&w, false);
+    assert_int_equal(w.switches, 2);
+    assert_true(let_apply_group_draining(w.a, g[0]) && let_apply_busy(w.a));
+    assert_int_equal(w.frees, frees);
+    if (fails) let_apply_group_failed(w.a, g[0], "no", w.now);
+    else let_apply_group_drained(w.a, g[0]);
+    settle(&w);
+    assert_int_equal(w.frees, frees + 1);
+    assert_int_equal(w.applied, 2);
+    let_apply_free(w.a);
+  }
+}
+
 static void test_refused_switch_rolls_back(void **state) {
   (void)state;
   world w;
@@ -367,7 +401,8 @@ static void test_silent_worker_is_killed(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_kept_groups_are_not_touched), cmocka_unit_test(test_failed_prepare_leaves_old_serving),
-      cmocka_unit_test(test_routed_is_the_generation_that_serves), cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
+      cmocka_unit_test(test_routed_is_the_generation_that_serves), cmocka_unit_test(test_given_up_while_it_comes_back),
+      cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
       cmocka_unit_test(test_failure_after_the_roll_back), cmocka_unit_test(test_new_group_that_kills_the_worker_it_shares),
       cmocka_unit_test(test_silent_worker_is_killed), cmocka_unit_test(test_random_lives)};
   return cmocka_run_group_tests(tests, NULL, NULL);

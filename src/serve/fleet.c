@@ -173,6 +173,7 @@ void serve_worker_control(uv_poll_t *poll, int status, int events) {
     int fds[LET_CONTROL_FDS_MAX], n = 0;
     let_error e = {0};
     if (w->control < 0) return;
+    if (w->killed) break; /* its last words are read when it is gone */
     let_err r = let_control_recv(w->control, &doc, fds, &n, &e);
     if (r == LET_ERR_AGAIN) break;
     if (r) { /* gone, or talks nonsense: either way its process has to go */

@@ -122,6 +122,23 @@ class Base:
             until(lambda: not s.json("GET", "/v2/gpulet/plan")[1]["growing"], "all sizes are ready")
             self.assertEqual([self.failed(load) for load in loads], [[], []])
 
+    def test_plan_leaves_a_device_that_is_coming_back(self):
+        """A worker is replaced and some of its gpu-lets take batches again when the plan gives up its device."""
+        models = {"a": gpu_model("a", null_us=3000), "slow": gpu_model("slow", null_us=150000)}
+        rest = (1, [(16, [("a", 8)])])
+        whole, less = plan_json([(0, [(8, [("a", 8)]), (8, [("slow", 8)])]), rest]), plan_json([rest])
+        with self.serve(whole, models) as s:
+            load = self.load(s, "a", clients=8)
+            for _ in range(3):
+                back = s.log().count("is back")
+                os.kill(self.workers(s, 0)[0], signal.SIGKILL)
+                until(lambda: s.log().count("is back") > back, "a gpu-let serves again")
+                seen = load.count()
+                until(lambda: load.count() > seen + 8, "answers")
+                self.assertEqual(s.json("PUT", "/v2/gpulet/plan", less)[0], 200)
+                self.assertEqual(s.json("PUT", "/v2/gpulet/plan", whole)[0], 200)
+            self.assertEqual(self.failed(load), [])
+
     def test_pipelining_keeps_answers_apart(self):
         """Depth 2 on one gpu-let, single rows and many clients: each answer is its own request's (Load checks)."""
         with self.serve(plan_json([(0, [(16, [("a", 4), ("b", 2)])])]), self.models(null_us=500), devices="cuda:0") as s:

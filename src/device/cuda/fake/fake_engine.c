@@ -51,7 +51,9 @@ static let_err allocate(CUdeviceptr *ret, uint64_t bytes, const let_model *m, le
   (void)cuMemGetInfo(&room, &total);
   if (r == CUDA_ERROR_OUT_OF_MEMORY)
     return let_fail(e, LET_ERR_NOMEM, "model '%s' needs %llu MiB, %zu of %zu MiB are free", m->name, (unsigned long long)(bytes >> 20), room >> 20, total >> 20);
-  return let_fail(e, LET_ERR_DEVICE, "model '%s': CUDA error %d", m->name, (int)r);
+  const char *name = "";
+  (void)cuGetErrorName(r, &name);
+  return let_fail(e, LET_ERR_DEVICE, "model '%s': %s (%d)", m->name, name, (int)r);
 }
 
 static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_error *e) {
