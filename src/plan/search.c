@@ -313,7 +313,7 @@ static let_err deepen(search *s, let__set *best, bool again) {
     if (!r && above(p, best)) r = let__grain(p, s->fill, (uint64_t)(again ? AGAIN_STEPS : SEARCH_STEPS / p->n) << 2 * i, i + 1, best);
     if (again && !p->in->effort) break; /* who re-plans cannot wait for more */
     if (!r && above(p, best) && !i) r = let__joint(p, best->cost);
-    if (!r && above(p, best)) r = let__classes(p, best->cost, ((uint64_t)(p->n <= FEW_MODELS ? BOUND_STEPS : BOUND_STEPS_MANY) << 2 * i) / p->n);
+    if (!r && above(p, best)) r = let__classes(p, best->cost, ((uint64_t)(i || p->n <= FEW_MODELS ? BOUND_STEPS : BOUND_STEPS_MANY) << 2 * i) / p->n);
     if (r || !above(p, best)) break;
   }
   return r;
