@@ -60,7 +60,7 @@ static let_plan plan_of(const let_plan_input *in, let_arena *a, uint64_t seed) {
 static void plans_hold(void **state) {
   (void)state;
   uint32_t feasible = 0, met = 0, above = 0;
-  for (uint64_t seed = 1; seed <= rounds(150); seed++) {
+  for (uint64_t seed = 1; seed <= rounds(60); seed++) {
     scene s;
     scene_make(&s, seed);
     let_plan p = plan_of(&s.in, &s.arena, seed);
@@ -70,7 +70,7 @@ static void plans_hold(void **state) {
     let_arena_fini(&s.arena);
   }
   print_message("%u feasible, %u meet their bound, %u are more than 1 above\n", feasible, met, above);
-  assert_true(feasible > rounds(150) / 2);
+  assert_true(feasible > rounds(60) / 2);
 }
 
 static void two_types(void **state) {
@@ -341,7 +341,7 @@ static void bounds_hold(void **state) {
   static double cap[ORACLE_CONTENTS][ORACLE_MODELS];
   double near[2] = {0};
   uint32_t compared = 0, proved = 0, tried = 0;
-  for (uint64_t seed = 1; seed <= rounds(150); seed++) {
+  for (uint64_t seed = 1; seed <= rounds(60); seed++) {
     scene s = {0};
     let_rng r;
     let_rng_seed(&r, seed * 177);
@@ -381,7 +381,7 @@ static void bounds_hold(void **state) {
     let_arena_fini(&s.arena);
   }
   print_message("%u compared: joint reaches %.3f of what is possible, classes %.3f; of %u best plans %u are proved\n", compared, near[0] / compared, near[1] / compared, tried, proved);
-  assert_true(compared > rounds(150) / 3);
+  assert_true(compared > rounds(60) / 3);
 }
 
 int main(void) {
