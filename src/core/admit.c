@@ -174,11 +174,11 @@ static void relax_idle(let_core *c, const let_request *r, let_time now) {
   }
 }
 
-static uint32_t most_rows(const let_core *c, uint32_t model) {
+uint32_t let__most_rows(const let_core *c, uint32_t model) {
   uint32_t n, most = 0;
   const let__route *route = let__routes_of(c, model, &n);
   for (uint32_t i = 0; i < n; i++)
-    if (route[i].size[route[i].n_sizes - 1] > most) most = route[i].size[route[i].n_sizes - 1];
+    if (let__route_up(c, &route[i]) && route[i].size[route[i].n_sizes - 1] > most) most = route[i].size[route[i].n_sizes - 1];
   return most;
 }
 
@@ -193,7 +193,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   if (v.n == 0) return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': no gpu-let runs it in the current plan", name);
   if (!let__any_up(c, r->model))
     return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': %u of its %u gpu-lets are down and being restarted; try again", name, v.n, v.n);
-  uint32_t most = most_rows(c, r->model);
+  uint32_t most = let__most_rows(c, r->model);
   /* Promised by the configuration, but not prepared yet: that comes, or another server has it. */
   if (r->rows > most && r->rows <= m->m->max_batch)
     return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': %u rows, but so far its batches hold at most %u, larger ones are being prepared: split the request or try again",

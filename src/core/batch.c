@@ -214,6 +214,12 @@ bool let__decide(let_core *c, uint32_t model, let_time now, let_action *ret) {
     else let__refuse(urgent, LET_ERR_UNAVAILABLE, "model '%.80s': the plan changed and no gpu-let runs it any more", m->m->name);
     return refuse_queued(c, urgent, ret);
   }
+  uint32_t most = let__most_rows(c, model);
+  if (urgent->rows > most) { /* what could run it went down while it waited, and comes back small */
+    let__refuse(urgent, LET_ERR_UNAVAILABLE, "model '%.80s': %u rows, but at present its batches hold at most %u: split the request or try again", m->m->name,
+                urgent->rows, most);
+    return refuse_queued(c, urgent, ret);
+  }
   let_time until;
   if (let__hopeless(c, urgent, now, &until)) {
     let__refuse(urgent, LET_ERR_DEADLINE, "model '%.80s': waited %.1f ms and can no longer finish within its %.1f ms", m->m->name,

@@ -148,6 +148,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now);
 bool let__hopeless(const let_core *c, const let_request *r, let_time now, let_time *ret_until);
 let_err let__refuse(let_request *r, let_err why, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 bool let__any_up(const let_core *c, uint32_t model);
+uint32_t let__most_rows(const let_core *c, uint32_t model); /* of one request, on the gpu-lets that are up */
 
 /* batch.c: when a batch closes and what is in it */
 void let__touch(let_core *c, uint32_t model);           /* look at it in the next step */

@@ -123,6 +123,32 @@ static void test_no_large_batch_of_padding(void **state) {
   let_core_free(c);
 }
 
+/* A gpu-let that comes back has few sizes at first: what needs a larger one can be tried again, it is not late. */
+static void test_too_wide_for_what_is_up(void **state) {
+  (void)state;
+  let_core *c = core(100);
+  let_model *m = model(0, 50 * LET_MS);
+  m->max_batch = 8;
+  declare(c, 0, m);
+  let_core_route r[2] = {route(0, 0, 4), route(0, 1, 4)};
+  routes(c, 2, r, 2, 0);
+  let_request *wide[2];
+  for (int i = 0; i < 2; i++) wide[i] = request(0, 0, 50 * LET_MS), wide[i]->rows = 8;
+  assert_int_equal(let_core_arrive(c, wide[0], 0), LET_OK);
+  let_core_gpulet_down(c, 0);
+  r[1].n_sizes = 3;
+  routes(c, 2, r, 2, 0);
+  assert_true(let_core_step(c, 0, &act));
+  assert_int_equal(act.kind, LET_ACTION_REFUSE);
+  assert_ptr_equal(act.request[0], wide[0]);
+  assert_int_equal(act.why, LET_ERR_UNAVAILABLE);
+  assert_int_equal(let_core_arrive(c, wide[1], 0), LET_ERR_UNAVAILABLE); /* what is down may take long to come back */
+  let_core_gpulet_up(c, 0);
+  assert_int_equal(let_core_arrive(c, wide[1], 0), LET_OK);
+  check(c);
+  let_core_free(c);
+}
+
 static void test_order_is_priority_then_deadline(void **state) {
   (void)state;
   let_core *c = core(100);
@@ -580,7 +606,7 @@ static void test_short_batches(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_closes_when_slack_runs_out_or_full), cmocka_unit_test(test_no_large_batch_of_padding),
-      cmocka_unit_test(test_order_is_priority_then_deadline),
+      cmocka_unit_test(test_too_wide_for_what_is_up), cmocka_unit_test(test_order_is_priority_then_deadline),
     cmocka_unit_test(test_refusals_say_why), cmocka_unit_test(test_failed_batch_runs_elsewhere_once), cmocka_unit_test(test_plan_change),
     cmocka_unit_test(test_predictions_follow_both_ways), cmocka_unit_test(test_allocation_failure), cmocka_unit_test(test_dump_is_json_like),
     cmocka_unit_test(test_rate), cmocka_unit_test(test_overload), cmocka_unit_test(test_overload_stays_at_home),
