@@ -128,6 +128,7 @@ static void cuda_close(let_device *base) {
   (void)a->cuCtxSetCurrent(NULL);
   (void)a->cuDevicePrimaryCtxRelease(d->dev);
   pthread_mutex_destroy(&d->lock);
+  pthread_mutex_destroy(&d->pins);
   free(d);
 }
 
@@ -198,6 +199,7 @@ let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
     return err;
   }
   pthread_mutex_init(&d->lock, NULL);
+  pthread_mutex_init(&d->pins, NULL);
   let_cuda__scatter_load(d);
   char bus[32];
   if (a->nvml_by_pci && !a->cuDeviceGetPCIBusId(bus, sizeof bus, d->dev) && a->nvml_by_pci(bus, &d->nvml)) d->nvml = NULL;

@@ -58,6 +58,7 @@ typedef struct let_cuda {
   /* Workspaces of gpu-lets that were shut: freeing device memory waits for everything that runs on the device. */
   CUdeviceptr spare[LET__CUDA_SPARE];
   uint32_t n_spare;
+  pthread_mutex_t pins;   /* what follows: lanes look at it for every copy, and |lock| is held while streams are destroyed */
   let_cuda_range pinned[LET__CUDA_PINNED];
   uint32_t n_pinned;
 } let_cuda;

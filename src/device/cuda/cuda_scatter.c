@@ -43,20 +43,20 @@ let_err let_cuda__pin(let_device *base, void *p, uint64_t bytes, let_error *e) {
   if (!err) err = let_cuda_check(a, a->cuMemHostRegister(p, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP), "cuMemHostRegister", e);
   if (err) return err;
   CUdeviceptr seen = 0;
-  pthread_mutex_lock(&d->lock);
+  pthread_mutex_lock(&d->pins);
   /* Only where the device knows the memory by the host's address can a kernel write there. */
   if (d->n_pinned < LET__CUDA_PINNED && !a->cuMemHostGetDevicePointer(&seen, p, 0) && seen == (CUdeviceptr)(uintptr_t)p)
     d->pinned[d->n_pinned++] = (let_cuda_range){(uintptr_t)p, bytes};
-  pthread_mutex_unlock(&d->lock);
+  pthread_mutex_unlock(&d->pins);
   return LET_OK;
 }
 
 void let_cuda__unpin(let_device *base, void *p) {
   let_cuda *d = (let_cuda *)base;
-  pthread_mutex_lock(&d->lock);
+  pthread_mutex_lock(&d->pins);
   for (uint32_t i = 0; i < d->n_pinned; i++)
     if (d->pinned[i].at == (uintptr_t)p) d->pinned[i--] = d->pinned[--d->n_pinned];
-  pthread_mutex_unlock(&d->lock);
+  pthread_mutex_unlock(&d->pins);
   (void)d->api->cuCtxSetCurrent(d->primary);
   (void)d->api->cuMemHostUnregister(p);
 }
@@ -64,12 +64,12 @@ void let_cuda__unpin(let_device *base, void *p) {
 bool let_cuda__scatters(let_cuda *d, const void *to, uint64_t bytes) {
   bool inside = false;
   if (!d->scatter || bytes > LET__CUDA_SCATTER_BYTES) return false;
-  pthread_mutex_lock(&d->lock);
+  pthread_mutex_lock(&d->pins);
   for (uint32_t i = 0; i < d->n_pinned && !inside; i++) {
     uint64_t at = (uintptr_t)to - d->pinned[i].at;
     inside = at < d->pinned[i].bytes && bytes <= d->pinned[i].bytes - at;
   }
-  pthread_mutex_unlock(&d->lock);
+  pthread_mutex_unlock(&d->pins);
   return inside;
 }
 
