@@ -263,7 +263,7 @@ static int debug_server(server *s, let_buf *out, const char **type) {
   json_t *spares = json_array();
   for (uint32_t d = 0; d < SERVE_SPARES; d++) {
     const worker *w = &s->worker[SERVE_GROUPS + d];
-    if (w->alive) json_array_append_new(spares, json_pack("{s:i, s:s, s:b}", "pid", w->process->pid, "device", s->device[d].name, "prepared", s->spare[d].warm));
+    if (w->alive) json_array_append_new(spares, json_pack("{s:i, s:s, s:b}", "pid", w->process->pid, "device", s->device[d].name, "prepared", serve_spare_prepared(s, d)));
   }
   return json_reply(json_pack("{s:I, s:b, s:b, s:i, s:I, s:o, s:o, s:o}", "generation", (json_int_t)(s->plan ? s->plan->generation : 0), "changing", s->change.under_way,
                               "draining", s->draining, "in_flight", (int)s->in_flight, "worker_restarts", (json_int_t)s->worker_restarts, "groups", groups, "workers", workers, "spares", spares),

@@ -367,8 +367,9 @@ void serve_fleet_tick(server *s, let_time now) {
 /* One that grows may be in a long call of its engine, but not for longer than it might prepare. */
 static let_time silent_until(const server *s, uint32_t i) {
   let_dur busy = s->watchdog * SILENT_BUSY, idle = s->watchdog * SILENT, grows = s->o->prepare_timeout;
-  if (let_apply_worker_busy(s->apply, i)) idle = busy;
-  else if (serve_worker_grows(s, i)) idle = grows <= 0 || grows > busy ? busy : grows > idle ? grows : idle;
+  bool waits = i >= SERVE_GROUPS; /* a spare */
+  if (waits ? !s->spare[i - SERVE_GROUPS].warm : let_apply_worker_busy(s->apply, i)) idle = busy;
+  else if (waits || serve_worker_grows(s, i)) idle = grows <= 0 || grows > busy ? busy : grows > idle ? grows : idle;
   return s->worker[i].heard + idle;
 }
 
@@ -376,7 +377,7 @@ static let_time silent_until(const server *s, uint32_t i) {
 void serve_fleet_watch(server *s, let_time now) {
   bool asleep = now - s->watched > s->watchdog * SILENT / 2; /* we were stopped ourselves, or starved: no evidence against anybody */
   s->watched = now;
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+  for (uint32_t i = 0; i < SERVE_WORKERS; i++) {
     worker *w = &s->worker[i];
     if (!w->alive || w->killed || w->stop_by) continue;
     if (asleep) w->heard = now;
@@ -389,7 +390,7 @@ void serve_fleet_watch(server *s, let_time now) {
 
 let_time serve_fleet_wake(const server *s) {
   let_time at = serve_spare_wake(s);
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+  for (uint32_t i = 0; i < SERVE_WORKERS; i++) {
     const worker *w = &s->worker[i];
     if (!w->alive) continue;
     if (w->stop_by && w->stop_by < at) at = w->stop_by;

@@ -187,6 +187,7 @@ void serve_spare_heard(server *s, uint32_t worker, const char *event, json_t *do
 void serve_spare_lost(server *s, uint32_t worker, let_time now);
 bool serve_spare_take(server *s, uint32_t worker, uint32_t group); /* the spare, prepared for |group|, is |worker| now; false: there is none */
 void serve_spare_settled(server *s, uint32_t worker);             /* its group serves: what it had as a spare can go */
+bool serve_spare_prepared(const server *s, uint32_t device);      /* for what serves there now */
 void serve_spare_close(server *s);
 
 /* helper.c: the process that some workers depend on */

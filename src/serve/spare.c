@@ -20,6 +20,11 @@ static uint32_t serving_on(const server *s, uint32_t d) {
 
 static bool same(const spare *x, const server *s, uint32_t g) { return x->group == g && x->generation == s->group[g].generation; }
 
+bool serve_spare_prepared(const server *s, uint32_t d) {
+  uint32_t g = serving_on(s, d);
+  return s->spare[d].warm && g != LET_APPLY_NONE && same(&s->spare[d], s, g);
+}
+
 static void forget_lanes(spare *x) {
   let_lanes_free(x->lanes), let_lanes_free(x->old_lanes);
   x->lanes = x->old_lanes = NULL;
@@ -81,6 +86,7 @@ bool serve_spare_take(server *s, uint32_t i, uint32_t g) {
   worker *from = slot(s, d), *to = &s->worker[i];
   spare *x = &s->spare[d];
   if (!from->alive || from->killed || !x->warm || !same(x, s, g)) return false;
+  if (serve_now() - from->heard > s->watchdog) return false; /* says nothing, every second: a new one is sooner ready */
   uint64_t starts = to->starts;
   *to = *from;
   to->starts = starts + 1, to->leftover = x->number;

@@ -67,6 +67,15 @@ class Spare(unittest.TestCase):
             self.assertEqual([g["models"][0]["batch"] for g in gpulets], [1, 2])
             self.assertEqual(s.infer_floats("lenet", [[1.0] * 16])[0], 200)
 
+    def test_spare_that_hangs_is_replaced(self):
+        with tempfile.TemporaryDirectory() as d, self.server(d, "--prepare-timeout", "2s", env={"GPULET_WATCHDOG_MS": "1000"}) as s:
+            until(lambda: prepared(s), "a spare is prepared")
+            spare, worker = prepared(s), s.workers()
+            os.kill(spare, signal.SIGSTOP)
+            until(lambda: prepared(s) not in (spare, None), "another one is prepared")
+            self.assertIn("was silent for", s.log())
+            self.assertEqual(s.workers(), worker)
+
     def test_death_of_the_spare_is_nobodys_business(self):
         with tempfile.TemporaryDirectory() as d, self.server(d) as s:
             until(lambda: prepared(s), "a spare is prepared")
