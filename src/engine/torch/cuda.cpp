@@ -402,13 +402,15 @@ Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t si
     x->memory_bytes += x->inputs[k].nbytes();
   }
   /* A size whose graph was made and checked before is only captured again: that runs nothing on the device, where gpu-lets
-   * may be serving on the very same SMs. Should it fail, it is prepared as if for the first time. */
-  if (!em->captured.count(size) || !x->try_capture(nullptr)) {
+   * may be serving on the very same SMs. Should it fail, the model runs eagerly: a second capture would have to be checked, and
+   * graphs that share its memory may be serving. */
+  bool known = em->captured.count(size) > 0;
+  if (!known || !x->try_capture(nullptr)) {
     /* The first runs choose algorithms, load kernels and compile: none of it may happen in a capture. */
     std::vector<at::Tensor> expected;
     for (int i = 0; i < 3; i++) expected = x->compute(x->inputs, size);
     must(cudaStreamSynchronize(d.warm), "warm-up");
-    if (x->try_capture(&expected)) {
+    if (!known && x->try_capture(&expected)) {
       em->captured.insert(size);
     } else {
       for (const at::Tensor &e : expected) x->outputs.push_back(at::empty_like(e));
