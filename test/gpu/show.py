@@ -130,6 +130,20 @@ def grown(what):
     bad.append(f"{what}: still growing after 100 s")
 
 
+def settled(what):
+    """Until there is nothing left to prepare: every batch size, and the spare worker with --spare."""
+    grown(what)
+    start = time.monotonic()
+    while "--spare" in extra and time.monotonic() - start < 60:
+        spares = call("GET", "/debug/server")[1]["spares"]
+        if spares and all(x["prepared"] for x in spares):
+            print(f"{what}: the spare is prepared {time.monotonic() - start:.1f} s after that", flush=True)
+            return
+        time.sleep(0.1)
+    if "--spare" in extra:
+        bad.append(f"{what}: no spare was prepared in 60 s")
+
+
 def kill_worker():
     os.kill(call("GET", "/debug/server")[1]["workers"][0]["pid"], signal.SIGKILL)
 
@@ -191,7 +205,7 @@ with open(ready) as f:
     port = int(dict(line.split() for line in f)["http"])
 print(f"server ready after {time.monotonic() - began:.1f} s", flush=True)
 try:
-    grown("start")
+    settled("start")
     for phase in phases:
         if phase == "compare":
             tolerance = os.environ.get("COMPARE", "2e-2")
@@ -207,10 +221,10 @@ try:
                 bad.append(f"{lost} requests failed across plan changes")
         elif phase == "death":
             under_load("death", "under load, the first worker killed:", 0.2, lambda: fault("SIGKILL of a worker", kill_worker))
-            grown("after it")
+            settled("after it")
         elif phase == "poison":
             under_load("poison", "under load, one request that breaks the device:", 0.2, lambda: fault("a kernel out of bounds", poison))
-            grown("after it")
+            settled("after it")
         elif phase == "mps":
             under_load("mps", "under load, the MPS daemon killed:", 0.2, lambda: fault("SIGKILL of the MPS daemon", kill_mps))
         else:
