@@ -175,7 +175,7 @@ static let_err batch(session *s, let_dur *ret, let_error *e) {
   let_err r = LET_OK;
   if (s->x->dynamic) {
     call c = {.x = *s->x, .inner = s->x, .in = s->in};
-    c.x.graph = NULL, c.x.run = run_call, c.x.impl = &c, c.x.size = (uint32_t)rows_of(s);
+    c.x.n_graphs = 0, c.x.run = run_call, c.x.impl = &c, c.x.size = (uint32_t)rows_of(s);
     r = d->launch(s->g, &c.x, e);
   } else {
     for (unsigned k = 0; !r && k < s->x->n_in; k++) r = d->copy_in(s->g, s->x->in[k].data, s->in[k].data, s->in[k].row_bytes * rows_of(s), e);

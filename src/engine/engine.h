@@ -15,7 +15,7 @@
 #include "base/time.h"
 #include "model/model.h"
 
-enum { LET_ENGINE_ABI = 2 }; /* one more whenever a struct of this header changes: a stale plugin is refused */
+enum { LET_ENGINE_ABI = 3 }; /* one more whenever a struct of this header changes: a stale plugin is refused */
 
 /* Where an engine is to run: filled by the device. */
 typedef struct let_engine_target {
@@ -45,7 +45,8 @@ struct let_exec {
   let_exec_tensor in[LET_TENSORS_MAX];
   let_exec_tensor out[LET_TENSORS_MAX]; /* with |dynamic| valid only after run() and only for that batch */
   bool dynamic;       /* shapes vary from request to request: use run_dynamic */
-  void *graph;        /* CUgraphExec, or NULL: call run() */
+  void **graphs;      /* CUgraphExec, launched one after another; of the engine's */
+  uint32_t n_graphs;  /* 0: call run() */
   /* Enqueues (GPU) or executes (CPU) the batch found in in[].data. NULL |stream| on CPU. */
   let_err (*run)(let_exec *x, void *stream, let_error *e);
   /* For models whose dims vary (-1), and for inputs of whatever shape: inputs given as tensors of |rows| rows
@@ -70,7 +71,7 @@ typedef struct let_engine {
   uint64_t (*weights_bytes)(const let_engine_model *em);
   /* Prepares one (size, gpu-let): buffers, warm-up, and on a GPU graph capture. |instance| 0 or 1: two execs of
    * the same cell with separate buffers, so that copies overlap the other's compute. A model that cannot be
-   * captured comes back with graph == NULL, runs eagerly, and |ret_note| says why (static or model-owned text). */
+   * captured comes back without graphs, runs eagerly, and |ret_note| says why (static or model-owned text). */
   let_err (*prepare)(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret,
                      const char **ret_note, let_error *e);
   void (*discard)(let_exec *x);

@@ -302,7 +302,7 @@ static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, le
 /* What the twin told is kept; its graph is not to serve. */
 static void measured(let__lane *l, let__lane_model *m, let__cell *c) {
   m->measured = true;
-  if (!c->x[0]->graph) return;
+  if (!c->x[0]->n_graphs) return;
   let_go(l);
   l->tried = c->x[0], l->tried_by = m->engine;
   c->x[0] = NULL;
@@ -323,7 +323,7 @@ static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let_
     return r;
   }
   int instance = lacks(w, c);
-  if (instance < 2) return prepare_more(l, m, c->x[0] && !c->x[0]->graph ? l->twin : l->g, c, instance, e);
+  if (instance < 2) return prepare_more(l, m, c->x[0] && !c->x[0]->n_graphs ? l->twin : l->g, c, instance, e);
   *ret_size = c->size, m->measured = false, publish(m);
   if (!lane_grows(l)) let_go(l);
   return LET_OK;

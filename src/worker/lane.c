@@ -236,7 +236,7 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
     let_err r = gather(l, j, take, in, &rows, e);
     if (r) return r;
     call c = {.x = *x, .inner = x, .in = in};
-    c.x.graph = NULL, c.x.run = run_call, c.x.impl = &c, c.x.size = rows;
+    c.x.n_graphs = 0, c.x.run = run_call, c.x.impl = &c, c.x.size = rows;
     let__fault(LET__STAGE_COPIED);
     due(l, let_now() + watchdog(l->w, j->cell));
     r = d->launch(l->g, &c.x, e);

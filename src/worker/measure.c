@@ -52,7 +52,7 @@ let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time 
   uint32_t n = 0, most = effort == LET__ALONE && !simulated ? RUNS : effort == LET__ONCE ? 1 : RUNS_FEW;
   bool warm = d->depth == 1 && effort != LET__ONCE;
   let_exec nothing = *c->x[0];
-  nothing.run = run_nothing, nothing.graph = NULL;
+  nothing.run = run_nothing, nothing.n_graphs = 0;
   if (c->p99 <= 0) c->p99 = 12 * w->watchdog; /* nothing is known of the first run: a minute, tenfold */
   let_err r = dynamic ? LET_OK : clear(w, g, c, e);
   while (!r && n < most && (n < 2 || total < LONG_ENOUGH)) {

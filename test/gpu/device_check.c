@@ -107,6 +107,13 @@ static let_gpulet *gpulet(uint32_t number, uint32_t first, uint32_t n, bool shar
   return g;
 }
 
+static void **only(CUgraphExec x) {
+  void **one = malloc(sizeof *one);
+  REQUIRE(one, "memory");
+  *one = x;
+  return one;
+}
+
 /* A "model": one kernel, captured on the gpu-let's stream with the primary context current, as an engine does. */
 static let_exec kernel(let_gpulet *g, CUfunction f, unsigned blocks, unsigned threads, void **args) {
   let_engine_target t;
@@ -117,7 +124,7 @@ static let_exec kernel(let_gpulet *g, CUfunction f, unsigned blocks, unsigned th
   CU(cu.cuLaunchKernel(f, blocks, 1, 1, threads, 1, 1, 0, (CUstream)t.stream, args, NULL));
   CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
   CU(cu.cuGraphInstantiate(&exec, graph, 0));
-  return (let_exec){.size = 1, .graph = exec};
+  return (let_exec){.size = 1, .graphs = only(exec), .n_graphs = 1};
 }
 static let_exec spin(let_gpulet *g, CUdeviceptr out, unsigned cycles, unsigned blocks) {
   return kernel(g, f_smid, blocks, 128, (void *[]){&out, &cycles});
@@ -332,7 +339,7 @@ static double crowd(uint32_t n, uint32_t granules, uint32_t idle, CUdeviceptr ou
     for (int k = 0; k < CHAIN; k++) CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&mine, &cycles}, NULL));
     CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
     CU(cu.cuGraphInstantiate(&exec, graph, 0));
-    x[i] = (let_exec){.size = 1, .graph = exec, .n_in = 1};
+    x[i] = (let_exec){.size = 1, .graphs = only(exec), .n_graphs = 1, .n_in = 1};
     x[i].in[0] = (let_exec_tensor){.data = (void *)(uintptr_t)mine, .row_bytes = IN};
   }
   for (uint32_t left = n * (BATCHES + 1); left > 0;) {
@@ -394,7 +401,7 @@ static void check_overlap_sms(void) {
   for (int i = 0; i < CHAIN; i++) CU(cu.cuLaunchKernel(f_smid, 32, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
   CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
   CU(cu.cuGraphInstantiate(&chain, graph, 0));
-  let_exec x = {.size = 1, .graph = chain}, busy = spin(other, out, large, 4 * type->granule_sms * 16 * 8);
+  let_exec x = {.size = 1, .graphs = only(chain), .n_graphs = 1}, busy = spin(other, out, large, 4 * type->granule_sms * 16 * 8);
   let_dur took[2][TIMES], whole[TIMES];
   let_time a, b;
   for (int k = 0; k < TIMES; k++) {
@@ -435,11 +442,12 @@ static void *serve(void *arg) {
   return NULL;
 }
 
-enum { STALL_NOTHING, STALL_ALLOC, STALL_FREE, STALL_OPEN, STALL_SHUT, STALL_STOCK, STALL_CAPTURE, STALL_DESTROY, STALL_PIN, STALL_UNPIN, STALL_HEALTH, STALLS };
+enum { STALL_NOTHING, STALL_ALLOC, STALL_FREE, STALL_OPEN, STALL_SHUT, STALL_STOCK, STALL_CAPTURE, STALL_INSTANTIATE, STALL_UPLOAD, STALL_DESTROY, STALL_PIECES, STALL_CAPTURE_PIECES, STALL_INSTANTIATE_PIECES, STALL_UPLOAD_PIECES, STALL_DESTROY_PIECES, STALL_PIN, STALL_UNPIN, STALL_HEALTH, STALLS };
 
 static void check_stalls(void) {
-  static const char *const name[STALLS] = {"nothing", "cuMemAlloc 32 MiB", "cuMemFree", "open", "shut", "stock", "capture 300 kernels", "destroy a graph", "pin 16 MiB", "unpin", "health"};
-  enum { TIMES = 12, CHAIN = 300 };
+  static const char *const name[STALLS] = {"nothing", "cuMemAlloc 32 MiB", "cuMemFree", "open", "shut", "stock", "capture 1000 kernels", "instantiate", "upload", "destroy", "in pieces", "capture 10 times 100", "instantiate", "upload", "destroy", "pin 16 MiB", "unpin", "health"};
+  enum { TIMES = 12, CHAIN = 1000, PIECES = 10 };
+  int pieces = 1;
   CUdeviceptr out, at[TIMES];
   CU(cu.cuMemAlloc(&out, BLOCKS * 4));
   serving s = {.g = gpulet(0, 0, 1, false)};
@@ -447,7 +455,8 @@ static void check_stalls(void) {
   pthread_t thread;
   REQUIRE(pthread_create(&thread, NULL, serve, &s) == 0, "thread");
   let_gpulet *g[TIMES], *other = gpulet(40, 4, 4, false);
-  CUgraphExec exec[TIMES];
+  CUgraph graph[TIMES][PIECES];
+  CUgraphExec exec[TIMES][PIECES];
   let_engine_target t;
   let_device_health h;
   d->i->target(other, &t);
@@ -466,16 +475,19 @@ static void check_stalls(void) {
       if (what == STALL_OPEN) g[k] = gpulet((uint32_t)k + 1, 1, (uint32_t)k + 2, false);
       if (what == STALL_SHUT) d->i->shut(g[k]);
       if (what == STALL_STOCK && k == 0) OK(d->i->stock(d, e));
-      if (what == STALL_CAPTURE) {
-        CUgraph graph;
-        CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-        for (int i = 0; i < CHAIN; i++) CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
-        CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
-        CU(cu.cuGraphInstantiate(&exec[k], graph, 0));
-        CU(cu.cuGraphUpload(exec[k], (CUstream)t.stream));
-        CU(cu.cuStreamSynchronize((CUstream)t.stream));
+      if (what == STALL_PIECES) pieces = PIECES;
+      for (int i = 0; i < pieces; i++) {
+        CUgraph *one = &graph[k][i];
+        if (what == STALL_CAPTURE || what == STALL_CAPTURE_PIECES) {
+          CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+          for (int n = 0; n < CHAIN / pieces; n++) CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
+          CU(cu.cuStreamEndCapture((CUstream)t.stream, one));
+        }
+        if (what == STALL_INSTANTIATE || what == STALL_INSTANTIATE_PIECES) CU(cu.cuGraphInstantiate(&exec[k][i], *one, 0));
+        if (what == STALL_UPLOAD || what == STALL_UPLOAD_PIECES) CU(cu.cuGraphUpload(exec[k][i], (CUstream)t.stream));
+        if (what == STALL_DESTROY || what == STALL_DESTROY_PIECES) CU(cu.cuGraphExecDestroy(exec[k][i]));
       }
-      if (what == STALL_DESTROY) CU(cu.cuGraphExecDestroy(exec[k]));
+      if (what == STALL_UPLOAD || what == STALL_UPLOAD_PIECES) CU(cu.cuStreamSynchronize((CUstream)t.stream));
       if (what == STALL_PIN) OK(d->i->pin(d, host + ((size_t)k << 24), 16 << 20, e));
       if (what == STALL_UNPIN) d->i->unpin(d, host + ((size_t)k << 24));
       if (what == STALL_HEALTH) OK(d->i->health(d, &h, e));

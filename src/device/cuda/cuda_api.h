@@ -40,9 +40,8 @@
   X(cuEventCreate, NULL, 0)                   \
   X(cuEventDestroy, NULL, 0)                  \
   X(cuEventRecord, NULL, 0)                   \
-  X(cuEventQuery, NULL, 0)                    \
-  X(cuEventElapsedTime, "cuEventElapsedTime", 0) \
   X(cuLaunchHostFunc, NULL, 0)                \
+  X(cuStreamWriteValue32, NULL, 0)            \
   X(cuGraphLaunch, NULL, 0)                   \
   X(cuModuleLoadData, NULL, 0)                \
   X(cuModuleGetFunction, NULL, 0)             \

@@ -118,6 +118,7 @@ static void cuda_close(let_device *base) {
     if (tries == 400) return;
     nanosleep(&nap, NULL);
   }
+  let_cuda__watch_end(d);
   while (d->ladder) {
     let_cuda_rung *rung = d->ladder;
     d->ladder = rung->next;
@@ -200,6 +201,7 @@ let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   }
   pthread_mutex_init(&d->lock, NULL);
   pthread_mutex_init(&d->pins, NULL);
+  let_cuda__watch_init(&d->watch);
   let_cuda__scatter_load(d);
   char bus[32];
   if (a->nvml_by_pci && !a->cuDeviceGetPCIBusId(bus, sizeof bus, d->dev) && a->nvml_by_pci(bus, &d->nvml)) d->nvml = NULL;

@@ -6,10 +6,9 @@
  * what lies between its input and its output. All three belong
  * to the gpu-let's context; the threads keep the primary context current, since a green context may be current in
  * one thread only and streams carry their own.
- * Completion: a host function behind the batch stamps the time and writes an eventfd, and wait() polls that fd.
- * Unlike cuEventSynchronize it takes a timeout (the watchdog) and spins nowhere; it runs on |out|, so that the
- * callback's latency never stalls the next batch. The driver does not run host functions once the context is in
- * error: for that case, and only then, wait() looks at the event itself every QUERY_EVERY. */
+ * Completion: cuda_watch.c sees it and writes an eventfd, and wait() polls that fd: no core spins, and wait() calls the
+ * driver for nothing, which may be busy for milliseconds. Streams write nothing once the context is in error: for that case,
+ * and only then, wait() looks at the stream itself every QUERY_EVERY. */
 #ifdef LET_HAVE_CUDA
 #include <errno.h>
 #include <poll.h>
@@ -77,15 +76,12 @@ let_err let_cuda__stock(let_device *base, let_error *e) {
 
 static void destroy(let_cuda_gpulet *g) {
   const let_cuda_api *a = g->d->api;
-  for (int i = 0; i < 2; i++) {
-    if (g->mark[i].start) (void)a->cuEventDestroy(g->mark[i].start);
-    if (g->mark[i].done) (void)a->cuEventDestroy(g->mark[i].done);
+  let_cuda__unwatch(g);
+  for (int i = 0; i < 2; i++)
     if (g->mark[i].fd >= 0) close(g->mark[i].fd);
-  }
   if (g->in_done) (void)a->cuEventDestroy(g->in_done);
   if (g->compute_done) (void)a->cuEventDestroy(g->compute_done);
   if (g->out_done) (void)a->cuEventDestroy(g->out_done);
-  if (g->start) (void)a->cuEventDestroy(g->start);
   if (g->in) (void)a->cuStreamDestroy(g->in);
   if (g->compute) (void)a->cuStreamDestroy(g->compute);
   if (g->out) (void)a->cuStreamDestroy(g->out);
@@ -109,8 +105,6 @@ static let_err build(let_cuda_gpulet *g, let_error *e) {
   if (err) return err;
   CUevent *order[] = {&g->in_done, &g->compute_done, &g->out_done};
   for (size_t i = 0; i < sizeof order / sizeof *order; i++) CHECK(a->cuEventCreate(order[i], CU_EVENT_DISABLE_TIMING));
-  CUevent *timed[] = {&g->start, &g->mark[0].start, &g->mark[0].done, &g->mark[1].start, &g->mark[1].done};
-  for (size_t i = 0; i < sizeof timed / sizeof *timed; i++) CHECK(a->cuEventCreate(timed[i], CU_EVENT_DEFAULT));
   for (int i = 0; i < 2; i++) {
     g->mark[i].fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (g->mark[i].fd < 0) return let_fail(e, LET_ERR_IO, "eventfd: %m");
@@ -119,7 +113,7 @@ static let_err build(let_cuda_gpulet *g, let_error *e) {
   if (g->d->n_spare) g->workspace = g->d->spare[--g->d->n_spare];
   pthread_mutex_unlock(&g->d->lock);
   if (!g->workspace) CHECK(a->cuMemAlloc(&g->workspace, LET__CUDA_WORKSPACE));
-  return LET_OK;
+  return let_cuda__watch(g, e);
 }
 
 let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e) {
@@ -133,6 +127,7 @@ let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32
   g->base.device = base;
   g->d = d;
   g->number = number;
+  g->slot = -1;
   g->mark[0].fd = g->mark[1].fd = -1;
   let_err err = let_cuda_check(d->api, d->api->cuCtxSetCurrent(d->primary), "cuCtxSetCurrent", e);
   bool whole = shared || granules == d->type.granules;
@@ -273,12 +268,13 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
     g->out_dirty = false;
   }
   let_cuda_work *w = &g->work;
-  if (!w->launches) CHECK(a->cuEventRecord(g->start, g->compute));
-  if (x->graph) CHECK(a->cuGraphLaunch((CUgraphExec)x->graph, g->compute));
-  else err = x->run(x, g->compute, e);
+  if (!w->launches) err = let_cuda__begins(g, e);
+  if (err) return err;
+  for (uint32_t i = 0; i < x->n_graphs; i++) CHECK(a->cuGraphLaunch((CUgraphExec)x->graphs[i], g->compute));
+  if (!x->n_graphs) err = x->run(x, g->compute, e);
   g->compute_dirty = true; /* a run that failed half way may have enqueued something */
   w->launches++;
-  w->eager |= !x->graph;
+  w->eager |= !x->n_graphs;
   w->n = x->n_in;
   for (uint32_t i = 0; i < w->n; i++) w->in[i].at = (uintptr_t)x->in[i].data, w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
   return err;
@@ -303,33 +299,21 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
   return LET_OK;
 }
 
-static void CUDA_CB done(void *user) {
-  let_cuda_mark *m = user;
-  atomic_store_explicit(&m->finished, let_now(), memory_order_release);
-  uint64_t one = 1;
-  while (write(m->fd, &one, sizeof one) < 0 && errno == EINTR) {}
-}
-
 let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
-  const let_cuda_api *a = g->d->api;
   let_cuda_mark *m = &g->mark[instance & 1];
   if (m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: instance %d was marked and not waited for", g->number, instance);
   let_err err = flush(g, e);
   if (!err) err = join_in(g, e);
-  if (!err) err = join_compute(g, e);
+  /* Without copies on |out| nothing needs it. Not so for a callback: the next batch would wait for it. */
+  bool out = g->out_dirty || !g->d->watch.writes;
+  if (!err && out) err = join_compute(g, e);
   if (err) return err;
   uint64_t old;
   while (read(m->fd, &old, sizeof old) > 0) {}
-  atomic_store_explicit(&m->finished, 0, memory_order_relaxed);
-  CHECK(a->cuEventRecord(m->done, g->out));
-  CHECK(a->cuLaunchHostFunc(g->out, done, m));
-  CUevent start = m->start;
-  m->start = g->start, g->start = start;
-  m->work = g->work;
-  memset(&g->work, 0, sizeof g->work);
-  m->pending = true;
-  return LET_OK;
+  err = let_cuda__ends(g, instance & 1, out ? g->out : g->compute, e);
+  m->pending = !err;
+  return err;
 }
 
 int let_cuda__done_fd(const let_gpulet *base, int instance) { return ((const let_cuda_gpulet *)base)->mark[instance & 1].fd; }
@@ -350,16 +334,15 @@ let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time
     struct timespec t = {left / LET_S, left % LET_S};
     struct pollfd p = {.fd = m->fd, .events = POLLIN};
     if (ppoll(&p, 1, &t, NULL) != 0) continue;
-    CUresult r = a->cuEventQuery(m->done);
+    CUresult r = a->cuStreamQuery(g->out);
     if (r && r != CUDA_ERROR_NOT_READY) {
+      let_cuda__forget(g, m);
       m->pending = false;
       return let_cuda_check(a, r, "a batch failed", e);
     }
   }
   m->pending = false;
-  float ms = 0;
-  if (m->work.launches) CHECK(a->cuEventElapsedTime(&ms, m->start, m->done));
-  *ret_started = finished - (let_dur)((double)ms * (double)LET_MS);
+  *ret_started = m->started;
   *ret_finished = finished;
   return LET_OK;
 }

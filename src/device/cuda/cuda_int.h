@@ -12,6 +12,8 @@ enum {
   LET__CUDA_GROUPS_MAX = 256,
   LET__CUDA_WORKSPACE = 32 << 20, /* bytes for library workspaces (cuBLAS asks for 32 MiB on Hopper) */
   LET__CUDA_SPARE = 64,
+  LET__CUDA_SLOTS = 128, /* gpu-lets that are open at once, stuck ones too */
+  LET__CUDA_STARTS = 3,  /* batches of a gpu-let that may begin before the first of them was seen to: two marked, one not yet */
   LET__CUDA_PINNED = 128,            /* ranges that are known to be pinned; further ones only go by the copy engine */
   LET__CUDA_SCATTER_MAX = 64,        /* copies of one launch */
   LET__CUDA_SCATTER_BYTES = 256 << 10 /* a larger copy goes by the copy engine */
@@ -38,6 +40,23 @@ typedef struct let_cuda_range {
   uint64_t bytes;
 } let_cuda_range;
 
+/* What streams write and a thread reads (cuda_watch.c): tickets. Pinned. */
+typedef struct let_cuda_flags {
+  _Atomic uint32_t finished[2], started[LET__CUDA_STARTS], unused[3];
+} let_cuda_flags;
+
+typedef struct let_cuda_watch {
+  pthread_mutex_t lock; /* list, used, stop */
+  pthread_cond_t wake;
+  pthread_t thread;
+  bool stop, writes; /* false: the driver has no cuStreamWriteValue32 */
+  let_cuda_flags *flags; /* NULL: the thread does not run yet */
+  CUdeviceptr seen;      /* where the device has them */
+  bool used[LET__CUDA_SLOTS];
+  let_cuda_gpulet *list;
+  _Atomic uint32_t n_awaited, tickets;
+} let_cuda_watch;
+
 typedef struct let_cuda {
   let_device base;
   const let_cuda_api *api;
@@ -61,12 +80,15 @@ typedef struct let_cuda {
   pthread_mutex_t pins;   /* what follows: lanes look at it for every copy, and |lock| is held while streams are destroyed */
   let_cuda_range pinned[LET__CUDA_PINNED];
   uint32_t n_pinned;
+  let_cuda_watch watch;
 } let_cuda;
 
 /* What was launched between two marks: says which copies must wait for it. Addresses only: execs may be gone. */
 typedef struct let_cuda_work {
   uint32_t launches;
   bool eager; /* one of them was no graph */
+  uint32_t start, ticket; /* which of the flags says that the first of them has begun, and with what */
+  let_time launched;
   uint32_t n;
   struct {
     uintptr_t at, bytes;
@@ -75,11 +97,14 @@ typedef struct let_cuda_work {
 
 /* A batch that was marked. */
 typedef struct let_cuda_mark {
-  CUevent start, done;
   bool pending;
   let_cuda_work work;
-  int fd;                    /* eventfd, written by the driver's callback thread */
-  _Atomic let_time finished; /* 0 until the callback has run */
+  uint32_t told;             /* the ticket that says it is done */
+  _Atomic uint32_t *flag;    /* where */
+  _Atomic uint32_t awaited;  /* the same ticket while the thread looks for it, else 0 */
+  int fd;                    /* eventfd, written once it is done */
+  let_time started;          /* of the thread's until |finished| */
+  _Atomic let_time finished; /* 0 until it was seen */
 } let_cuda_mark;
 
 struct let_cuda_gpulet {
@@ -91,7 +116,7 @@ struct let_cuda_gpulet {
   CUcontext context;
   CUstream compute, in, out;
   CUdeviceptr workspace;
-  CUevent in_done, compute_done, out_done, start;
+  CUevent in_done, compute_done, out_done;
   bool in_dirty;      /* copies on |in| that |compute| has not been told to wait for */
   bool compute_dirty; /* work on |compute| that |out| has not been told to wait for */
   bool out_dirty;     /* copies on |out| that |compute| has not been told to wait for */
@@ -99,6 +124,10 @@ struct let_cuda_gpulet {
   let_cuda_mark mark[2];
   let_cuda_copy scatter[LET__CUDA_SCATTER_MAX]; /* small copies out that have not been launched yet */
   uint32_t n_scatter;
+  int slot; /* -1: not watched */
+  let_cuda_flags *flags;
+  let_cuda_gpulet *watched; /* the next one */
+  let_time free;            /* the last batch had not ended before; of the thread's */
 };
 
 let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
@@ -118,6 +147,15 @@ let_err let_cuda__pin(let_device *base, void *p, uint64_t bytes, let_error *e);
 void let_cuda__unpin(let_device *base, void *p);
 bool let_cuda__scatters(let_cuda *d, const void *to, uint64_t bytes); /* may a copy out go that way? */
 let_err let_cuda__scatter(let_cuda_gpulet *g, CUstream on, let_error *e); /* launches what is in g->scatter */
+
+/* cuda_watch.c. A gpu-let is watched from open to its destruction; nothing of it runs any more then. */
+void let_cuda__watch_init(let_cuda_watch *w);
+void let_cuda__watch_end(let_cuda *d); /* no gpu-let is left */
+let_err let_cuda__watch(let_cuda_gpulet *g, let_error *e);
+void let_cuda__unwatch(let_cuda_gpulet *g);
+let_err let_cuda__begins(let_cuda_gpulet *g, let_error *e);                        /* before the first launch after a mark */
+let_err let_cuda__ends(let_cuda_gpulet *g, int instance, CUstream on, let_error *e); /* after what was enqueued on |on| */
+void let_cuda__forget(let_cuda_gpulet *g, let_cuda_mark *m);                       /* it will never be done */
 
 /* Destroys the stuck gpu-lets whose kernels have ended meanwhile; true when none is left. */
 bool let_cuda__reap(let_cuda *d);

@@ -74,6 +74,7 @@ static let_gpulet *gpulet(let_device *d, uint32_t number, uint32_t first, uint32
 typedef struct rig {
   let_exec x;
   let_fake_graph graph;
+  void *graphs[1];
   char *in, *out;
   atomic_int runs;
 } rig;
@@ -92,7 +93,7 @@ static void rig_init(rig *r, const let_gpulet *g, int instance, uint32_t us) {
   r->x.size = 1, r->x.n_in = r->x.n_out = 1;
   r->x.in[0] = (let_exec_tensor){.data = r->in, .row_bytes = BYTES};
   r->x.out[0] = (let_exec_tensor){.data = r->out, .row_bytes = BYTES};
-  r->x.graph = &r->graph;
+  r->graphs[0] = &r->graph, r->x.graphs = r->graphs, r->x.n_graphs = 1;
 }
 static let_err batch(let_gpulet *g, rig *r, const char *src, char *dst, int instance, let_error *e) {
   const let_device_i *i = g->device->i;
@@ -327,6 +328,51 @@ static void stuck_at_close(void **state) { /* a gpu-let shut while its kernel ha
   d->i->close(d); /* waits a little for the kernel to end, then gives everything back */
 }
 
+static void callbacks_tell(void **state) { /* a driver whose streams write no values */
+  (void)state;
+  let_device *d = device();
+  let_gpulet *g = gpulet(d, 0, 0, 2, false);
+  let_error e = {0};
+  rig r[2];
+  for (int k = 0; k < 2; k++) rig_init(&r[k], g, k, 2000);
+  set_fault("cuStreamWriteValue32:0:801");
+  char src[BYTES] = {1}, dst[2][BYTES] = {{0}};
+  let_time from, to;
+  for (int n = 0; n < 6; n++) {
+    for (int k = 0; k < 2; k++) assert_int_equal(batch(g, &r[k], src, dst[k], k, &e), LET_OK);
+    for (int k = 0; k < 2; k++) {
+      assert_int_equal(d->i->wait(g, k, LET_S, &from, &to, &e), LET_OK);
+      assert_true(to - from >= 2 * LET_MS && dst[k][0] == 2);
+    }
+  }
+  set_fault("cuLaunchHostFunc:1:719");
+  assert_int_equal(batch(g, &r[0], src, dst[0], 0, &e), LET_ERR_DEVICE);
+  set_fault("");
+  d->i->shut(g);
+  d->i->close(d);
+}
+
+/* Times are those of the batch, not of what was ahead of it, and never shorter than it took. */
+static void times(void **state) {
+  (void)state;
+  let_device *d = device();
+  let_gpulet *g = gpulet(d, 0, 0, 2, false);
+  let_error e = {0};
+  rig r[2];
+  for (int k = 0; k < 2; k++) rig_init(&r[k], g, k, k ? 1000 : 40000);
+  char src[BYTES] = {1}, dst[2][BYTES];
+  let_time from[2], to[2];
+  for (int k = 0; k < 2; k++) assert_int_equal(batch(g, &r[k], src, dst[k], k, &e), LET_OK);
+  for (int k = 0; k < 2; k++) assert_int_equal(d->i->wait(g, k, LET_S, &from[k], &to[k], &e), LET_OK);
+  assert_true(to[0] - from[0] >= 40 * LET_MS && to[1] - from[1] >= LET_MS);
+  assert_true(from[1] > from[0] + 30 * LET_MS); /* it waited for the first */
+  assert_int_equal(d->i->mark(g, 0, &e), LET_OK); /* nothing at all */
+  assert_int_equal(d->i->wait(g, 0, LET_S, &from[0], &to[0], &e), LET_OK);
+  assert_true(from[0] == to[0] && from[0] >= to[1]);
+  d->i->shut(g);
+  d->i->close(d);
+}
+
 static void sticky(void **state) { /* an illegal address ends the device, not the program */
   (void)state;
   let_device *d = device();
@@ -358,7 +404,7 @@ static void error_classes(void **state) {
   } table[] = {
       {"cuMemcpyHtoDAsync:1:1", LET_ERR_INVALID},   {"cuMemcpyHtoDAsync:1:2", LET_ERR_NOMEM}, {"cuGraphLaunch:1:400", LET_ERR_GPULET},
       {"cuGraphLaunch:1:701", LET_ERR_GPULET},      {"cuGraphLaunch:1:719", LET_ERR_DEVICE},  {"cuMemcpyDtoHAsync:1:700", LET_ERR_DEVICE},
-      {"cuLaunchHostFunc:1:801", LET_ERR_UNSUPPORTED}, {"cuEventRecord:1:999", LET_ERR_DEVICE}, {"cuGraphLaunch:1:214", LET_ERR_DEVICE},
+      {"cuStreamWriteValue32:2:1", LET_ERR_INVALID}, {"cuEventRecord:1:999", LET_ERR_DEVICE}, {"cuGraphLaunch:1:214", LET_ERR_DEVICE},
       {"cuGraphLaunch:1:906", LET_ERR_GPULET},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -472,7 +518,7 @@ static void eager(void **state) {
   let_error e = {0};
   rig r;
   rig_init(&r, g, 0, 0);
-  r.x.graph = NULL, r.x.run = eager_run, r.x.impl = &r;
+  r.x.n_graphs = 0, r.x.run = eager_run, r.x.impl = &r;
   char src[BYTES] = {1}, dst[BYTES];
   let_time from, to;
   assert_int_equal(batch(g, &r, src, dst, 1, &e), LET_OK);
@@ -501,7 +547,7 @@ int main(void) {
       cmocka_unit_test(type_names),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
       T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(answers_leave_first), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
-      T(sticky), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(answers),
+      T(sticky), T(callbacks_tell), T(times), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(answers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,6 +16,9 @@
  * - cuBLAS gets its workspace from a table of libtorch's by (handle, stream). Left alone, libtorch allocates those
  *   itself and frees them while graphs still point to them; so we put ours there before every capture.
  * - Capture is thread-local: other threads may allocate, copy and launch meanwhile.
+ * - Instantiating a graph holds a lock of the driver's that every launch and copy needs, for as long as it takes: 6 ms for
+ *   DenseNet-161 on an H200, and gpu-lets that answer within 5 ms were late. So a model is captured in pieces of PIECE
+ *   kernels, one graph each (struct Pieces).
  *
  * The program that opens the plugin must itself link the shared libstdc++ (gpulet does: CLP needs it). cuDNN's parts,
  * which cuDNN opens later, call std::call_once through it; with libstdc++ only in the plugin's own scope that was
@@ -25,11 +28,13 @@
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <ATen/record_function.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda.h>
 #include <dlfcn.h>
+#include <torch/csrc/jit/ir/ir.h>
 
 #include <algorithm>
 #include <map>
@@ -150,6 +155,19 @@ static void convert(let_engine_model *em) {
   for (const at::Tensor &t : em->module.buffers()) one(t);
 }
 
+/* A traced model says for each convolution whether it may round its factors to TF32, and that is what the process that
+ * traced it happened to allow. cuda_start() tells why it may not. */
+static void forbid_tf32(torch::jit::Block *b) {
+  static const auto convolution = c10::Symbol::fromQualString("aten::_convolution");
+  enum { ALLOW_TF32 = 12 };
+  for (torch::jit::Node *n : b->nodes()) {
+    for (torch::jit::Block *inner : n->blocks()) forbid_tf32(inner);
+    if (n->kind() != convolution || n->inputs().size() <= ALLOW_TF32) continue;
+    torch::jit::WithInsertPoint before(n);
+    n->replaceInput(ALLOW_TF32, n->owningGraph()->insertConstant(false));
+  }
+}
+
 void cuda_load(let_engine_model *em, const std::string &path) {
   int count = 0;
   cudaError_t r = cudaGetDeviceCount(&count);
@@ -166,6 +184,9 @@ void cuda_load(let_engine_model *em, const std::string &path) {
   em->module = torch::jit::load(path, at::Device(at::kCUDA, (c10::DeviceIndex)em->cuda));
   em->module.eval();
   convert(em);
+  if (em->m.precision == LET_PRECISION_FP32)
+    for (const torch::jit::Module &part : em->module.modules())
+      for (const torch::jit::Method &method : part.get_methods()) forbid_tf32(method.graph()->block());
   bind(em);
   try {
     /* Folding batch norms into half-precision convolutions rounds twice: answers moved by up to 4 % of their scale
@@ -223,15 +244,87 @@ static std::shared_ptr<Place> place_of(const let_engine_target *t) {
   return p;
 }
 
+/* The capture of one stream into a graph per PIECE nodes: cut where an operator of libtorch begins, which is where nothing
+ * is half done. */
+enum { PIECE = 100 };
+struct Pieces {
+  cudaStream_t stream;
+  bool whole; /* one piece */
+  bool capturing = false;
+  unsigned operators = 0;
+  cudaError_t error = cudaSuccess;
+  std::vector<cudaGraph_t> graphs;
+  at::CallbackHandle handle = 0;
+  static thread_local Pieces *mine;
+
+  Pieces(cudaStream_t s, bool all) : stream(s), whole(all) {
+    mine = this;
+    if (!whole) handle = at::addThreadLocalCallback(at::RecordFunctionCallback(operator_begins).scopes({at::RecordScope::FUNCTION}));
+    begin();
+  }
+  ~Pieces() {
+    stop();
+    for (cudaGraph_t g : graphs) (void)cudaGraphDestroy(g);
+  }
+  void note(cudaError_t r) {
+    if (error == cudaSuccess) error = r;
+  }
+  void begin() {
+    cudaError_t r = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    capturing = r == cudaSuccess;
+    note(r);
+  }
+  void end() {
+    cudaGraph_t g = nullptr;
+    if (!capturing) return;
+    capturing = false;
+    note(cudaStreamEndCapture(stream, &g));
+    size_t n = 0;
+    if (g && cudaGraphGetNodes(g, nullptr, &n) == cudaSuccess && n) graphs.push_back(g);
+    else if (g) (void)cudaGraphDestroy(g);
+  }
+  void stop() {
+    end();
+    if (handle) at::removeCallback(handle);
+    handle = 0, mine = nullptr;
+  }
+  size_t nodes() {
+    CUstreamCaptureStatus status;
+    CUgraph graph = nullptr;
+    size_t n = 0;
+    if (info(stream, &status, &graph) == CUDA_SUCCESS && graph) (void)cudaGraphGetNodes((cudaGraph_t)graph, nullptr, &n);
+    return n;
+  }
+  static CUresult info(cudaStream_t s, CUstreamCaptureStatus *status, CUgraph *graph) {
+    cuuint64_t id;
+    const CUgraphNode *nodes;
+    size_t n;
+    /* The second version of the function: newer headers call it by another name and with one argument more. */
+    using version_2 = CUresult (*)(CUstream, CUstreamCaptureStatus *, cuuint64_t *, CUgraph *, const CUgraphNode **, size_t *);
+    static const auto get = (version_2)dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuStreamGetCaptureInfo_v2");
+    return get ? get((CUstream)s, status, &id, graph, &nodes, &n) : CUDA_ERROR_NOT_FOUND;
+  }
+  static std::unique_ptr<at::ObserverContext> operator_begins(const at::RecordFunction &) {
+    Pieces *p = mine;
+    /* An operator calls others: one in a few is often enough. After a failure, too, what follows is captured: run for real,
+     * it would write into memory that other graphs are using. */
+    if (!p || !p->capturing || p->error != cudaSuccess || ++p->operators % 4 || p->nodes() < PIECE) return nullptr;
+    p->end();
+    p->begin();
+    return nullptr;
+  }
+};
+thread_local Pieces *Pieces::mine;
+
 struct CudaExec : Exec {
   using Exec::Exec;
   std::shared_ptr<Place> place;
-  cudaGraphExec_t instance = nullptr;
+  std::vector<void *> instances; /* cudaGraphExec_t */
   bool holds_pool = false;
 
   ~CudaExec() override {
     c10::cuda::CUDAGuard guard((c10::DeviceIndex)em->cuda);
-    if (instance) (void)cudaGraphExecDestroy(instance);
+    drop();
     outputs.clear(), inputs.clear();
     if (holds_pool) allocator::releasePool((c10::DeviceIndex)em->cuda, place->pool);
   }
@@ -262,7 +355,14 @@ struct CudaExec : Exec {
     return got;
   }
 
-  void capture(const std::vector<at::Tensor> *expected);
+  void drop() {
+    for (void *i : instances) (void)cudaGraphExecDestroy((cudaGraphExec_t)i);
+    instances.clear();
+  }
+  void launch(cudaStream_t stream) const {
+    for (void *i : instances) must(cudaGraphLaunch((cudaGraphExec_t)i, stream), "cudaGraphLaunch");
+  }
+  void capture(const std::vector<at::Tensor> *expected, bool whole);
   bool try_capture(const std::vector<at::Tensor> *expected);
   bool replays_as(const std::vector<at::Tensor> &expected) const;
 
@@ -290,7 +390,7 @@ struct CudaExec : Exec {
 
   static let_err run_graph(let_exec *x, void *stream, let_error *e) {
     CudaExec *s = self(x);
-    return guarded(&s->em->m, LET_ERR_GPULET, e, [&] { must(cudaGraphLaunch(s->instance, (cudaStream_t)stream), "cudaGraphLaunch"); });
+    return guarded(&s->em->m, LET_ERR_GPULET, e, [&] { s->launch((cudaStream_t)stream); });
   }
 
   static let_err run_varying(let_exec *x, const let_exec_tensor *in, void *stream, let_error *e) {
@@ -303,44 +403,45 @@ struct CudaExec : Exec {
   }
 };
 
-/* Leaves |outputs| and |instance|, or throws and leaves the device as it was. With |expected| the graph runs once and must
+/* Leaves |outputs| and |instances|, or throws and leaves the device as it was. With |expected| the graphs run once and must
  * answer that. */
-void CudaExec::capture(const std::vector<at::Tensor> *expected) {
+void CudaExec::capture(const std::vector<at::Tensor> *expected, bool whole) {
   c10::DeviceIndex ordinal = (c10::DeviceIndex)em->cuda;
   c10::cuda::CUDAStreamGuard on(external(place->capture, em->cuda));
   use_workspace(em->cuda, place->capture, place->workspace);
   cudaStream_t stream = place->capture;
-  cudaGraph_t graph = nullptr;
   std::exception_ptr thrown;
   uint64_t before = reserved(em->cuda);
   allocator::beginAllocateToPool(ordinal, place->pool, [stream](cudaStream_t s) { return s == stream; });
   holds_pool = true;
-  cudaError_t r = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
-  if (r == cudaSuccess) {
+  Pieces pieces(stream, whole);
+  if (pieces.capturing) {
     try {
       outputs = compute(inputs, size);
     } catch (...) {
       thrown = std::current_exception();
     }
-    r = cudaStreamEndCapture(stream, &graph);
   }
+  pieces.stop();
   allocator::endAllocateToPool(ordinal, place->pool);
-  if (!thrown && r == cudaSuccess) r = cudaGraphInstantiateWithFlags(&instance, graph, 0);
-  if (graph) (void)cudaGraphDestroy(graph);
+  cudaError_t r = pieces.error;
+  for (size_t i = 0; !thrown && r == cudaSuccess && i < pieces.graphs.size(); i++) {
+    cudaGraphExec_t instance = nullptr;
+    r = cudaGraphInstantiateWithFlags(&instance, pieces.graphs[i], 0);
+    if (instance) instances.push_back(instance);
+    if (r == cudaSuccess) r = cudaGraphUpload(instance, stream); /* else the first batch would pay for it */
+  }
   if (thrown || r != cudaSuccess) {
     (void)cudaGetLastError();
     outputs.clear();
-    if (instance) (void)cudaGraphExecDestroy(instance);
-    instance = nullptr;
+    drop();
     if (thrown) std::rethrow_exception(thrown);
     fail(LET_ERR_UNSUPPORTED, "%s", cudaGetErrorString(r));
   }
   memory_bytes += reserved(em->cuda) - before;
-  must(cudaGraphUpload(instance, stream), "cudaGraphUpload"); /* else the first batch would pay for it */
   must(cudaStreamSynchronize(stream), "cudaGraphUpload");
   if (expected && !replays_as(*expected)) {
-    (void)cudaGraphExecDestroy(instance);
-    instance = nullptr, outputs.clear();
+    drop(), outputs.clear();
     fail(LET_ERR_UNSUPPORTED, "the captured graph gives other answers than the model");
   }
 }
@@ -348,7 +449,7 @@ void CudaExec::capture(const std::vector<at::Tensor> *expected) {
 /* Launches the new graph once, on its own SMs but at the lowest priority: other gpu-lets may be serving there. Nothing
  * else that uses this pool may run meanwhile: a gpu-let is prepared before it serves. */
 bool CudaExec::replays_as(const std::vector<at::Tensor> &expected) const {
-  must(cudaGraphLaunch(instance, place->capture), "the graph's first launch");
+  launch(place->capture);
   must(cudaStreamSynchronize(place->capture), "the graph's first run");
   double tolerance = em->m.precision == LET_PRECISION_FP32 ? 1e-3 : 3e-2;
   for (size_t j = 0; j < outputs.size(); j++) {
@@ -361,24 +462,27 @@ bool CudaExec::replays_as(const std::vector<at::Tensor> &expected) const {
   return true;
 }
 
-/* False: |note| says why there is no graph. */
+/* False: |note| says why there is no graph. An operator that spreads over several streams cannot be captured in
+ * pieces, but as a whole. */
 bool CudaExec::try_capture(const std::vector<at::Tensor> *expected) {
-  try {
-    capture(expected);
-    graph = instance;
-    run = run_graph;
-    note.clear();
-    return true;
-  } catch (const c10::OutOfMemoryError &) {
-    throw;
-  } catch (const std::exception &why) {
-    if (cuda_is_broken()) throw;
-    note = "runs without a CUDA graph: " + sentence(why);
-    outputs.clear();
-    if (holds_pool) allocator::releasePool((c10::DeviceIndex)em->cuda, place->pool);
-    holds_pool = false;
-    return false;
+  for (bool whole : {false, true}) {
+    try {
+      capture(expected, whole);
+      graphs = instances.data(), n_graphs = (uint32_t)instances.size();
+      run = run_graph;
+      note.clear();
+      return true;
+    } catch (const c10::OutOfMemoryError &) {
+      throw;
+    } catch (const std::exception &why) {
+      if (cuda_is_broken()) throw;
+      note = "runs without a CUDA graph: " + sentence(why);
+      outputs.clear();
+      if (holds_pool) allocator::releasePool((c10::DeviceIndex)em->cuda, place->pool);
+      holds_pool = false;
+    }
   }
+  return false;
 }
 
 Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int) {
@@ -396,7 +500,8 @@ Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t si
     x->note = "dimensions vary from request to request: runs without a CUDA graph";
     return x.release();
   }
-  x->inputs = sample(em->m, size, at::Device(at::kCUDA, ordinal), false);
+  bool known = em->captured.count(size) > 0;
+  x->inputs = sample(em->m, size, at::Device(at::kCUDA, ordinal), known);
   for (unsigned k = 0; k < x->n_in; k++) {
     x->set(&x->in[k], em->m.input[k], x->inputs[k]);
     x->memory_bytes += x->inputs[k].nbytes();
@@ -404,7 +509,6 @@ Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t si
   /* A size whose graph was made and checked before is only captured again: that runs nothing on the device, where gpu-lets
    * may be serving on the very same SMs. Should it fail, the model runs eagerly: a second capture would have to be checked, and
    * graphs that share its memory may be serving. */
-  bool known = em->captured.count(size) > 0;
   if (!known || !x->try_capture(nullptr)) {
     /* The first runs choose algorithms, load kernels and compile: none of it may happen in a capture. */
     std::vector<at::Tensor> expected;
@@ -419,7 +523,8 @@ Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t si
     }
   }
   for (unsigned j = 0; j < x->n_out; j++) x->set(&x->out[j], em->m.output[j], x->outputs[j]);
-  for (at::Tensor &i : x->inputs) i.zero_();
+  if (!known)
+    for (at::Tensor &i : x->inputs) i.zero_();
   must(cudaStreamSynchronize(d.warm), "preparing");
   return x.release();
 }

@@ -242,14 +242,14 @@ std::vector<at::Tensor> sample(const let_model &m, uint32_t rows, at::Device dev
   std::vector<at::Tensor> ret;
   for (unsigned k = 0; k < m.n_inputs; k++) {
     const let_tensor_spec &spec = m.input[k];
-    auto options = at::TensorOptions().dtype(scalar_type(m, spec));
+    auto options = at::TensorOptions().dtype(scalar_type(m, spec)).device(device); /* there at once: a copy waits for whoever computes */
     at::Tensor t = zeros ? at::zeros(shape_of(m, spec, rows), options) : at::ones(shape_of(m, spec, rows), options);
     if (!zeros && t.is_floating_point()) {
       /* A fixed pattern in (-1, 1) without the process's random state. */
       at::Tensor n = at::arange(t.numel(), at::TensorOptions().dtype(at::kDouble).device(device));
-      t = n.mul_(0.7548776662466927).frac_().mul_(2).sub_(1).to(options.device(device)).view(t.sizes());
+      t = n.mul_(0.7548776662466927).frac_().mul_(2).sub_(1).to(options).view(t.sizes());
     }
-    ret.push_back(t.to(device));
+    ret.push_back(t);
   }
   return ret;
 }

@@ -127,7 +127,7 @@ static void check_size(let_engine_model *em, let_model *m, uint32_t rows, uint32
   }
   if (x[0])
     printf("%-16s batch %u in %-2u %s error %.3f of the allowed, prepared in %.0f ms, %.2f ms a batch, %.1f MiB%s%s%s\n", m->name, rows, size,
-           worst <= 1 ? "ok" : "WRONG", worst, prepared / GPULETS, each, (double)x[0]->memory_bytes / 1048576, x[0]->graph ? ", graph" : "",
+           worst <= 1 ? "ok" : "WRONG", worst, prepared / GPULETS, each, (double)x[0]->memory_bytes / 1048576, x[0]->n_graphs ? ", graph" : "",
            note ? "; " : "", note ? note : "");
   for (int g = 0; g < GPULETS; g++) engine->discard(x[g]);
 }

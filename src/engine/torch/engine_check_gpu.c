@@ -79,8 +79,9 @@ bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t
 }
 
 bool let_check_launch(const let_check_gpu *g, let_exec *x, void *stream, let_error *e) {
-  if (g->ordinal < 0 || !x->graph) return run_host(x, stream, e);
-  CUresult r = p_cuGraphLaunch((CUgraphExec)x->graph, (CUstream)stream);
+  if (g->ordinal < 0 || !x->n_graphs) return run_host(x, stream, e);
+  CUresult r = CUDA_SUCCESS;
+  for (uint32_t i = 0; r == CUDA_SUCCESS && i < x->n_graphs; i++) r = p_cuGraphLaunch((CUgraphExec)x->graphs[i], (CUstream)stream);
   return r == CUDA_SUCCESS || (let_fail(e, LET_ERR_DEVICE, "cuGraphLaunch: CUDA error %d", (int)r), false);
 }
 

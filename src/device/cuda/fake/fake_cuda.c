@@ -3,6 +3,7 @@
 #include <cuda.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,12 +37,11 @@ typedef struct desc {
 typedef struct event {
   object o;
   uint64_t recorded, completed;
-  struct timespec at;
 } event;
 
 typedef struct op {
   struct op *next;
-  enum { OP_COPY, OP_HOST, OP_RECORD, OP_WAIT, OP_GRAPH } kind;
+  enum { OP_COPY, OP_HOST, OP_RECORD, OP_WAIT, OP_GRAPH, OP_WRITE } kind;
   void *dst;
   const void *src;
   size_t bytes;
@@ -206,7 +206,9 @@ static void execute(stream *s, op *o) { /* called with the lock held; lets go of
       break;
     case OP_RECORD:
       if (o->event->completed < o->ticket) o->event->completed = o->ticket;
-      clock_gettime(CLOCK_MONOTONIC, &o->event->at);
+      break;
+    case OP_WRITE:
+      if (!sticky) atomic_store_explicit((_Atomic uint32_t *)o->dst, (uint32_t)o->ticket, memory_order_release);
       break;
     case OP_WAIT:
       while (o->event->completed < o->ticket && !s->closing) pthread_cond_wait(&changed, &lock);
@@ -407,21 +409,6 @@ EXPORT CUresult cuEventRecord(CUevent h, CUstream s) {
   if (!live(v, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
   return leave(push(s, (op){.kind = OP_RECORD, .event = v, .ticket = ++v->recorded}));
 }
-EXPORT CUresult cuEventQuery(CUevent h) {
-  ENTER(true);
-  event *v = (event *)h;
-  if (!live(v, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
-  return leave(v->completed < v->recorded ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS);
-}
-EXPORT CUresult cuEventElapsedTime(float *ret, CUevent from, CUevent to) {
-  ENTER(true);
-  event *a = (event *)from, *b = (event *)to;
-  if (!live(a, KIND_EVENT, __func__) || !live(b, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
-  if (a->completed < a->recorded || b->completed < b->recorded) return leave(CUDA_ERROR_NOT_READY);
-  if (!a->recorded || !b->recorded) return violate("%s on an event never recorded", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
-  *ret = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) / 1e6);
-  return leave(r);
-}
 /* The one kernel there is: gpulet's own, which copies as its parameter says, into pinned memory only. */
 EXPORT CUresult cuModuleLoadData(CUmodule *ret, const void *image) {
   ENTER(true);
@@ -449,6 +436,12 @@ EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned x, unsigned y, unsigned z,
   return leave(r);
 }
 EXPORT CUresult cuLaunchHostFunc(CUstream s, CUhostFn fn, void *arg) { ENTER(true); return leave(push(s, (op){.kind = OP_HOST, .fn = fn, .arg = arg})); }
+EXPORT CUresult cuStreamWriteValue32(CUstream s, CUdeviceptr at, cuuint32_t value, unsigned flags) {
+  ENTER(true);
+  (void)flags;
+  if (at % 4 || !pinned((char *)(uintptr_t)at, 4)) return violate("%s outside pinned memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  return leave(push(s, (op){.kind = OP_WRITE, .dst = (void *)(uintptr_t)at, .ticket = value}));
+}
 EXPORT CUresult cuGraphLaunch(CUgraphExec x, CUstream s) {
   ENTER(true);
   let_fake_graph *g = (let_fake_graph *)x;

@@ -28,6 +28,7 @@ struct let_engine_model {
 typedef struct fake_exec {
   let_exec x;
   let_fake_graph graph;
+  void *only;
   uint32_t us, gpulet;
   struct fake_exec *next; /* captured before, on the same gpu-let */
 } fake_exec;
@@ -127,8 +128,9 @@ static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_
   fake_exec *f = calloc(1, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
   f->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .fn = answer, .arg = f};
+  f->only = &f->graph;
   f->us = m->null_us, f->gpulet = t->gpulet % GPULETS;
-  f->x = (let_exec){.size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graph = &f->graph, .impl = f};
+  f->x = (let_exec){.size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graphs = &f->only, .n_graphs = 1, .impl = f};
   let_err r = m->n_inputs ? LET_OK : let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has no inputs", m->name);
   for (unsigned k = 0; !r && k < m->n_inputs; k++) r = buffer(&f->x, &f->x.in[k], &m->input[k], m, e);
   for (unsigned k = 0; !r && k < m->n_outputs; k++) r = buffer(&f->x, &f->x.out[k], &m->output[k], m, e);
