@@ -6,9 +6,8 @@
  * what lies between its input and its output. All three belong
  * to the gpu-let's context; the threads keep the primary context current, since a green context may be current in
  * one thread only and streams carry their own.
- * Completion: cuda_watch.c sees it and writes an eventfd, and wait() polls that fd: no core spins, and wait() calls the
- * driver for nothing, which may be busy for milliseconds. Streams write nothing once the context is in error: for that case,
- * and only then, wait() looks at the stream itself every QUERY_EVERY. */
+ * Completion: cuda_watch.c sees it and writes an eventfd, and wait() polls that fd. Unlike cuEventSynchronize that takes a
+ * timeout (the watchdog) and spins nowhere. Nothing is seen once the context is in error: for that case, and only then, wait() looks at the stream every QUERY_EVERY. */
 #ifdef LET_HAVE_CUDA
 #include <errno.h>
 #include <poll.h>
@@ -239,7 +238,7 @@ static let_err join_in(let_cuda_gpulet *g, let_error *e) {
   return LET_OK;
 }
 
-static let_err join_compute(let_cuda_gpulet *g, let_error *e) {
+let_err let_cuda__join_compute(let_cuda_gpulet *g, let_error *e) {
   const let_cuda_api *a = g->d->api;
   if (!g->compute_dirty) return LET_OK;
   CHECK(a->cuEventRecord(g->compute_done, g->compute));
@@ -268,8 +267,7 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
     g->out_dirty = false;
   }
   let_cuda_work *w = &g->work;
-  if (!w->launches) err = let_cuda__begins(g, e);
-  if (err) return err;
+  if (!w->launches) w->launched = let_now();
   for (uint32_t i = 0; i < x->n_graphs; i++) CHECK(a->cuGraphLaunch((CUgraphExec)x->graphs[i], g->compute));
   if (!x->n_graphs) err = x->run(x, g->compute, e);
   g->compute_dirty = true; /* a run that failed half way may have enqueued something */
@@ -291,7 +289,7 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
   /* Outputs of an eager run belong to an allocator that reuses them in the order of the compute stream. */
   bool eager = g->work.eager;
   let_err err = join_in(g, e);
-  if (!err && !eager) err = join_compute(g, e);
+  if (!err && !eager) err = let_cuda__join_compute(g, e);
   if (err) return err;
   if (eager) g->compute_dirty = true;
   else g->out_dirty = true;
@@ -305,13 +303,11 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   if (m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: instance %d was marked and not waited for", g->number, instance);
   let_err err = flush(g, e);
   if (!err) err = join_in(g, e);
-  /* Without copies on |out| nothing needs it. Not so for a callback: the next batch would wait for it. */
-  bool out = g->out_dirty || !g->d->watch.writes;
-  if (!err && out) err = join_compute(g, e);
+  if (!err && g->out_dirty) err = let_cuda__join_compute(g, e);
   if (err) return err;
   uint64_t old;
   while (read(m->fd, &old, sizeof old) > 0) {}
-  err = let_cuda__ends(g, instance & 1, out ? g->out : g->compute, e);
+  err = let_cuda__ends(g, instance & 1, e);
   m->pending = !err;
   return err;
 }

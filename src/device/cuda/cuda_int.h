@@ -13,7 +13,6 @@ enum {
   LET__CUDA_WORKSPACE = 32 << 20, /* bytes for library workspaces (cuBLAS asks for 32 MiB on Hopper) */
   LET__CUDA_SPARE = 64,
   LET__CUDA_SLOTS = 128, /* gpu-lets that are open at once, stuck ones too */
-  LET__CUDA_STARTS = 3,  /* batches of a gpu-let that may begin before the first of them was seen to: two marked, one not yet */
   LET__CUDA_PINNED = 128,            /* ranges that are known to be pinned; further ones only go by the copy engine */
   LET__CUDA_SCATTER_MAX = 64,        /* copies of one launch */
   LET__CUDA_SCATTER_BYTES = 256 << 10 /* a larger copy goes by the copy engine */
@@ -42,14 +41,15 @@ typedef struct let_cuda_range {
 
 /* What streams write and a thread reads (cuda_watch.c): tickets. Pinned. */
 typedef struct let_cuda_flags {
-  _Atomic uint32_t finished[2], started[LET__CUDA_STARTS], unused[3];
+  _Atomic uint32_t finished[2];
 } let_cuda_flags;
 
 typedef struct let_cuda_watch {
   pthread_mutex_t lock; /* list, used, stop */
   pthread_cond_t wake;
   pthread_t thread;
-  bool stop, writes; /* false: the driver has no cuStreamWriteValue32 */
+  bool stop;
+  _Atomic bool writes; /* false: the driver has no cuStreamWriteValue32 */
   let_cuda_flags *flags; /* NULL: the thread does not run yet */
   CUdeviceptr seen;      /* where the device has them */
   bool used[LET__CUDA_SLOTS];
@@ -87,8 +87,7 @@ typedef struct let_cuda {
 typedef struct let_cuda_work {
   uint32_t launches;
   bool eager; /* one of them was no graph */
-  uint32_t start, ticket; /* which of the flags says that the first of them has begun, and with what */
-  let_time launched;
+  let_time launched; /* the first of them */
   uint32_t n;
   struct {
     uintptr_t at, bytes;
@@ -142,6 +141,7 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e);
 int let_cuda__done_fd(const let_gpulet *base, int instance);
 let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
 
+let_err let_cuda__join_compute(let_cuda_gpulet *g, let_error *e); /* |out| waits for |compute| */
 void let_cuda__scatter_load(let_cuda *d); /* primary context current */
 let_err let_cuda__pin(let_device *base, void *p, uint64_t bytes, let_error *e);
 void let_cuda__unpin(let_device *base, void *p);
@@ -153,8 +153,7 @@ void let_cuda__watch_init(let_cuda_watch *w);
 void let_cuda__watch_end(let_cuda *d); /* no gpu-let is left */
 let_err let_cuda__watch(let_cuda_gpulet *g, let_error *e);
 void let_cuda__unwatch(let_cuda_gpulet *g);
-let_err let_cuda__begins(let_cuda_gpulet *g, let_error *e);                        /* before the first launch after a mark */
-let_err let_cuda__ends(let_cuda_gpulet *g, int instance, CUstream on, let_error *e); /* after what was enqueued on |on| */
+let_err let_cuda__ends(let_cuda_gpulet *g, int instance, let_error *e); /* after all that was enqueued; |out| told to wait if it has copies */
 void let_cuda__forget(let_cuda_gpulet *g, let_cuda_mark *m);                       /* it will never be done */
 
 /* Destroys the stuck gpu-lets whose kernels have ended meanwhile; true when none is left. */

@@ -404,7 +404,7 @@ static void error_classes(void **state) {
   } table[] = {
       {"cuMemcpyHtoDAsync:1:1", LET_ERR_INVALID},   {"cuMemcpyHtoDAsync:1:2", LET_ERR_NOMEM}, {"cuGraphLaunch:1:400", LET_ERR_GPULET},
       {"cuGraphLaunch:1:701", LET_ERR_GPULET},      {"cuGraphLaunch:1:719", LET_ERR_DEVICE},  {"cuMemcpyDtoHAsync:1:700", LET_ERR_DEVICE},
-      {"cuStreamWriteValue32:2:1", LET_ERR_INVALID}, {"cuEventRecord:1:999", LET_ERR_DEVICE}, {"cuGraphLaunch:1:214", LET_ERR_DEVICE},
+      {"cuStreamWriteValue32:1:1", LET_ERR_INVALID}, {"cuEventRecord:1:999", LET_ERR_DEVICE}, {"cuGraphLaunch:1:214", LET_ERR_DEVICE},
       {"cuGraphLaunch:1:906", LET_ERR_GPULET},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
