@@ -56,6 +56,9 @@ typedef struct let_device_i {
   /* Readable once what the last mark of |instance| covers is done, until wait() has returned; -1: there is none (wait
    * then). With it a worker takes in the next batch while one runs. A failed device may never make it readable. */
   int (*done_fd)(const let_gpulet *g, int instance);
+  /* From now on, for measurements: wait() does not sleep, and times are the device's own and hold neither copies in nor
+   * what it takes to see the end. */
+  let_err (*exact)(let_gpulet *g, let_error *e);
   int depth; /* batches a worker may have enqueued on a gpu-let at once: 1 or 2 */
 } let_device_i;
 

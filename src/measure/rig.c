@@ -202,6 +202,7 @@ static let_err open_lane(let_rig *r, field *f, uint32_t i, const let_rig_lane *w
   let_err err = r->device->i->open(r->device, i, want->first, want->granules, false, &l->g, e);
   (void)type;
   if (err) return err;
+  if ((err = r->device->i->exact(l->g, e)) != LET_OK) return err;
   r->device->i->target(l->g, &l->target);
   if ((err = need(r, want->model, l->target.cuda, e)) != LET_OK) return err;
   l->engine = r->model[want->model].engine;

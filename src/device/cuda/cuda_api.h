@@ -42,6 +42,7 @@
   X(cuEventRecord, NULL, 0)                   \
   X(cuLaunchHostFunc, NULL, 0)                \
   X(cuStreamWriteValue32, NULL, 0)            \
+  X(cuEventElapsedTime, "cuEventElapsedTime", 0) \
   X(cuGraphLaunch, NULL, 0)                   \
   X(cuModuleLoadData, NULL, 0)                \
   X(cuModuleGetFunction, NULL, 0)             \

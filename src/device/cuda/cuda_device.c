@@ -175,6 +175,7 @@ static const let_device_i cuda_i = {
     .mark = let_cuda__mark,
     .wait = let_cuda__wait,
     .done_fd = let_cuda__done_fd,
+    .exact = let_cuda__exact,
     .depth = 2,
 };
 

@@ -11,6 +11,7 @@
 #ifdef LET_HAVE_CUDA
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,8 +77,12 @@ let_err let_cuda__stock(let_device *base, let_error *e) {
 static void destroy(let_cuda_gpulet *g) {
   const let_cuda_api *a = g->d->api;
   let_cuda__unwatch(g);
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < 2; i++) {
     if (g->mark[i].fd >= 0) close(g->mark[i].fd);
+    if (g->mark[i].begin) (void)a->cuEventDestroy(g->mark[i].begin);
+    if (g->mark[i].end) (void)a->cuEventDestroy(g->mark[i].end);
+  }
+  if (g->begin) (void)a->cuEventDestroy(g->begin);
   if (g->in_done) (void)a->cuEventDestroy(g->in_done);
   if (g->compute_done) (void)a->cuEventDestroy(g->compute_done);
   if (g->out_done) (void)a->cuEventDestroy(g->out_done);
@@ -268,6 +273,7 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   }
   let_cuda_work *w = &g->work;
   if (!w->launches) w->launched = let_now();
+  if (!w->launches && g->exact) CHECK(a->cuEventRecord(g->begin, g->compute));
   for (uint32_t i = 0; i < x->n_graphs; i++) CHECK(a->cuGraphLaunch((CUgraphExec)x->graphs[i], g->compute));
   if (!x->n_graphs) err = x->run(x, g->compute, e);
   g->compute_dirty = true; /* a run that failed half way may have enqueued something */
@@ -305,6 +311,11 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   if (!err) err = join_in(g, e);
   if (!err && g->out_dirty) err = let_cuda__join_compute(g, e);
   if (err) return err;
+  if (g->exact) {
+    CUevent begin = m->begin;
+    m->begin = g->begin, g->begin = begin;
+    CHECK(g->d->api->cuEventRecord(m->end, g->out_dirty ? g->out : g->compute));
+  }
   uint64_t old;
   while (read(m->fd, &old, sizeof old) > 0) {}
   err = let_cuda__ends(g, instance & 1, e);
@@ -314,11 +325,45 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
 
 int let_cuda__done_fd(const let_gpulet *base, int instance) { return ((const let_cuda_gpulet *)base)->mark[instance & 1].fd; }
 
+let_err let_cuda__exact(let_gpulet *base, let_error *e) {
+  let_cuda_gpulet *g = (let_cuda_gpulet *)base;
+  CUevent *all[] = {&g->begin, &g->mark[0].begin, &g->mark[0].end, &g->mark[1].begin, &g->mark[1].end};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    if (!*all[i]) CHECK(g->d->api->cuEventCreate(all[i], CU_EVENT_DEFAULT));
+  g->exact = true;
+  return LET_OK;
+}
+
+/* The end as soon as it can be seen, and the times of the device. */
+static let_err spin(let_cuda_gpulet *g, let_cuda_mark *m, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
+  let_time begin = let_now(), now = begin, look = begin + QUERY_EVERY;
+  while (atomic_load_explicit(m->flag, memory_order_acquire) != m->told) {
+    if ((now = let_now()) - begin >= timeout) return let_fail(e, LET_ERR_DEADLINE, "gpu-let %u: a batch did not finish in time", g->number);
+    sched_yield();
+    if (now < look) continue;
+    CUresult r = g->d->api->cuStreamQuery(g->out);
+    if (r && r != CUDA_ERROR_NOT_READY) {
+      let_cuda__forget(g, m);
+      m->pending = false;
+      return let_cuda_check(g->d->api, r, "a batch failed", e);
+    }
+    look = now + QUERY_EVERY;
+  }
+  *ret_finished = let_now();
+  let_cuda__forget(g, m);
+  m->pending = false;
+  float ms = 0;
+  if (m->work.launches) CHECK(g->d->api->cuEventElapsedTime(&ms, m->begin, m->end));
+  *ret_started = *ret_finished - (let_dur)((double)ms * (double)LET_MS);
+  return LET_OK;
+}
+
 let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   const let_cuda_api *a = g->d->api;
   let_cuda_mark *m = &g->mark[instance & 1];
   if (!m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: nothing is marked on instance %d", g->number, instance);
+  if (g->exact) return spin(g, m, timeout, ret_started, ret_finished, e);
   let_time begin = let_now(), finished;
   while (!(finished = atomic_load_explicit(&m->finished, memory_order_acquire))) {
     let_dur waited = let_now() - begin;

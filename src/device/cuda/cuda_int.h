@@ -101,6 +101,7 @@ typedef struct let_cuda_mark {
   uint32_t told;             /* the ticket that says it is done */
   _Atomic uint32_t *flag;    /* where */
   _Atomic uint32_t awaited;  /* the same ticket while the thread looks for it, else 0 */
+  CUevent begin, end;        /* NULL unless exact */
   int fd;                    /* eventfd, written once it is done */
   let_time started;          /* of the thread's until |finished| */
   _Atomic let_time finished; /* 0 until it was seen */
@@ -123,6 +124,8 @@ struct let_cuda_gpulet {
   let_cuda_mark mark[2];
   let_cuda_copy scatter[LET__CUDA_SCATTER_MAX]; /* small copies out that have not been launched yet */
   uint32_t n_scatter;
+  bool exact;
+  CUevent begin; /* of the batch that is not marked yet */
   int slot; /* -1: not watched */
   let_cuda_flags *flags;
   let_cuda_gpulet *watched; /* the next one */
@@ -138,6 +141,7 @@ let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t
 let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e);
 let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);
 let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e);
+let_err let_cuda__exact(let_gpulet *base, let_error *e);
 int let_cuda__done_fd(const let_gpulet *base, int instance);
 let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
 

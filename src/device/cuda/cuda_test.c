@@ -373,6 +373,38 @@ static void times(void **state) {
   d->i->close(d);
 }
 
+static void exact(void **state) { /* for measurements */
+  (void)state;
+  let_device *d = device();
+  let_gpulet *g = gpulet(d, 0, 0, 2, false);
+  let_error e = {0};
+  assert_int_equal(d->i->exact(g, &e), LET_OK);
+  assert_int_equal(d->i->exact(g, &e), LET_OK);
+  rig r[2];
+  for (int k = 0; k < 2; k++) rig_init(&r[k], g, k, 2000);
+  char src[BYTES] = {1}, dst[2][BYTES] = {{0}};
+  let_time from, to = 0;
+  for (int n = 0; n < 10; n++) {
+    for (int k = 0; k < 2; k++) assert_int_equal(batch(g, &r[k], src, dst[k], k, &e), LET_OK);
+    for (int k = 0; k < 2; k++) {
+      let_time before = to;
+      assert_int_equal(d->i->wait(g, k, LET_S, &from, &to, &e), LET_OK);
+      assert_true(to - from >= 2 * LET_MS && dst[k][0] == 2 && to > before);
+    }
+  }
+  r[0].graph.kind = LET_FAKE_HANG;
+  assert_int_equal(batch(g, &r[0], src, dst[0], 0, &e), LET_OK);
+  assert_int_equal(d->i->wait(g, 0, 30 * LET_MS, &from, &to, &e), LET_ERR_DEADLINE);
+  release_hung();
+  assert_int_equal(d->i->wait(g, 0, LET_S, &from, &to, &e), LET_OK);
+  set_fault("kernel:1:700");
+  let_err err = batch(g, &r[1], src, dst[1], 1, &e);
+  assert_int_equal(err ? err : d->i->wait(g, 1, LET_S, &from, &to, &e), LET_ERR_DEVICE);
+  set_fault("");
+  d->i->shut(g);
+  d->i->close(d);
+}
+
 static void sticky(void **state) { /* an illegal address ends the device, not the program */
   (void)state;
   let_device *d = device();
@@ -547,7 +579,7 @@ int main(void) {
       cmocka_unit_test(type_names),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
       T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(answers_leave_first), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
-      T(sticky), T(callbacks_tell), T(times), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(answers),
+      T(sticky), T(callbacks_tell), T(times), T(exact), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(answers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -220,6 +220,7 @@ static let_err mark(let_gpulet *base, int instance, let_error *e) {
 
 static let_err stock(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
 
+static let_err exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
 static int done_fd(const let_gpulet *g, int instance) { return ((const sim_gpulet *)g)->timer[instance]; }
 
 static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
@@ -251,6 +252,7 @@ static const let_device_i sim_i = {
   .mark = mark,
   .wait = wait_mark,
   .done_fd = done_fd,
+  .exact = exact,
   .stock = stock,
   .depth = 2,
 };

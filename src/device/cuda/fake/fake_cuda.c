@@ -37,6 +37,7 @@ typedef struct desc {
 typedef struct event {
   object o;
   uint64_t recorded, completed;
+  struct timespec at;
 } event;
 
 typedef struct op {
@@ -206,6 +207,7 @@ static void execute(stream *s, op *o) { /* called with the lock held; lets go of
       break;
     case OP_RECORD:
       if (o->event->completed < o->ticket) o->event->completed = o->ticket;
+      clock_gettime(CLOCK_MONOTONIC, &o->event->at);
       break;
     case OP_WRITE:
       if (!sticky) atomic_store_explicit((_Atomic uint32_t *)o->dst, (uint32_t)o->ticket, memory_order_release);
@@ -408,6 +410,15 @@ EXPORT CUresult cuEventRecord(CUevent h, CUstream s) {
   event *v = (event *)h;
   if (!live(v, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
   return leave(push(s, (op){.kind = OP_RECORD, .event = v, .ticket = ++v->recorded}));
+}
+EXPORT CUresult cuEventElapsedTime(float *ret, CUevent from, CUevent to) {
+  ENTER(true);
+  event *a = (event *)from, *b = (event *)to;
+  if (!live(a, KIND_EVENT, __func__) || !live(b, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
+  if (a->completed < a->recorded || b->completed < b->recorded) return leave(CUDA_ERROR_NOT_READY);
+  if (!a->recorded || !b->recorded) return violate("%s on an event never recorded", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  *ret = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) / 1e6);
+  return leave(r);
 }
 /* The one kernel there is: gpulet's own, which copies as its parameter says, into pinned memory only. */
 EXPORT CUresult cuModuleLoadData(CUmodule *ret, const void *image) {
