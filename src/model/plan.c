@@ -57,26 +57,35 @@ let_err let_plan_validate(const let_plan *p, let_error *e) {
   return LET_OK;
 }
 
-/* First free contiguous run, gpu-lets in the plan's order: deterministic, and tight when nothing was placed. */
-static let_err place_gpu(let_plan_gpu *g, let_error *e) {
-  for (uint32_t i = 0; i < g->n_gpulets; i++) {
-    let_plan_gpulet *l = &g->gpulet[i];
-    if (l->first != UINT32_MAX) continue;
-    if (l->shared) {
-      l->first = 0;
-      continue;
-    }
-    uint32_t at = 0;
-    for (uint32_t j = 0; j < g->n_gpulets; j++) { /* restart behind each one in the way */
-      const let_plan_gpulet *o = &g->gpulet[j];
-      if (o == l || o->shared || o->first == UINT32_MAX) continue;
-      if (at < o->first + o->granules && o->first < at + l->granules) at = o->first + o->granules, j = UINT32_MAX;
-    }
-    if (at + l->granules > g->granules)
-      return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: no %u free granules side by side", g->id, i, l->granules);
-    l->first = at;
+/* The first free run of granules. */
+static let_err place_one(const let_plan_gpu *g, uint32_t i, let_error *e) {
+  let_plan_gpulet *l = &g->gpulet[i];
+  uint32_t at = 0;
+  for (uint32_t j = 0; j < g->n_gpulets && !l->shared; j++) { /* restart behind each one in the way */
+    const let_plan_gpulet *o = &g->gpulet[j];
+    if (o == l || o->shared || o->first == UINT32_MAX) continue;
+    if (at < o->first + o->granules && o->first < at + l->granules) at = o->first + o->granules, j = UINT32_MAX;
   }
+  if (!l->shared && at + l->granules > g->granules)
+    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: no %u free granules side by side", g->id, i, l->granules);
+  l->first = at;
   return LET_OK;
+}
+
+/* In the plan's order, but where none has a place yet the largest comes last. At the end of a device are the SMs that its
+ * clusters have left over, two here and two there: a gpu-let of two granules was up to 1.67 times as slow there as elsewhere
+ * at small batches (H200, 20 SMs against 16), one of four 1.04 times, larger ones no slower. Idle granules are at the end, too. */
+static let_err place_gpu(let_plan_gpu *g, let_error *e) {
+  uint32_t last = 0, n = 0;
+  let_err r = LET_OK;
+  for (uint32_t i = 0; i < g->n_gpulets; i++) {
+    n += g->gpulet[i].first != UINT32_MAX;
+    if (g->gpulet[i].granules >= g->gpulet[last].granules) last = i;
+  }
+  for (uint32_t i = 0; !r && i < g->n_gpulets; i++)
+    if (g->gpulet[i].first == UINT32_MAX && (n || i != last)) r = place_one(g, i, e);
+  if (!r && g->n_gpulets && g->gpulet[last].first == UINT32_MAX) r = place_one(g, last, e);
+  return r;
 }
 
 let_err let_plan_place(let_plan *p, let_error *e) {

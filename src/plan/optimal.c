@@ -87,14 +87,10 @@ static let_err emit_gpu(const let__problem *p, const let__pattern *x, const doub
   g->gpulet = let_arena_array(p->arena, g->n_gpulets, sizeof *g->gpulet);
   let_plan_entry *entry = let_arena_array(p->arena, x->n, sizeof *entry);
   if (!g->gpulet || !entry) return LET_ERR_NOMEM;
-  uint32_t first = 0;
   for (uint32_t i = 0; i < x->n; i++) {
     const let__item *y = &x->item[i];
     let_plan_gpulet *l = &g->gpulet[y->slot];
-    if (!l->n_entries) {
-      *l = (let_plan_gpulet){.first = first, .granules = y->granules, .entry = &entry[i]};
-      first += y->granules;
-    }
+    if (!l->n_entries) *l = (let_plan_gpulet){.first = UINT32_MAX, .granules = y->granules, .entry = &entry[i]};
     l->n_entries++;
     entry[i] = (let_plan_entry){.batch = y->batch, .rate = y->cap * share[y->model], .latency = y->lat, .slo = p->model[y->model].slo};
     size_t len = strlen(p->model[y->model].name);
@@ -184,7 +180,8 @@ static let_err emit(let__problem *p, const let__set *s, const let__running *run,
     double c = p->kind[s->p[i].kind].profile->device.cost;
     plan->cost += (c > 0 ? c : 1) * s->p[i].count;
   }
-  return LET_OK;
+  let_error none;
+  return let_plan_place(plan, &none); /* a pattern fits its device */
 }
 
 static int by_id(const void *a, const void *b) {

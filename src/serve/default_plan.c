@@ -54,7 +54,7 @@ static let_err fill_gpu(const let_model *models, const uint64_t *weight, const b
   g->n_gpulets = lets;
   for (uint32_t k = 0, first = 0; k < lets; k++) {
     let_plan_gpulet *l = &g->gpulet[k];
-    l->granules = d->type.granules / lets + (k < d->type.granules % lets);
+    l->granules = d->type.granules / lets + (k >= lets - d->type.granules % lets); /* the larger ones last: let_plan_place */
     l->first = first;
     first += l->granules;
     l->entry = let_arena_array(a, b[k].n, sizeof *l->entry);
