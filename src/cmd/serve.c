@@ -28,7 +28,7 @@ static const let_option table[] = {
     {"config", LET_OPTION_STR, FIELD(config), "FILE", NULL, "YAML file with any of these options; the command line wins"},
     {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto", "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4; several kinds joined by +: cuda+cpu"},
     {"isolation", LET_OPTION_CHOICE, FIELD(isolation), "KIND", "device", "GPUs: one worker process per device (green contexts), or one per gpu-let (MPS)", .choices = isolations},
-    {"spare", LET_OPTION_BOOL, FIELD(serve.spare), NULL, "false", "a second worker per GPU has the plan prepared and takes over within a second when the first is lost (its weights and graphs are there twice)"},
+    {"spare", LET_OPTION_BOOL, FIELD(serve.spare), NULL, "false", "a second worker per GPU has the plan prepared and takes over within two seconds when the first is lost (its weights and graphs are there twice)"},
     {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL, "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
     {"workload", LET_OPTION_STR, FIELD(workload), "FILE", NULL, "plan for these rates and SLOs (YAML: models: [{name, rate, slo}]) on the devices found; needs --profile; read again on SIGHUP"},
     {"policy", LET_OPTION_STR, FIELD(policy), "POLICY", "optimal", "how --workload is planned: optimal, elastic-int, elastic, selftune, temporal, static or shared"},
