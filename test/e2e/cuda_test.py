@@ -1,9 +1,11 @@
 """The GPU path without a GPU: `gpulet serve --devices cuda:0,1` on the fake driver (src/device/cuda/fake), with models
 that have their weights and buffers in its device memory and run as graphs. Every test runs in both isolations: one
 worker per device (green contexts), and one per gpu-let under a stand-in for NVIDIA's MPS daemon."""
+import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -362,6 +364,32 @@ class ProcessIsolation(Base, unittest.TestCase):
 
 class DeviceIsolation(Base, unittest.TestCase):
     isolation = "device"
+
+
+class Profile(unittest.TestCase):
+    setUp = Base.setUp
+
+    def test_profile(self):
+        """Times are those of the device: kernels of 3 and 6 ms, whatever it takes to notice that they have ended."""
+        d = self.dir.name
+        repository(os.path.join(d, "models"), **{m: gpu_model(m, null_us=us, max_batch=2) for m, us in (("short", 3000), ("long", 6000))})
+        for m in ("short", "long"):
+            with open(os.path.join(d, "models", m, "1", "model.pt"), "w") as f:
+                f.write("the fake engine does not read this")
+        env = {**os.environ, "GPULET_CUDA_DRIVER": DRIVER, "GPULET_FAKE_CUDA_SMS": "16"}
+        p = subprocess.run([harness.GPULET, "profile", "--model-repository", os.path.join(d, "models"), "--device", "cuda:0", "--output", os.path.join(d, "p"), "--budget", "8s",
+                            "--window", "40ms", "--plugin-dir", PLUGIN, "--json"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
+        self.assertEqual(p.returncode, 0, p.stderr)
+        with open(os.path.join(d, "p", "latency.csv")) as f:
+            cells = list(csv.DictReader(f))
+        self.assertEqual({c["model"] for c in cells}, {"short", "long"})
+        for c in cells:
+            self.assertGreaterEqual(float(c["p50_ms"]), 3 if c["model"] == "short" else 6, c)
+        with open(os.path.join(d, "p", "interference.csv")) as f:
+            pairs = list(csv.DictReader(f))
+        self.assertGreater(len(pairs), 0)
+        for c in pairs:
+            self.assertGreaterEqual(float(c["solo_ms"]), 3 if c["model"] == "short" else 6, c)
 
 
 class Mixed(unittest.TestCase):
