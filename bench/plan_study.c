@@ -1,6 +1,7 @@
 /* The gpu-let paper's studies, for every policy: 1,023 cases (five models, each at 0 to 3 steps of rate) and 19,682 cases
  * (nine models, 0 to 2 steps), with rates scaled so that the fullest case keeps about eight whole devices busy.
- *   plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference]
+ *   plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference] [--open] [--only N,N...]
+ * --open names the cases whose plan is above its bound, --only looks at some of them again (with more --effort, say).
  * "claimed" is the policy's own word; "judged" counts a case only when plan/check agrees, interference included.
  * Distances are to the bound that `optimal` certifies for the same case, rounded up, over the cases a policy claims. */
 #include <math.h>
@@ -30,6 +31,8 @@ typedef struct tally {
 typedef struct study {
   let_profile profile;
   uint32_t sample, models, steps, effort;
+  const char *only; /* "12,7": these cases */
+  bool open;        /* names those that are above their bound */
   uint64_t seed;
   bool rule;
   double limit_ms, slo_ms[MODELS], step_rate;
@@ -110,6 +113,11 @@ static void one(const study *s, uint32_t number, const let_policy *const *policy
     if (policy[k]->make(&in, &a, &p, &e)) die(e.text);
     t[k].ms[t[k].n_ms++] = now_ms(NULL) - start;
     if (i == 0) bound = p.lower_bound, optimal = p.feasible ? p.gpus_used : UINT32_MAX;
+    if (i == 0 && s->open && p.feasible && p.gpus_used > ceil(bound - 1e-6)) {
+      printf("case %u: %u devices, bound %.3f:", number, p.gpus_used, bound);
+      for (uint32_t m = 0; m < w.n; m++) printf(" %s %.0f/s", d[m].name, d[m].rate);
+      printf("\n");
+    }
     bool judged = policy[k]->promises && p.feasible && let_plan_check(&p, &in, &e) == LET_OK;
     add(&t[k], &p, judged, bound, optimal);
     if (judged && p.gpus_used < bound - 1e-6) { /* then the certificate is worth nothing */
@@ -146,7 +154,7 @@ static void run(study *s) {
   uint32_t cases = s->sample && s->sample < total ? s->sample : total;
   tally t[POLICIES_MAX] = {0};
   for (uint32_t k = 0; k < n; k++)
-    if (!(t[k].ms = calloc(cases, sizeof(double)))) die("out of memory");
+    if (!(t[k].ms = calloc(total, sizeof(double)))) die("out of memory");
   uint32_t *order = calloc(total, sizeof *order);
   if (!order) die("out of memory");
   let_rng r;
@@ -155,6 +163,13 @@ static void run(study *s) {
   for (uint32_t i = 0; cases < total && i < cases; i++) { /* a seeded subset without repetition */
     uint32_t j = i + (uint32_t)let_rng_below(&r, total - i), x = order[i];
     order[i] = order[j], order[j] = x;
+  }
+  if (s->only) cases = 0;
+  for (const char *at = s->only; at && *at && cases < total; at += strspn(at, ",")) {
+    char *end;
+    unsigned long c = strtoul(at, &end, 10);
+    if (end == at || c < 1 || c > total) die("--only: numbers of cases, as --open prints them");
+    order[cases++] = (uint32_t)c, at = end;
   }
   double said = now_ms(NULL);
   for (uint32_t i = 0; i < cases; i++) {
@@ -179,10 +194,12 @@ int main(int argc, char **argv) {
     else if (v && strcmp(argv[i], "--sample") == 0) s.sample = (uint32_t)strtoul(v, NULL, 10), i++;
     else if (v && strcmp(argv[i], "--seed") == 0) s.seed = strtoull(v, NULL, 10), i++;
     else if (v && strcmp(argv[i], "--limit-ms") == 0) s.limit_ms = strtod(v, NULL), i++;
+    else if (strcmp(argv[i], "--open") == 0) s.open = true;
+    else if (v && strcmp(argv[i], "--only") == 0) s.only = v, i++;
     else if (v && strcmp(argv[i], "--effort") == 0) s.effort = (uint32_t)strtoul(v, NULL, 10), i++;
     else if (v && strcmp(argv[i], "--slo") == 0) slo = v, i++;
     else if (v && strcmp(argv[i], "--cases") == 0) which = v, i++;
-    else die("usage: plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference]");
+    else die("usage: plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference] [--open] [--only N,N...]");
   }
   if (!dir) die("which profile? plan_study PROFILE_DIR");
   let_arena a;

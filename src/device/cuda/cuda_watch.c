@@ -196,8 +196,9 @@ let_err let_cuda__ends(let_cuda_gpulet *g, int instance, let_error *e) {
   if (r) return let_cuda_check(a, r, w->writes ? "cuStreamWriteValue32" : "cuLaunchHostFunc", e);
   m->work = g->work;
   memset(&g->work, 0, sizeof g->work);
+  bool first = atomic_fetch_add(&w->n_awaited, 1) == 0;
   atomic_store_explicit(&m->awaited, m->told, memory_order_release);
-  if (atomic_fetch_add(&w->n_awaited, 1) == 0) {
+  if (first) {
     pthread_mutex_lock(&w->lock); /* it sleeps by now, or has not looked yet */
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->lock);
