@@ -387,6 +387,7 @@ class Profile(unittest.TestCase):
             self.assertGreaterEqual(float(c["p50_ms"]), 3 if c["model"] == "short" else 6, c)
         with open(os.path.join(d, "p", "interference.csv")) as f:
             pairs = list(csv.DictReader(f))
+        say(f"{len(cells)} cells, {len(pairs)} samples side by side")
         self.assertGreater(len(pairs), 0)
         for c in pairs:
             self.assertGreaterEqual(float(c["solo_ms"]), 3 if c["model"] == "short" else 6, c)
