@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { SEARCH_STEPS = 1500000, FILL_STEPS = 2000000, AGAIN_STEPS = 6000, BOUND_STEPS = 50000, BOUND_STEPS_MANY = 10000, FEW_MODELS = 8, EFFORT_MAX = 8 }; /* milliseconds, measured by bench/plan_scale */
+enum { SEARCH_STEPS = 1000000, FILL_STEPS = 1500000, AGAIN_STEPS = 5000, BOUND_STEPS = 50000, BOUND_STEPS_MANY = 8000, FEW_MODELS = 8, EFFORT_MAX = 8 }; /* milliseconds, measured by bench/plan_scale */
 
 typedef struct search {
   let__problem *p;
@@ -328,7 +328,7 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   s.used = let_arena_array(p->scratch, p->n_kinds, sizeof *s.used);
   if (!s.fill || !s.rest || !s.price || !s.cap || !s.factor || !s.used) return LET_ERR_NOMEM;
   let_rng_seed(&s.rng, 1);
-  s.work = run->n ? 20000 : p->n > 32 && p->n <= 200 ? 25000 * (uint64_t)p->n : p->n_kinds == 1 && p->n > FEW_MODELS ? FILL_STEPS / p->n : 250000; /* milliseconds, measured by bench/plan_scale */
+  s.work = run->n ? 16000 : p->n > 32 && p->n <= 200 ? 25000 * (uint64_t)p->n : p->n_kinds == 1 && p->n > FEW_MODELS ? FILL_STEPS / p->n : 250000; /* milliseconds, measured by bench/plan_scale */
   s.work += p->work;
   let__set best = {0}, hot = {0};
   uint32_t over = 0, hot_over = 0;
