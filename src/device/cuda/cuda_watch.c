@@ -95,7 +95,8 @@ static let_err start(let_cuda *d, let_error *e) {
   let_err err = let_cuda_check(d->api, d->api->cuMemHostRegister(p, BYTES, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP), "cuMemHostRegister", e);
   if (!err) {
     err = let_cuda_check(d->api, d->api->cuMemHostGetDevicePointer(&w->seen, p, 0), "cuMemHostGetDevicePointer", e);
-    if (!err && pthread_create(&w->thread, NULL, watch, w)) err = let_fail(e, LET_ERR_NOMEM, "no thread to watch batches with: %m");
+    int why = err ? 0 : pthread_create(&w->thread, NULL, watch, w);
+    if (why) err = let_fail(e, LET_ERR_NOMEM, "no thread to watch batches with: %s", strerror(why));
     if (err) (void)d->api->cuMemHostUnregister(p);
   }
   if (err) {
