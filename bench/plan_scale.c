@@ -1,6 +1,6 @@
-/* Planning time and memory of `optimal` by size, and of re-planning after one rate changed, against the targets. "s": the
- * sizes up to 100 models only.
- * Models are made from seeds: 0.2 to 20 ms per row on the whole device of 16 granules, batches to 32, Zipf rates. */
+/* Planning time and memory of `optimal` by size, and of re-planning after one rate changed, against the targets. "s":
+ * the sizes up to 100 models only. Models are made from seeds: 0.2 to 20 ms per row on the whole device of 16 granules,
+ * batches to 32, Zipf rates. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -12,7 +12,8 @@
 static double now_ms(void *ctx) {
   (void)ctx;
   struct timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* planning is one busy thread: what other programs take does not count */
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID,
+                &t); /* planning is one busy thread: what other programs take does not count */
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
@@ -26,7 +27,9 @@ static void *counted(void *ctx, void *p, size_t old, size_t want) {
 }
 static const let_mem counting = {counted, NULL};
 
-static int by_double(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+static int by_double(const void *a, const void *b) {
+  return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+}
 
 typedef struct outcome {
   double ms[64], again[64], elastic[64];
@@ -37,7 +40,12 @@ typedef struct outcome {
 static void one(outcome *o, uint32_t models, double devices, bool interference, uint64_t seed) {
   let_arena a, b, c;
   let_arena_init(&a, &let_mem_libc), let_arena_init(&b, &counting), let_arena_init(&c, &counting);
-  let__sample how = {.models = models, .granules = 16, .max_batch = 32, .least_ms = 0.2, .most_ms = 20, .interference = interference ? 2 : 0};
+  let__sample how = {.models = models,
+                     .granules = 16,
+                     .max_batch = 32,
+                     .least_ms = 0.2,
+                     .most_ms = 20,
+                     .interference = interference ? 2 : 0};
   let_profile *p = let__sample_profile(&how, "made", &a, seed);
   let_workload w = let__sample_workload(p, devices, 0.9, &a, seed);
   let_plan_pool pool = {.profile = p, .count = (uint32_t)(devices * 4 + 8)};
@@ -46,7 +54,10 @@ static void one(outcome *o, uint32_t models, double devices, bool interference, 
   let_error e = {0};
   const let_policy *policy = let_policy_find("optimal");
   if (policy->make(&in, &b, &plan, &e) || !plan.feasible || let_plan_check(&plan, &in, &e)) {
-    fprintf(stderr, "seed %llu: %s\n", (unsigned long long)seed, plan.feasible ? e.text : plan.n_reasons ? plan.reason[0] : e.text);
+    fprintf(stderr, "seed %llu: %s\n", (unsigned long long)seed,
+            plan.feasible    ? e.text
+            : plan.n_reasons ? plan.reason[0]
+                             : e.text);
     exit(1);
   }
   in.running = &plan;
@@ -61,13 +72,16 @@ static void one(outcome *o, uint32_t models, double devices, bool interference, 
   }
   o->elastic[o->n] = other.time_ms;
   o->ms[o->n] = plan.time_ms, o->again[o->n++] = next.time_ms;
-  o->gpus += plan.gpus_used, o->bound += plan.lower_bound, o->far += (plan.gpus_used - plan.lower_bound) / plan.gpus_used;
+  o->gpus += plan.gpus_used, o->bound += plan.lower_bound,
+      o->far += (plan.gpus_used - plan.lower_bound) / plan.gpus_used;
   let_arena_fini(&a), let_arena_fini(&b), let_arena_fini(&c);
 }
 
 /* The slowest seed counts. */
 static void judge(const char *what, double got, double target, const char *unit) {
-  if (target > 0) printf("          %-34s %9.2f %s, target %g %s: %s\n", what, got, unit, target, unit, got <= target ? "met" : "NOT MET");
+  if (target > 0)
+    printf("          %-34s %9.2f %s, target %g %s: %s\n", what, got, unit, target, unit,
+           got <= target ? "met" : "NOT MET");
 }
 
 typedef struct target {
@@ -81,9 +95,10 @@ static void size(uint32_t models, double devices, uint32_t times, bool interfere
   qsort(o.ms, o.n, sizeof *o.ms, by_double);
   qsort(o.again, o.n, sizeof *o.again, by_double);
   qsort(o.elastic, o.n, sizeof *o.elastic, by_double);
-  printf("%6u models  %-12s gpus %8.1f  bound %8.1f  distance %5.2f %%  plan p50 %9.2f ms p99 %9.2f ms  again p50 %8.2f ms p99 %8.2f ms  arenas %7.1f MiB\n",
-         models, interference ? "interfering" : "quiet", o.gpus / (double)o.n, o.bound / o.n, 100 * o.far / o.n, o.ms[o.n / 2], o.ms[o.n - 1],
-         o.again[o.n / 2], o.again[o.n - 1], (double)peak / (1 << 20));
+  printf("%6u models  %-12s gpus %8.1f  bound %8.1f  distance %5.2f %%  plan p50 %9.2f ms p99 %9.2f ms  again p50 "
+         "%8.2f ms p99 %8.2f ms  arenas %7.1f MiB\n",
+         models, interference ? "interfering" : "quiet", o.gpus / (double)o.n, o.bound / o.n, 100 * o.far / o.n,
+         o.ms[o.n / 2], o.ms[o.n - 1], o.again[o.n / 2], o.again[o.n - 1], (double)peak / (1 << 20));
   judge("optimal, slowest", o.ms[o.n - 1], t.ms, "ms");
   judge("after one rate changed, slowest", o.again[o.n - 1], t.again, "ms");
   judge("elastic, slowest", o.elastic[o.n - 1], t.elastic, "ms");

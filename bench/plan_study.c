@@ -1,6 +1,7 @@
-/* The gpu-let paper's studies, for every policy: 1,023 cases (five models, each at 0 to 3 steps of rate) and 19,682 cases
- * (nine models, 0 to 2 steps), with rates scaled so that the fullest case keeps about eight whole devices busy.
- *   plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference] [--open] [--only N,N...]
+/* The gpu-let paper's studies, for every policy: 1,023 cases (five models, each at 0 to 3 steps of rate) and 19,682
+ * cases (nine models, 0 to 2 steps), with rates scaled so that the fullest case keeps about eight whole devices busy.
+ *   plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N]
+ * [--no-interference] [--open] [--only N,N...]
  * --open names the cases whose plan is above its bound, --only looks at some of them again (with more --effort, say).
  * "claimed" is the policy's own word; "judged" counts a case only when plan/check agrees, interference included.
  * Distances are to the bound that `optimal` certifies for the same case, rounded up, over the cases a policy claims. */
@@ -18,11 +19,13 @@ enum { MODELS = 9, INVENTORY = 32, POLICIES_MAX = 16 };
 static const struct {
   const char *name;
   double slo_ms;
-} paper[MODELS] = {{"lenet", 5}, {"googlenet", 66}, {"resnet50", 108}, {"ssd", 202}, {"vgg16", 142}, {"mnasnet1_0", 62}, {"mobilenet_v2", 64}, {"densenet161", 202}, {"bert", 22}};
+} paper[MODELS] = {{"lenet", 5},       {"googlenet", 66},    {"resnet50", 108},    {"ssd", 202}, {"vgg16", 142},
+                   {"mnasnet1_0", 62}, {"mobilenet_v2", 64}, {"densenet161", 202}, {"bert", 22}};
 
 typedef struct tally {
   uint32_t claimed[4], judged[4]; /* on 1, 2, 4 and 8 devices */
-  uint32_t n, n_large, beats, wrong; /* beats: judged good with fewer devices than optimal; wrong: claimed, judge disagrees */
+  uint32_t n, n_large, beats,
+      wrong; /* beats: judged good with fewer devices than optimal; wrong: claimed, judge disagrees */
   double gpus, far, far_max, far_large;
   double *ms;
   uint32_t n_ms;
@@ -45,7 +48,9 @@ static double now_ms(void *ctx) {
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 static bool expired(void *ctx) { return now_ms(NULL) > *(const double *)ctx; }
-static int by_double(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+static int by_double(const void *a, const void *b) {
+  return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+}
 
 static _Noreturn void die(const char *text) {
   fprintf(stderr, "plan_study: %s\n", text);
@@ -64,7 +69,9 @@ static void scale(study *s) {
   double busy = 0;
   for (uint32_t i = 0; i < s->models; i++) {
     uint32_t m = let_profile_find(&s->profile, paper[i].name);
-    if (m == UINT32_MAX) die("the profile lacks a model of the paper: lenet, googlenet, resnet50, ssd, vgg16, mnasnet1_0, mobilenet_v2, densenet161 and bert are needed");
+    if (m == UINT32_MAX)
+      die("the profile lacks a model of the paper: lenet, googlenet, resnet50, ssd, vgg16, mnasnet1_0, mobilenet_v2, "
+          "densenet161 and bert are needed");
     s->slo_ms[i] = s->rule ? 2 * ms_of(s, m, 32) : paper[i].slo_ms;
     double least = INFINITY;
     for (uint32_t b = 1; b <= 32; b++)
@@ -87,7 +94,8 @@ static let_workload workload(const study *s, uint32_t number, let_demand d[MODEL
 
 static void add(tally *t, const let_plan *p, bool judged, double bound, uint32_t optimal) {
   if (!p->feasible) return;
-  for (uint32_t k = 0; k < 4; k++) t->claimed[k] += p->gpus_used <= 1u << k, t->judged[k] += judged && p->gpus_used <= 1u << k;
+  for (uint32_t k = 0; k < 4; k++)
+    t->claimed[k] += p->gpus_used <= 1u << k, t->judged[k] += judged && p->gpus_used <= 1u << k;
   double far = p->gpus_used - ceil(bound - 1e-6);
   t->n++, t->gpus += p->gpus_used, t->far += far, t->wrong += !judged;
   if (far > t->far_max) t->far_max = far;
@@ -95,7 +103,8 @@ static void add(tally *t, const let_plan *p, bool judged, double bound, uint32_t
   t->beats += judged && p->gpus_used < optimal;
 }
 
-static void one(const study *s, uint32_t number, const let_policy *const *policy, uint32_t n, uint32_t first, tally *t) {
+static void one(const study *s, uint32_t number, const let_policy *const *policy, uint32_t n, uint32_t first,
+                tally *t) {
   let_demand d[MODELS];
   let_workload w = workload(s, number, d);
   let_plan_pool pool = {&s->profile, INVENTORY, 0};
@@ -104,7 +113,13 @@ static void one(const study *s, uint32_t number, const let_policy *const *policy
   for (uint32_t i = 0; i < n; i++) {
     uint32_t k = (first + i) % n; /* optimal first: the others are measured against its bound */
     double until = now_ms(NULL) + s->limit_ms;
-    let_plan_input in = {.workload = &w, .pool = &pool, .n_pools = 1, .effort = s->effort, .expired = expired, .expired_ctx = &until, .now_ms = now_ms};
+    let_plan_input in = {.workload = &w,
+                         .pool = &pool,
+                         .n_pools = 1,
+                         .effort = s->effort,
+                         .expired = expired,
+                         .expired_ctx = &until,
+                         .now_ms = now_ms};
     let_arena a;
     let_arena_init(&a, &let_mem_libc);
     let_plan p = {0};
@@ -121,7 +136,8 @@ static void one(const study *s, uint32_t number, const let_policy *const *policy
     bool judged = policy[k]->promises && p.feasible && let_plan_check(&p, &in, &e) == LET_OK;
     add(&t[k], &p, judged, bound, optimal);
     if (judged && p.gpus_used < bound - 1e-6) { /* then the certificate is worth nothing */
-      fprintf(stderr, "plan_study: case %u: '%s' needs %u devices, the certified bound is %.6g\n", number, policy[k]->name, p.gpus_used, bound);
+      fprintf(stderr, "plan_study: case %u: '%s' needs %u devices, the certified bound is %.6g\n", number,
+              policy[k]->name, p.gpus_used, bound);
       exit(1);
     }
     let_arena_fini(&a);
@@ -129,14 +145,17 @@ static void one(const study *s, uint32_t number, const let_policy *const *policy
 }
 
 static void print(const let_policy *const *policy, uint32_t n, tally *t) {
-  printf("%-12s %-23s %-23s %6s %7s %5s %9s %6s %6s %10s %8s\n", "", "claimed on", "judged good on", "mean", "to the bound", "", "from 5", "judge", "beats", "time", "");
-  printf("%-12s %5s %5s %5s %5s  %5s %5s %5s %5s  %6s %7s %5s %9s %6s %6s %10s %8s\n", "policy", "1", "2", "4", "8", "1", "2", "4", "8", "GPUs", "mean", "max", "GPUs, %", "says no", "optimal", "p50 ms", "p99");
+  printf("%-12s %-23s %-23s %6s %7s %5s %9s %6s %6s %10s %8s\n", "", "claimed on", "judged good on", "mean",
+         "to the bound", "", "from 5", "judge", "beats", "time", "");
+  printf("%-12s %5s %5s %5s %5s  %5s %5s %5s %5s  %6s %7s %5s %9s %6s %6s %10s %8s\n", "policy", "1", "2", "4", "8",
+         "1", "2", "4", "8", "GPUs", "mean", "max", "GPUs, %", "says no", "optimal", "p50 ms", "p99");
   for (uint32_t k = 0; k < n; k++) {
     tally *x = &t[k];
     qsort(x->ms, x->n_ms, sizeof *x->ms, by_double);
     double m = x->n ? x->n : 1, l = x->n_large ? x->n_large : 1;
-    printf("%-12s %5u %5u %5u %5u  %5u %5u %5u %5u  %6.2f %7.3f %5.0f %9.2f %7u %7u %10.3f %8.3f\n", policy[k]->name, x->claimed[0], x->claimed[1], x->claimed[2], x->claimed[3],
-           x->judged[0], x->judged[1], x->judged[2], x->judged[3], x->gpus / m, x->far / m, x->far_max, 100 * x->far_large / l, x->wrong, x->beats,
+    printf("%-12s %5u %5u %5u %5u  %5u %5u %5u %5u  %6.2f %7.3f %5.0f %9.2f %7u %7u %10.3f %8.3f\n", policy[k]->name,
+           x->claimed[0], x->claimed[1], x->claimed[2], x->claimed[3], x->judged[0], x->judged[1], x->judged[2],
+           x->judged[3], x->gpus / m, x->far / m, x->far_max, 100 * x->far_large / l, x->wrong, x->beats,
            x->n_ms ? x->ms[x->n_ms / 2] : 0, x->n_ms ? x->ms[(size_t)(x->n_ms * 0.99)] : 0);
   }
   printf("\n");
@@ -176,8 +195,10 @@ static void run(study *s) {
     one(s, order[i], policy, n, first, t);
     if (now_ms(NULL) - said > 5000) fprintf(stderr, "%u of %u cases\n", i + 1, cases), said = now_ms(NULL);
   }
-  printf("%u of %u cases: %u models, steps of %.4g requests/s, SLO set '%s', device '%s', interference %s, effort %u, seed %llu\n", cases, total, s->models, s->step_rate,
-         s->rule ? "rule" : "paper", s->profile.device.name, s->profile.interference ? "predicted" : "none", s->effort, (unsigned long long)s->seed);
+  printf("%u of %u cases: %u models, steps of %.4g requests/s, SLO set '%s', device '%s', interference %s, effort %u, "
+         "seed %llu\n",
+         cases, total, s->models, s->step_rate, s->rule ? "rule" : "paper", s->profile.device.name,
+         s->profile.interference ? "predicted" : "none", s->effort, (unsigned long long)s->seed);
   print(policy, n, t);
   for (uint32_t k = 0; k < n; k++) free(t[k].ms);
   free(order);
@@ -199,7 +220,9 @@ int main(int argc, char **argv) {
     else if (v && strcmp(argv[i], "--effort") == 0) s.effort = (uint32_t)strtoul(v, NULL, 10), i++;
     else if (v && strcmp(argv[i], "--slo") == 0) slo = v, i++;
     else if (v && strcmp(argv[i], "--cases") == 0) which = v, i++;
-    else die("usage: plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms MS] [--effort N] [--no-interference] [--open] [--only N,N...]");
+    else
+      die("usage: plan_study PROFILE_DIR [--sample N] [--seed S] [--slo paper|rule] [--cases 1023|19682] [--limit-ms "
+          "MS] [--effort N] [--no-interference] [--open] [--only N,N...]");
   }
   if (!dir) die("which profile? plan_study PROFILE_DIR");
   let_arena a;
@@ -209,7 +232,8 @@ int main(int argc, char **argv) {
   if (alone) s.profile.interference = LET_INTERFERENCE_NONE;
   for (int c = 0; c < 2; c++)
     for (int r = 0; r < 2; r++) {
-      if ((*which && strcmp(which, c ? "19682" : "1023") != 0) || (*slo && strcmp(slo, r ? "rule" : "paper") != 0)) continue;
+      if ((*which && strcmp(which, c ? "19682" : "1023") != 0) || (*slo && strcmp(slo, r ? "rule" : "paper") != 0))
+        continue;
       s.models = c ? 9 : 5, s.steps = c ? 2 : 3, s.rule = r;
       run(&s);
     }

@@ -64,14 +64,17 @@ static void start(bench *b, int spin_us) {
   b->control = fds[0];
   must(let_ring_arena_new(64 << 20, 256, &let_mem_libc, &b->arena, &e), &e);
   must(let_lanes_new(1, &b->lanes, &e), &e);
-  int arena = let_ring_arena_fd(b->arena), all[] = {let_lanes_fd(b->lanes), let_lanes_done_event(b->lanes), let_lanes_submit_event(b->lanes, 0)};
-  json_t *init = json_pack("{ss ss ss ss si}", "op", "init", "device", "cpu", "profile", "", "plugin_dir", "", "spin_us", spin_us);
+  int arena = let_ring_arena_fd(b->arena),
+      all[] = {let_lanes_fd(b->lanes), let_lanes_done_event(b->lanes), let_lanes_submit_event(b->lanes, 0)};
+  json_t *init =
+      json_pack("{ss ss ss ss si}", "op", "init", "device", "cpu", "profile", "", "plugin_dir", "", "spin_us", spin_us);
   must(let_control_send(b->control, init, &arena, 1, &e), &e);
   expect(b->control, "ready");
   let_model m = {.name = "null", .backend = "null", .max_batch = 32, .n_inputs = 1, .n_outputs = 1};
   m.input[0] = m.output[0] = (let_tensor_spec){.name = "X", .dtype = LET_DTYPE_UINT8, .rank = 1, .dims = {ROW}};
-  json_t *prepare = json_pack("{ss si s[{si si si sb s[{so s[iii]}]}]}", "op", "prepare", "generation", 1, "lanes", "gpulet", 0, "first", 0, "granules", 1,
-                              "shared", 1, "models", "spec", let_control_model_put(&m), "sizes", 1, 8, 32);
+  json_t *prepare =
+      json_pack("{ss si s[{si si si sb s[{so s[iii]}]}]}", "op", "prepare", "generation", 1, "lanes", "gpulet", 0,
+                "first", 0, "granules", 1, "shared", 1, "models", "spec", let_control_model_put(&m), "sizes", 1, 8, 32);
   must(let_control_send(b->control, prepare, all, 3, &e), &e);
   expect(b->control, "prepared");
   json_decref(init), json_decref(prepare);
@@ -91,13 +94,15 @@ static void fill(bench *b, let_batch_msg *m, uint32_t base, uint32_t n) {
     if (!r->rows) {
       uint64_t in = let_ring_slot_alloc(b->arena, ROW), out = let_ring_slot_alloc(b->arena, ROW);
       *r = (let_record){.rows = 1, .n_in = 1, .out_offset = out, .out_bytes = 4096};
-      r->in[0] = (let_tensor){.offset = in, .bytes = ROW, .shape = {1, ROW}, .rank = 2, .dtype = LET_DTYPE_UINT8, .present = 1};
+      r->in[0] = (let_tensor){
+          .offset = in, .bytes = ROW, .shape = {1, ROW}, .rank = 2, .dtype = LET_DTYPE_UINT8, .present = 1};
     }
     m->record[i] = base + i;
   }
 }
 
-/* One batch at a time. |sleep|: the server waits on the event, as serve's loop does, instead of looking all the time. */
+/* One batch at a time. |sleep|: the server waits on the event, as serve's loop does, instead of looking all the time.
+ */
 static void round_trips(const char *name, int spin_us, bool sleep, uint32_t rows, uint32_t count) {
   static let_hist h;
   bench b;
@@ -124,8 +129,9 @@ static void round_trips(const char *name, int spin_us, bool sleep, uint32_t rows
     if (i >= 1000) let_hist_add(&h, let_now() - t);
   }
   stop(&b);
-  printf("%-44s %4u row(s)  p50 %6.1f us  p90 %6.1f us  p99 %6.1f us\n", name, rows, (double)let_hist_quantile(&h, 0.5) / 1e3,
-         (double)let_hist_quantile(&h, 0.9) / 1e3, (double)let_hist_quantile(&h, 0.99) / 1e3);
+  printf("%-44s %4u row(s)  p50 %6.1f us  p90 %6.1f us  p99 %6.1f us\n", name, rows,
+         (double)let_hist_quantile(&h, 0.5) / 1e3, (double)let_hist_quantile(&h, 0.9) / 1e3,
+         (double)let_hist_quantile(&h, 0.99) / 1e3);
 }
 
 /* As many as the ring takes in flight. */
@@ -148,7 +154,8 @@ static void throughput(uint32_t rows, uint32_t count) {
   }
   double s = (double)(let_now() - t) / 1e9;
   stop(&b);
-  printf("%-44s %4u row(s)  %.0f batches/s, %.0f requests/s\n", "throughput, 4 batches in flight", rows, count / s, count * (double)rows / s);
+  printf("%-44s %4u row(s)  %.0f batches/s, %.0f requests/s\n", "throughput, 4 batches in flight", rows, count / s,
+         count * (double)rows / s);
 }
 
 int main(int argc, char **argv) {

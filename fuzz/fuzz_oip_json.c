@@ -5,19 +5,34 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* One byte: how much of the rest is raw tensors; then the document. What parses lies where it may and can be answered. */
+/* One byte: how much of the rest is raw tensors; then the document. What parses lies where it may and can be answered.
+ */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static const let_model m = {
-    .name = "m", .version = 1, .max_batch = 4, .n_inputs = 3, .n_outputs = 3,
-    .input = {{.name = "A", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}}, {.name = "B", .dtype = LET_DTYPE_BYTES, .rank = 2, .dims = {2, -1}, .optional = true}, {.name = "C", .dtype = LET_DTYPE_INT16, .rank = 1, .dims = {2}, .optional = true}},
-    .output = {{.name = "A", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}}, {.name = "B", .dtype = LET_DTYPE_BYTES, .rank = 2, .dims = {2, -1}}, {.name = "C", .dtype = LET_DTYPE_INT16, .rank = 1, .dims = {2}}},
+      .name = "m",
+      .version = 1,
+      .max_batch = 4,
+      .n_inputs = 3,
+      .n_outputs = 3,
+      .input = {{.name = "A", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}},
+                {.name = "B", .dtype = LET_DTYPE_BYTES, .rank = 2, .dims = {2, -1}, .optional = true},
+                {.name = "C", .dtype = LET_DTYPE_INT16, .rank = 1, .dims = {2}, .optional = true}},
+      .output = {{.name = "A", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}},
+                 {.name = "B", .dtype = LET_DTYPE_BYTES, .rank = 2, .dims = {2, -1}},
+                 {.name = "C", .dtype = LET_DTYPE_INT16, .rank = 1, .dims = {2}}},
   };
   if (!size) return 0;
   size_t raw = data[0] < size - 1 ? data[0] : size - 1, json = size - 1 - raw;
   const char *p = (const char *)data + 1;
   uint64_t bytes = let_oip_room(&m, json, raw);
   char *room = malloc(bytes);
-  let_oip_body b = {.json = p, .json_bytes = json, .raw = p + json, .raw_bytes = raw, .raw_offset = bytes, .room = room, .room_bytes = bytes};
+  let_oip_body b = {.json = p,
+                    .json_bytes = json,
+                    .raw = p + json,
+                    .raw_bytes = raw,
+                    .raw_offset = bytes,
+                    .room = room,
+                    .room_bytes = bytes};
   let_record rec;
   let_oip_infer x;
   let_error e = {0};

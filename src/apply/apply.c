@@ -7,14 +7,23 @@
 enum { MAX_LOSSES_WHILE_NEW = 2 };
 static const let_dur backoff_first = 50 * LET_MS, backoff_last = 5 * LET_S, forgiven_after = 10 * LET_S;
 
-typedef enum group_state { G_NONE, G_PREPARING, G_PREPARED, G_SERVING, G_DRAINING, G_DRAINED, G_RETIRING, G_FREE } group_state;
+typedef enum group_state {
+  G_NONE,
+  G_PREPARING,
+  G_PREPARED,
+  G_SERVING,
+  G_DRAINING,
+  G_DRAINED,
+  G_RETIRING,
+  G_FREE
+} group_state;
 typedef enum worker_state { W_NONE, W_BACKOFF, W_STARTING, W_READY, W_STOPPING } worker_state;
 
 typedef struct group {
   group_state state;
-  bool sent;    /* PREPARE was handed out */
-  bool routed;  /* belongs to the generation that routing points to: comes back UP after a loss */
-  bool keep;    /* wanted by the change under way */
+  bool sent;   /* PREPARE was handed out */
+  bool routed; /* belongs to the generation that routing points to: comes back UP after a loss */
+  bool keep;   /* wanted by the change under way */
   uint32_t worker;
   uint64_t key;
   let_time asked; /* PREPARE or RETIRE was handed out */
@@ -26,8 +35,8 @@ typedef struct worker {
   uint64_t key;   /* of the device; 0: belongs to one group alone */
   unsigned losses;
   unsigned building; /* losses under the change under way, with a group of it inside */
-  bool killed;    /* KILL was handed out: it will be lost */
-  let_time at;    /* BACKOFF: when to start; STARTING, READY: since when */
+  bool killed;       /* KILL was handed out: it will be lost */
+  let_time at;       /* BACKOFF: when to start; STARTING, READY: since when */
 } worker;
 
 typedef enum change { IDLE, BUILDING, SWITCHING, DRAINING, ROLLBACK } change;
@@ -82,7 +91,9 @@ static uint32_t worker_for(let_apply *a, uint64_t key, let_time at) {
   return empty;
 }
 
-static bool worker_used(const let_apply *a, uint32_t w) { return let_apply_group_of(a, w, LET_APPLY_NONE) != LET_APPLY_NONE; }
+static bool worker_used(const let_apply *a, uint32_t w) {
+  return let_apply_group_of(a, w, LET_APPLY_NONE) != LET_APPLY_NONE;
+}
 
 uint32_t let_apply_group_of(const let_apply *a, uint32_t w, uint32_t after) {
   for (uint32_t i = after + 1; i < a->cap; i++) /* LET_APPLY_NONE + 1 == 0 */
@@ -106,22 +117,27 @@ static void roll_back(let_apply *a, const char *why) {
   a->change = ROLLBACK;
 }
 
-let_err let_apply_begin(let_apply *a, uint64_t generation, const let_apply_want *want, uint32_t n, uint32_t *ret_group, bool *ret_new, let_error *e) {
-  if (a->change != IDLE) return let_fail(e, LET_ERR_AGAIN, "the change to generation %llu is still under way", (unsigned long long)a->generation);
+let_err let_apply_begin(let_apply *a, uint64_t generation, const let_apply_want *want, uint32_t n, uint32_t *ret_group,
+                        bool *ret_new, let_error *e) {
+  if (a->change != IDLE)
+    return let_fail(e, LET_ERR_AGAIN, "the change to generation %llu is still under way",
+                    (unsigned long long)a->generation);
   if (a->stopping) return let_fail(e, LET_ERR_UNAVAILABLE, "the server is shutting down");
   for (uint32_t i = 0; i < a->cap; i++) a->group[i].keep = false, a->worker[i].building = 0;
   for (uint32_t k = 0; k < n; k++) {
     ret_group[k] = LET_APPLY_NONE;
     for (uint32_t i = 0; i < a->cap && ret_group[k] == LET_APPLY_NONE; i++) {
       group *g = &a->group[i];
-      if (g->routed && !g->keep && g->key == want[k].key && (g->state == G_SERVING || g->state == G_PREPARING)) g->keep = true, ret_group[k] = i;
+      if (g->routed && !g->keep && g->key == want[k].key && (g->state == G_SERVING || g->state == G_PREPARING))
+        g->keep = true, ret_group[k] = i;
     }
     ret_new[k] = ret_group[k] == LET_APPLY_NONE;
     if (!ret_new[k]) continue;
     uint32_t i = free_group(a), w = i == LET_APPLY_NONE ? LET_APPLY_NONE : worker_for(a, want[k].worker, 0);
     if (w == LET_APPLY_NONE) {
       drop_new(a);
-      return let_fail(e, LET_ERR_NOMEM, "the plan has more gpu-lets than this server was started for (%u groups)", a->cap);
+      return let_fail(e, LET_ERR_NOMEM, "the plan has more gpu-lets than this server was started for (%u groups)",
+                      a->cap);
     }
     a->group[i] = (group){.state = G_PREPARING, .keep = true, .worker = w, .key = want[k].key};
     ret_group[k] = i;
@@ -144,14 +160,14 @@ void let_apply_worker_lost(let_apply *a, uint32_t i, const char *why, let_time n
   for (uint32_t k = let_apply_group_of(a, i, LET_APPLY_NONE); k != LET_APPLY_NONE; k = let_apply_group_of(a, i, k)) {
     group *g = &a->group[k];
     switch (g->state) {
-      case G_SERVING:
-      case G_PREPARING:
-      case G_PREPARED:
-        g->state = G_PREPARING;
-        g->sent = false;
-        if (!g->routed) fresh = true;
-        break;
-      default: g->state = G_FREE; /* on its way out anyway */
+    case G_SERVING:
+    case G_PREPARING:
+    case G_PREPARED:
+      g->state = G_PREPARING;
+      g->sent = false;
+      if (!g->routed) fresh = true;
+      break;
+    default: g->state = G_FREE; /* on its way out anyway */
     }
   }
   if (w->state == W_STOPPING || a->stopping) {
@@ -176,7 +192,8 @@ void let_apply_group_prepared(let_apply *a, uint32_t i, let_time now) {
 void let_apply_group_failed(let_apply *a, uint32_t i, const char *why, let_time now) {
   if (i >= a->cap) return;
   group *g = &a->group[i];
-  if (g->state == G_DRAINING || g->state == G_DRAINED || g->state == G_RETIRING) g->state = G_FREE; /* given up while it prepared: there is nothing to retire */
+  if (g->state == G_DRAINING || g->state == G_DRAINED || g->state == G_RETIRING)
+    g->state = G_FREE; /* given up while it prepared: there is nothing to retire */
   if (g->state != G_PREPARING) return;
   if (!g->routed) {
     g->state = G_FREE; /* the worker kept nothing of it */
@@ -205,7 +222,7 @@ void let_apply_switched(let_apply *a) {
     group *g = &a->group[i];
     if (g->keep) {
       if (g->state == G_PREPARED) g->state = G_SERVING;
-      g->routed = true; /* a kept group whose worker is being replaced comes UP later */
+      g->routed = true;     /* a kept group whose worker is being replaced comes UP later */
     } else if (g->routed) { /* being prepared again, some of it may take batches already */
       g->state = g->state == G_PREPARING && !g->sent ? G_FREE : G_DRAINING, g->routed = false;
     }
@@ -237,27 +254,27 @@ static bool step_group(let_apply *a, uint32_t i, let_time now, let_apply_action 
   group *g = &a->group[i];
   worker *w = &a->worker[g->worker];
   switch (g->state) {
-    case G_PREPARING:
-      if (g->sent || w->state != W_READY || now < w->at || a->stopping) return false;
-      g->sent = true, g->asked = now;
-      *ret = act(LET_APPLY_PREPARE, i, g->worker, a->generation);
-      return true;
-    case G_PREPARED:
-      if (!g->routed) return false;
-      g->state = G_SERVING;
-      *ret = act(LET_APPLY_UP, i, g->worker, a->generation);
-      return true;
-    case G_DRAINED:
-      g->state = w->state == W_READY ? G_RETIRING : G_FREE;
-      if (g->state == G_FREE) return step_group(a, i, now, ret);
-      g->asked = now;
-      *ret = act(LET_APPLY_RETIRE, i, g->worker, a->generation);
-      return true;
-    case G_FREE:
-      *ret = act(LET_APPLY_FREE, i, g->worker, a->generation);
-      *g = (group){0};
-      return true;
-    default: return false;
+  case G_PREPARING:
+    if (g->sent || w->state != W_READY || now < w->at || a->stopping) return false;
+    g->sent = true, g->asked = now;
+    *ret = act(LET_APPLY_PREPARE, i, g->worker, a->generation);
+    return true;
+  case G_PREPARED:
+    if (!g->routed) return false;
+    g->state = G_SERVING;
+    *ret = act(LET_APPLY_UP, i, g->worker, a->generation);
+    return true;
+  case G_DRAINED:
+    g->state = w->state == W_READY ? G_RETIRING : G_FREE;
+    if (g->state == G_FREE) return step_group(a, i, now, ret);
+    g->asked = now;
+    *ret = act(LET_APPLY_RETIRE, i, g->worker, a->generation);
+    return true;
+  case G_FREE:
+    *ret = act(LET_APPLY_FREE, i, g->worker, a->generation);
+    *g = (group){0};
+    return true;
+  default: return false;
   }
 }
 
@@ -290,7 +307,8 @@ static let_time due(const let_apply *a, uint32_t i, const char **ret_what) {
     for (uint32_t k = let_apply_group_of(a, i, LET_APPLY_NONE); k != LET_APPLY_NONE; k = let_apply_group_of(a, i, k)) {
       const group *g = &a->group[k];
       bool preparing = g->state == G_PREPARING && g->sent;
-      if ((preparing || g->state == G_RETIRING) && g->asked < since) since = g->asked, *ret_what = preparing ? "prepare its gpu-lets" : "give its gpu-lets back";
+      if ((preparing || g->state == G_RETIRING) && g->asked < since)
+        since = g->asked, *ret_what = preparing ? "prepare its gpu-lets" : "give its gpu-lets back";
     }
   return since == LET_NEVER ? LET_NEVER : since + a->patience;
 }
@@ -335,7 +353,8 @@ bool let_apply_step(let_apply *a, let_time now, let_apply_action *ret) {
   for (uint32_t i = 0; i < a->cap; i++)
     if (step_worker(a, i, now, ret)) return true;
   if ((a->change == DRAINING || a->change == ROLLBACK) && !leaving(a)) {
-    *ret = act(a->change == DRAINING ? LET_APPLY_APPLIED : LET_APPLY_FAILED, LET_APPLY_NONE, LET_APPLY_NONE, a->generation);
+    *ret = act(a->change == DRAINING ? LET_APPLY_APPLIED : LET_APPLY_FAILED, LET_APPLY_NONE, LET_APPLY_NONE,
+               a->generation);
     ret->text = a->why;
     a->change = IDLE;
     return true;
@@ -351,17 +370,24 @@ let_time let_apply_wake(const let_apply *a) {
     let_time end = due(a, i, &what);
     if (end < t) t = end;
     if (a->worker[i].state == W_BACKOFF && a->worker[i].at < t) t = a->worker[i].at;
-    if (g->state == G_PREPARING && !g->sent && a->worker[g->worker].state == W_READY && a->worker[g->worker].at < t) t = a->worker[g->worker].at;
+    if (g->state == G_PREPARING && !g->sent && a->worker[g->worker].state == W_READY && a->worker[g->worker].at < t)
+      t = a->worker[g->worker].at;
   }
   return t;
 }
 
-bool let_apply_group_wanted(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state != G_NONE && a->group[i].keep; }
+bool let_apply_group_wanted(const let_apply *a, uint32_t i) {
+  return i < a->cap && a->group[i].state != G_NONE && a->group[i].keep;
+}
 bool let_apply_group_serving(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state == G_SERVING; }
-bool let_apply_group_routed(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state != G_NONE && a->group[i].routed; }
+bool let_apply_group_routed(const let_apply *a, uint32_t i) {
+  return i < a->cap && a->group[i].state != G_NONE && a->group[i].routed;
+}
 bool let_apply_group_draining(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state == G_DRAINING; }
 bool let_apply_group_in_use(const let_apply *a, uint32_t i) { return i < a->cap && a->group[i].state != G_NONE; }
-uint32_t let_apply_group_worker(const let_apply *a, uint32_t i) { return i < a->cap ? a->group[i].worker : LET_APPLY_NONE; }
+uint32_t let_apply_group_worker(const let_apply *a, uint32_t i) {
+  return i < a->cap ? a->group[i].worker : LET_APPLY_NONE;
+}
 
 bool let_apply_idle(const let_apply *a) {
   for (uint32_t i = 0; i < a->cap; i++)
@@ -370,13 +396,16 @@ bool let_apply_idle(const let_apply *a) {
 }
 
 const char *let_apply_group_state(const let_apply *a, uint32_t i) {
-  static const char *const names[] = {"none", "preparing", "prepared", "serving", "draining", "drained", "retiring", "free"};
+  static const char *const names[] = {"none",     "preparing", "prepared", "serving",
+                                      "draining", "drained",   "retiring", "free"};
   return i < a->cap ? names[a->group[i].state] : "none";
 }
 
 bool let_apply_worker_busy(const let_apply *a, uint32_t w) {
   if (w >= a->cap || a->worker[w].state != W_READY) return true;
   for (uint32_t i = 0; i < a->cap; i++)
-    if (a->group[i].worker == w && (a->group[i].state == G_RETIRING || (a->group[i].state == G_PREPARING && a->group[i].sent))) return true;
+    if (a->group[i].worker == w &&
+        (a->group[i].state == G_RETIRING || (a->group[i].state == G_PREPARING && a->group[i].sent)))
+      return true;
   return false;
 }

@@ -29,8 +29,8 @@ enum { LET_APPLY_KEY_MAX = 64, LET_APPLY_NONE = UINT32_MAX };
 typedef struct let_apply let_apply;
 
 typedef struct let_apply_want {
-  uint64_t key;       /* hash of the content: equal keys are interchangeable */
-  uint64_t worker;    /* hash of the worker it must run in (the device); 0: a worker of its own */
+  uint64_t key;    /* hash of the content: equal keys are interchangeable */
+  uint64_t worker; /* hash of the worker it must run in (the device); 0: a worker of its own */
 } let_apply_want;
 
 typedef enum let_apply_kind {
@@ -44,7 +44,7 @@ typedef enum let_apply_kind {
   LET_APPLY_FREE,    /* |group| is gone: forget its lanes */
   LET_APPLY_APPLIED, /* |generation| serves and the old one is gone */
   LET_APPLY_FAILED,  /* |generation| was taken back; |text| says why */
-  LET_APPLY_KILL     /* |worker| has not answered in time (|text|): make sure that it ends, then let_apply_worker_lost */
+  LET_APPLY_KILL /* |worker| has not answered in time (|text|): make sure that it ends, then let_apply_worker_lost */
 } let_apply_kind;
 
 typedef struct let_apply_action {
@@ -63,17 +63,19 @@ void let_apply_set_patience(let_apply *a, let_dur patience);
 
 /* Starts the change to |n| wanted groups; ret_group[i] is the slot of want[i] and ret_new[i] whether the caller must
  * fill it (a new group) or it is one that serves already. Errors: AGAIN (a change is under way), NOMEM (table full). */
-LET_CHECKED let_err let_apply_begin(let_apply *a, uint64_t generation, const let_apply_want *want, uint32_t n, uint32_t *ret_group, bool *ret_new, let_error *e);
+LET_CHECKED let_err let_apply_begin(let_apply *a, uint64_t generation, const let_apply_want *want, uint32_t n,
+                                    uint32_t *ret_group, bool *ret_new, let_error *e);
 bool let_apply_busy(const let_apply *a); /* a change is under way (the old generation may still drain) */
 
 /* Events. */
 void let_apply_worker_ready(let_apply *a, uint32_t worker, let_time now);
-void let_apply_worker_lost(let_apply *a, uint32_t worker, const char *why, let_time now); /* exited, killed, or never started; also after STOP */
+void let_apply_worker_lost(let_apply *a, uint32_t worker, const char *why,
+                           let_time now); /* exited, killed, or never started; also after STOP */
 void let_apply_group_prepared(let_apply *a, uint32_t group, let_time now);
 void let_apply_group_failed(let_apply *a, uint32_t group, const char *why, let_time now);
 void let_apply_group_drained(let_apply *a, uint32_t group); /* nothing of it is on a ring any more */
 void let_apply_group_retired(let_apply *a, uint32_t group);
-void let_apply_switched(let_apply *a);                          /* routing points to the wanted groups now */
+void let_apply_switched(let_apply *a); /* routing points to the wanted groups now */
 void let_apply_switch_failed(let_apply *a, const char *why);
 void let_apply_stop_all(let_apply *a); /* shutdown: no restarts; every worker is stopped */
 
@@ -82,15 +84,18 @@ bool let_apply_step(let_apply *a, let_time now, let_apply_action *ret);
 let_time let_apply_wake(const let_apply *a);
 
 /* State, for routing and for people. */
-bool let_apply_group_wanted(const let_apply *a, uint32_t group);   /* belongs to the newest generation */
-bool let_apply_group_serving(const let_apply *a, uint32_t group);  /* prepared and part of the routed generation */
-bool let_apply_group_routed(const let_apply *a, uint32_t group);   /* routing names it: it serves, or will again once its worker is replaced */
+bool let_apply_group_wanted(const let_apply *a, uint32_t group);  /* belongs to the newest generation */
+bool let_apply_group_serving(const let_apply *a, uint32_t group); /* prepared and part of the routed generation */
+bool let_apply_group_routed(
+    const let_apply *a, uint32_t group); /* routing names it: it serves, or will again once its worker is replaced */
 bool let_apply_group_draining(const let_apply *a, uint32_t group);
 uint32_t let_apply_group_worker(const let_apply *a, uint32_t group);
 bool let_apply_group_in_use(const let_apply *a, uint32_t group);
-uint32_t let_apply_group_of(const let_apply *a, uint32_t worker, uint32_t after); /* next group (> after, or from LET_APPLY_NONE) in that worker */
-bool let_apply_idle(const let_apply *a); /* no worker is left: after let_apply_stop_all */
+uint32_t let_apply_group_of(const let_apply *a, uint32_t worker,
+                            uint32_t after); /* next group (> after, or from LET_APPLY_NONE) in that worker */
+bool let_apply_idle(const let_apply *a);     /* no worker is left: after let_apply_stop_all */
 const char *let_apply_group_state(const let_apply *a, uint32_t group);
-bool let_apply_worker_busy(const let_apply *a, uint32_t worker); /* it starts, prepares or retires: may be silent for long */
+bool let_apply_worker_busy(const let_apply *a,
+                           uint32_t worker); /* it starts, prepares or retires: may be silent for long */
 
 #endif

@@ -29,49 +29,49 @@ static void pump(world *w, bool refuse_switch) {
   while (let_apply_step(w->a, w->now, &x)) {
     assert_true(guard++ < 1000);
     switch (x.kind) {
-      case LET_APPLY_START:
-        assert_false(w->running[x.worker]);
-        w->running[x.worker] = true, w->ready[x.worker] = w->asked_stop[x.worker] = false;
+    case LET_APPLY_START:
+      assert_false(w->running[x.worker]);
+      w->running[x.worker] = true, w->ready[x.worker] = w->asked_stop[x.worker] = false;
+      break;
+    case LET_APPLY_STOP:
+      assert_true(w->running[x.worker]);
+      w->asked_stop[x.worker] = true;
+      break;
+    case LET_APPLY_PREPARE:
+      assert_true(w->ready[x.worker]);
+      assert_false(w->asked[x.group] && w->prepared[x.group]);
+      w->asked[x.group] = true, w->prepared[x.group] = false;
+      break;
+    case LET_APPLY_SWITCH:
+      w->switches++;
+      if (refuse_switch) {
+        let_apply_switch_failed(w->a, "refused");
         break;
-      case LET_APPLY_STOP:
-        assert_true(w->running[x.worker]);
-        w->asked_stop[x.worker] = true;
-        break;
-      case LET_APPLY_PREPARE:
-        assert_true(w->ready[x.worker]);
-        assert_false(w->asked[x.group] && w->prepared[x.group]);
-        w->asked[x.group] = true, w->prepared[x.group] = false;
-        break;
-      case LET_APPLY_SWITCH:
-        w->switches++;
-        if (refuse_switch) {
-          let_apply_switch_failed(w->a, "refused");
-          break;
-        }
-        let_apply_switched(w->a);
-        for (uint32_t i = 0; i < CAP; i++) w->routed[i] = let_apply_group_wanted(w->a, i);
-        w->serving = x.generation;
-        break;
-      case LET_APPLY_UP: assert_true(w->routed[x.group] && w->prepared[x.group]); break;
-      case LET_APPLY_RETIRE: assert_true(w->asked[x.group] && !w->routed[x.group]); break;
-      case LET_APPLY_FREE:
-        assert_false(w->routed[x.group]);
-        w->asked[x.group] = w->prepared[x.group] = false;
-        w->frees++;
-        break;
-      case LET_APPLY_APPLIED:
-        assert_int_equal(w->serving, x.generation);
-        w->applied = x.generation;
-        break;
-      case LET_APPLY_FAILED:
-        assert_int_not_equal(w->serving, x.generation);
-        assert_true(x.text[0]);
-        w->failed = x.generation;
-        break;
-      case LET_APPLY_KILL:
-        assert_true(w->running[x.worker] && x.text[0]);
-        w->killed[x.worker] = true, w->kills++;
-        break;
+      }
+      let_apply_switched(w->a);
+      for (uint32_t i = 0; i < CAP; i++) w->routed[i] = let_apply_group_wanted(w->a, i);
+      w->serving = x.generation;
+      break;
+    case LET_APPLY_UP: assert_true(w->routed[x.group] && w->prepared[x.group]); break;
+    case LET_APPLY_RETIRE: assert_true(w->asked[x.group] && !w->routed[x.group]); break;
+    case LET_APPLY_FREE:
+      assert_false(w->routed[x.group]);
+      w->asked[x.group] = w->prepared[x.group] = false;
+      w->frees++;
+      break;
+    case LET_APPLY_APPLIED:
+      assert_int_equal(w->serving, x.generation);
+      w->applied = x.generation;
+      break;
+    case LET_APPLY_FAILED:
+      assert_int_not_equal(w->serving, x.generation);
+      assert_true(x.text[0]);
+      w->failed = x.generation;
+      break;
+    case LET_APPLY_KILL:
+      assert_true(w->running[x.worker] && x.text[0]);
+      w->killed[x.worker] = true, w->kills++;
+      break;
     }
   }
 }
@@ -153,8 +153,8 @@ static void test_failed_prepare_leaves_old_serving(void **state) {
   let_apply_free(w.a);
 }
 
-/* Gpu-lets that come up one by one ask whether routing names their group, while its worker is replaced and while the plan
- * changes. */
+/* Gpu-lets that come up one by one ask whether routing names their group, while its worker is replaced and while the
+ * plan changes. */
 static void test_routed_is_the_generation_that_serves(void **state) {
   (void)state;
   world w;
@@ -181,8 +181,8 @@ static void test_routed_is_the_generation_that_serves(void **state) {
   let_apply_free(w.a);
 }
 
-/* The worker of a group is being replaced, and part of it takes batches already, when a plan gives it up: they are waited
- * for. So is nothing when it fails to prepare meanwhile. */
+/* The worker of a group is being replaced, and part of it takes batches already, when a plan gives it up: they are
+ * waited for. So is nothing when it fails to prepare meanwhile. */
 static void test_given_up_while_it_comes_back(void **state) {
   (void)state;
   for (int fails = 0; fails < 2; fails++) {
@@ -321,42 +321,45 @@ static void test_random_lives(void **state) {
       pump(&w, let_rng_below(&w.rng, 20) == 0);
       uint32_t i = (uint32_t)let_rng_below(&w.rng, CAP);
       switch (let_rng_below(&w.rng, 8)) {
-        case 0:
-          if (!let_apply_busy(w.a)) {
-            let_apply_want want[5];
-            uint32_t n = 1 + (uint32_t)let_rng_below(&w.rng, 5), group[5];
-            bool fresh[5];
-            let_error e = {0};
-            for (uint32_t k = 0; k < n; k++) want[k] = (let_apply_want){100 + let_rng_below(&w.rng, 6), let_rng_below(&w.rng, 3)};
-            let_err r = let_apply_begin(w.a, generation + 1, want, n, group, fresh, &e);
-            if (r == LET_OK) generation++;
-            else assert_int_equal(r, LET_ERR_NOMEM);
-          }
-          break;
-        case 1:
-          if (w.running[i] && let_rng_below(&w.rng, 3) == 0) lose(&w, i);
-          break;
-        case 2:
-          if (w.asked[i] && !w.prepared[i] && let_rng_below(&w.rng, 4) == 0) w.asked[i] = false, let_apply_group_failed(w.a, i, "no memory", w.now);
-          break;
-        case 3:
-        case 4:
-          if (w.running[i] && w.asked_stop[i]) lose(&w, i);
-          else if (w.running[i] && !w.ready[i]) w.ready[i] = true, let_apply_worker_ready(w.a, i, w.now);
-          break;
-        case 5:
-          if (w.asked[i] && !w.prepared[i]) w.prepared[i] = true, let_apply_group_prepared(w.a, i, w.now);
-          break;
-        case 6:
-          if (let_apply_group_draining(w.a, i)) let_apply_group_drained(w.a, i);
-          break;
-        default: let_apply_group_retired(w.a, i);
+      case 0:
+        if (!let_apply_busy(w.a)) {
+          let_apply_want want[5];
+          uint32_t n = 1 + (uint32_t)let_rng_below(&w.rng, 5), group[5];
+          bool fresh[5];
+          let_error e = {0};
+          for (uint32_t k = 0; k < n; k++)
+            want[k] = (let_apply_want){100 + let_rng_below(&w.rng, 6), let_rng_below(&w.rng, 3)};
+          let_err r = let_apply_begin(w.a, generation + 1, want, n, group, fresh, &e);
+          if (r == LET_OK) generation++;
+          else assert_int_equal(r, LET_ERR_NOMEM);
+        }
+        break;
+      case 1:
+        if (w.running[i] && let_rng_below(&w.rng, 3) == 0) lose(&w, i);
+        break;
+      case 2:
+        if (w.asked[i] && !w.prepared[i] && let_rng_below(&w.rng, 4) == 0)
+          w.asked[i] = false, let_apply_group_failed(w.a, i, "no memory", w.now);
+        break;
+      case 3:
+      case 4:
+        if (w.running[i] && w.asked_stop[i]) lose(&w, i);
+        else if (w.running[i] && !w.ready[i]) w.ready[i] = true, let_apply_worker_ready(w.a, i, w.now);
+        break;
+      case 5:
+        if (w.asked[i] && !w.prepared[i]) w.prepared[i] = true, let_apply_group_prepared(w.a, i, w.now);
+        break;
+      case 6:
+        if (let_apply_group_draining(w.a, i)) let_apply_group_drained(w.a, i);
+        break;
+      default: let_apply_group_retired(w.a, i);
       }
     }
     settle(&w);
     if (let_apply_busy(w.a)) fail_msg("seed %llu: the change never ends", (unsigned long long)seed);
     for (uint32_t i = 0; i < CAP; i++)
-      if (w.routed[i] && !let_apply_group_serving(w.a, i)) fail_msg("seed %llu: group %u is routed to and %s", (unsigned long long)seed, i, let_apply_group_state(w.a, i));
+      if (w.routed[i] && !let_apply_group_serving(w.a, i))
+        fail_msg("seed %llu: group %u is routed to and %s", (unsigned long long)seed, i, let_apply_group_state(w.a, i));
     let_apply_stop_all(w.a);
     memset(w.routed, 0, sizeof w.routed);
     settle(&w);
@@ -365,7 +368,8 @@ static void test_random_lives(void **state) {
   }
 }
 
-/* A worker that hangs while it prepares is killed in the end, the change fails, and what it served before comes back. */
+/* A worker that hangs while it prepares is killed in the end, the change fails, and what it served before comes back.
+ */
 static void test_silent_worker_is_killed(void **state) {
   (void)state;
   world w;
@@ -399,11 +403,15 @@ static void test_silent_worker_is_killed(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_kept_groups_are_not_touched), cmocka_unit_test(test_failed_prepare_leaves_old_serving),
-      cmocka_unit_test(test_routed_is_the_generation_that_serves), cmocka_unit_test(test_given_up_while_it_comes_back),
-      cmocka_unit_test(test_refused_switch_rolls_back), cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
-      cmocka_unit_test(test_failure_after_the_roll_back), cmocka_unit_test(test_new_group_that_kills_the_worker_it_shares),
-      cmocka_unit_test(test_silent_worker_is_killed), cmocka_unit_test(test_random_lives)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_kept_groups_are_not_touched),
+                                     cmocka_unit_test(test_failed_prepare_leaves_old_serving),
+                                     cmocka_unit_test(test_routed_is_the_generation_that_serves),
+                                     cmocka_unit_test(test_given_up_while_it_comes_back),
+                                     cmocka_unit_test(test_refused_switch_rolls_back),
+                                     cmocka_unit_test(test_worker_that_never_lives_fails_the_change),
+                                     cmocka_unit_test(test_failure_after_the_roll_back),
+                                     cmocka_unit_test(test_new_group_that_kills_the_worker_it_shares),
+                                     cmocka_unit_test(test_silent_worker_is_killed),
+                                     cmocka_unit_test(test_random_lives)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

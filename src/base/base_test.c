@@ -113,7 +113,7 @@ static void test_buf(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_units), cmocka_unit_test(test_heap_orders_and_removes),
-                                     cmocka_unit_test(test_hist_error_bound), cmocka_unit_test(test_arena_survives_failure),
-                                     cmocka_unit_test(test_buf)};
+                                     cmocka_unit_test(test_hist_error_bound),
+                                     cmocka_unit_test(test_arena_survives_failure), cmocka_unit_test(test_buf)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

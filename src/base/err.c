@@ -46,7 +46,8 @@ let_err let_fail_prefix(let_error *e, const char *fmt, ...) {
   va_end(ap);
   if (n < 0) n = 0;
   /* Truncation is fine here, so the copy is by length: a sentence that no longer fits loses its end. */
-  size_t at = (size_t)n < sizeof e->text - 3 ? (size_t)n : sizeof e->text - 3, room = sizeof e->text - at - 3, len = strlen(old);
+  size_t at = (size_t)n < sizeof e->text - 3 ? (size_t)n : sizeof e->text - 3, room = sizeof e->text - at - 3,
+         len = strlen(old);
   if (len > room) len = room;
   memcpy(e->text + at, ": ", 2);
   memcpy(e->text + at + 2, old, len);

@@ -23,7 +23,9 @@ typedef struct let_mem_failing {
 void let_mem_failing_init(let_mem_failing *f, long fail_at, int forever);
 
 static inline void *let_mem_alloc(const let_mem *m, size_t n) { return m->resize(m->ctx, NULL, 0, n ? n : 1); }
-static inline void *let_mem_realloc(const let_mem *m, void *p, size_t old, size_t n) { return m->resize(m->ctx, p, old, n ? n : 1); }
+static inline void *let_mem_realloc(const let_mem *m, void *p, size_t old, size_t n) {
+  return m->resize(m->ctx, p, old, n ? n : 1);
+}
 static inline void let_mem_free(const let_mem *m, void *p, size_t old) {
   if (p) (void)m->resize(m->ctx, p, old, 0);
 }
@@ -36,8 +38,8 @@ typedef struct let_arena {
 } let_arena;
 
 void let_arena_init(let_arena *a, const let_mem *mem);
-void let_arena_fini(let_arena *a);               /* frees everything; the arena may be used again */
-void *let_arena_alloc(let_arena *a, size_t n);   /* zeroed, 16-byte aligned; NULL when out of memory */
+void let_arena_fini(let_arena *a);                              /* frees everything; the arena may be used again */
+void *let_arena_alloc(let_arena *a, size_t n);                  /* zeroed, 16-byte aligned; NULL when out of memory */
 void *let_arena_array(let_arena *a, size_t count, size_t size); /* NULL on overflow too */
 char *let_arena_strdup(let_arena *a, const char *s, size_t n);  /* copies n bytes and terminates */
 

@@ -23,8 +23,6 @@ uint64_t let_rng_u64(let_rng *r) {
 
 double let_rng_unit(let_rng *r) { return (double)(let_rng_u64(r) >> 11) * 0x1p-53; }
 
-uint64_t let_rng_below(let_rng *r, uint64_t n) {
-  return (uint64_t)(((unsigned __int128)let_rng_u64(r) * n) >> 64);
-}
+uint64_t let_rng_below(let_rng *r, uint64_t n) { return (uint64_t)(((unsigned __int128)let_rng_u64(r) * n) >> 64); }
 
 double let_rng_exponential(let_rng *r, double mean) { return -mean * log1p(-let_rng_unit(r)); }

@@ -16,8 +16,8 @@ typedef struct let_str {
   size_t n;
 } let_str;
 
-#define LET_STR(lit) ((let_str){(lit), sizeof(lit) - 1})
-#define LET_STR_FMT "%.*s"
+#define LET_STR(lit)   ((let_str){(lit), sizeof(lit) - 1})
+#define LET_STR_FMT    "%.*s"
 #define LET_STR_ARG(s) (int)(s).n, (s).p
 
 static inline let_str let_str_c(const char *s) { return (let_str){s, s ? strlen(s) : 0}; }

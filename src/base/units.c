@@ -29,20 +29,25 @@ static bool split(let_str s, double *ret_number, let_str *ret_unit) {
   return true;
 }
 
-static let_err with_unit(let_str s, const unit *units, const char *what, const char *example, double *ret, let_error *e) {
+static let_err with_unit(let_str s, const unit *units, const char *what, const char *example, double *ret,
+                         let_error *e) {
   double v;
   let_str u;
-  if (!split(s, &v, &u)) return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not a %s (write %s)", LET_STR_ARG(s), what, example);
+  if (!split(s, &v, &u))
+    return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not a %s (write %s)", LET_STR_ARG(s), what, example);
   if (v < 0) return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "': a %s cannot be negative", LET_STR_ARG(s), what);
   if (u.n == 0 && v == 0) return *ret = 0, LET_OK;
   for (const unit *k = units; k->name; k++)
     if (let_str_is(u, k->name)) return *ret = v * k->factor, LET_OK;
-  if (u.n == 0) return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' has no unit (write %s)", LET_STR_ARG(s), example);
-  return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' has an unknown unit '" LET_STR_FMT "' (write %s)", LET_STR_ARG(s), LET_STR_ARG(u), example);
+  if (u.n == 0)
+    return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' has no unit (write %s)", LET_STR_ARG(s), example);
+  return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' has an unknown unit '" LET_STR_FMT "' (write %s)",
+                  LET_STR_ARG(s), LET_STR_ARG(u), example);
 }
 
 let_err let_parse_dur(let_str s, let_dur *ret, let_error *e) {
-  static const unit units[] = {{"ns", 1}, {"us", 1e3}, {"µs", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"m", 6e10}, {"min", 6e10}, {"h", 3.6e12}, {NULL, 0}};
+  static const unit units[] = {{"ns", 1},   {"us", 1e3},   {"µs", 1e3},   {"ms", 1e6}, {"s", 1e9},
+                               {"m", 6e10}, {"min", 6e10}, {"h", 3.6e12}, {NULL, 0}};
   double v;
   let_err r = with_unit(s, units, "duration", "20ms, 1.5s, 10m", &v, e);
   if (r) return r;
@@ -52,7 +57,8 @@ let_err let_parse_dur(let_str s, let_dur *ret, let_error *e) {
 }
 
 let_err let_parse_size(let_str s, uint64_t *ret, let_error *e) {
-  static const unit units[] = {{"B", 1}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {NULL, 0}};
+  static const unit units[] = {{"B", 1},    {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40},
+                               {"KB", 1e3}, {"MB", 1e6},     {"GB", 1e9},     {NULL, 0}};
   double v;
   let_err r = with_unit(s, units, "size", "64MiB, 1GiB", &v, e);
   if (r) return r;
@@ -76,8 +82,11 @@ let_err let_parse_i64(let_str s, int64_t min, int64_t max, int64_t *ret, let_err
     errno = 0;
     v = strtoll(tmp, &end, 10);
   }
-  if (end == tmp || *end || errno == ERANGE) return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not a whole number", LET_STR_ARG(s));
-  if (v < min || v > max) return let_fail(e, LET_ERR_INVALID, "%lld is out of range (%lld to %lld)", (long long)v, (long long)min, (long long)max);
+  if (end == tmp || *end || errno == ERANGE)
+    return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not a whole number", LET_STR_ARG(s));
+  if (v < min || v > max)
+    return let_fail(e, LET_ERR_INVALID, "%lld is out of range (%lld to %lld)", (long long)v, (long long)min,
+                    (long long)max);
   *ret = v;
   return LET_OK;
 }
@@ -85,7 +94,8 @@ let_err let_parse_i64(let_str s, int64_t min, int64_t max, int64_t *ret, let_err
 let_err let_parse_f64(let_str s, double min, double max, double *ret, let_error *e) {
   double v;
   let_str u;
-  if (!split(s, &v, &u) || u.n) return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not a number", LET_STR_ARG(s));
+  if (!split(s, &v, &u) || u.n)
+    return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not a number", LET_STR_ARG(s));
   if (v < min || v > max) return let_fail(e, LET_ERR_INVALID, "%g is out of range (%g to %g)", v, min, max);
   *ret = v;
   return LET_OK;

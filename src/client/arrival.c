@@ -12,8 +12,8 @@ static void common(let_arrivals *a, const let_workload *w, uint64_t seed, const 
   for (uint32_t i = 0; i < w->n; i++) a->sum += w->demand[i].rate;
 }
 
-let_err let_arrivals_init(let_arrivals *a, const let_workload *w, bool uniform, double scale, uint64_t seed, const let_mem *mem,
-                          let_error *e) {
+let_err let_arrivals_init(let_arrivals *a, const let_workload *w, bool uniform, double scale, uint64_t seed,
+                          const let_mem *mem, let_error *e) {
   common(a, w, seed, mem);
   a->uniform = uniform;
   a->stream = let_mem_zalloc(mem, w->n * sizeof *a->stream);
@@ -54,25 +54,28 @@ static let_err line_of(let_arrivals *a, let_str line, const char *name, size_t n
   let_error why;
   if (let_parse_f64(time, 0, 1e9, &s, &why)) {
     if (number == 1 && time.n && !strchr("0123456789.-+", time.p[0])) return LET_OK;
-    return let_fail(e, LET_ERR_INVALID, "%s:%zu: '" LET_STR_FMT "' is not a time in seconds", name, number, LET_STR_ARG(time));
+    return let_fail(e, LET_ERR_INVALID, "%s:%zu: '" LET_STR_FMT "' is not a time in seconds", name, number,
+                    LET_STR_ARG(time));
   }
   let_arrival x = {.at = (let_time)(s / scale * 1e9)};
   if (comma) {
     let_str model = trim((let_str){comma + 1, line.n - (size_t)(comma + 1 - line.p)});
     x.model = find(a->w, model);
     if (x.model == UINT32_MAX)
-      return let_fail(e, LET_ERR_INVALID, "%s:%zu: model '" LET_STR_FMT "' is not in the workload", name, number, LET_STR_ARG(model));
+      return let_fail(e, LET_ERR_INVALID, "%s:%zu: model '" LET_STR_FMT "' is not in the workload", name, number,
+                      LET_STR_ARG(model));
   } else {
     x.model = let_arrivals_pick(a);
   }
   if (a->n_trace && x.at < a->trace[a->n_trace - 1].at)
-    return let_fail(e, LET_ERR_INVALID, "%s:%zu: time %.6f s lies before the line above it: sort the trace", name, number, s);
+    return let_fail(e, LET_ERR_INVALID, "%s:%zu: time %.6f s lies before the line above it: sort the trace", name,
+                    number, s);
   a->trace[a->n_trace++] = x;
   return LET_OK;
 }
 
-let_err let_arrivals_trace(let_arrivals *a, const let_workload *w, let_str trace, const char *name, double scale, uint64_t seed,
-                           const let_mem *mem, let_error *e) {
+let_err let_arrivals_trace(let_arrivals *a, const let_workload *w, let_str trace, const char *name, double scale,
+                           uint64_t seed, const let_mem *mem, let_error *e) {
   common(a, w, seed, mem);
   size_t lines = 1;
   for (size_t i = 0; i < trace.n; i++) lines += trace.p[i] == '\n';
@@ -88,7 +91,8 @@ let_err let_arrivals_trace(let_arrivals *a, const let_workload *w, let_str trace
     if (line.n && line.p[0] != '#') err = line_of(a, line, name, number, scale, e);
     p = nl ? nl + 1 : end;
   }
-  if (!err && a->n_trace == 0) err = let_fail(e, LET_ERR_INVALID, "%s: holds no arrival: a line is a time in seconds, or time,model", name);
+  if (!err && a->n_trace == 0)
+    err = let_fail(e, LET_ERR_INVALID, "%s: holds no arrival: a line is a time in seconds, or time,model", name);
   /* The allocation's size is needed to give it back, so the array is kept at its full length. */
   a->at = 0, a->n = (uint32_t)lines;
   if (err) let_arrivals_fini(a);

@@ -31,17 +31,17 @@ typedef struct let_arrivals {
   let_heap due;
   let_arrival *trace; /* instead of streams */
   size_t n_trace, at;
-  double sum;         /* of the rates */
+  double sum; /* of the rates */
   const let_workload *w;
-  let_rng pick;       /* models for a trace that names none, and for the closed loop */
+  let_rng pick; /* models for a trace that names none, and for the closed loop */
 } let_arrivals;
 
 /* |trace| is the text of a CSV: time_s or time_s,model per line, ascending; a first line of words is a heading.
  * Times are divided by |scale|, rates multiplied. Errors: INVALID "name:line: ...", NOMEM. */
 LET_CHECKED let_err let_arrivals_init(let_arrivals *a, const let_workload *w, bool uniform, double scale, uint64_t seed,
                                       const let_mem *mem, let_error *e);
-LET_CHECKED let_err let_arrivals_trace(let_arrivals *a, const let_workload *w, let_str trace, const char *name, double scale,
-                                       uint64_t seed, const let_mem *mem, let_error *e);
+LET_CHECKED let_err let_arrivals_trace(let_arrivals *a, const let_workload *w, let_str trace, const char *name,
+                                       double scale, uint64_t seed, const let_mem *mem, let_error *e);
 void let_arrivals_fini(let_arrivals *a);
 
 bool let_arrivals_peek(const let_arrivals *a, let_arrival *ret); /* false: the trace is over, or no rate is above 0 */

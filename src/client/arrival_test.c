@@ -39,7 +39,8 @@ static void test_poisson(void **state) {
   let_arrivals_fini(&a);
   for (int i = 0; i < 2; i++) {
     double rate = two[i].rate * 2;
-    print_message("seed 42: rate %.0f/s: mean gap %.4f ms, standard deviation %.4f ms\n", rate, mean[i] * 1e3, sqrt(var[i]) * 1e3);
+    print_message("seed 42: rate %.0f/s: mean gap %.4f ms, standard deviation %.4f ms\n", rate, mean[i] * 1e3,
+                  sqrt(var[i]) * 1e3);
     assert_true(fabs(count[i] - 100 * rate) < 4 * sqrt(100 * rate));
     assert_true(fabs(mean[i] * rate - 1) < 0.02);
     assert_true(fabs(sqrt(var[i]) * rate - 1) < 0.03); /* exponential gaps: deviation equals mean */
@@ -85,12 +86,20 @@ static void test_trace(void **state) {
   let_arrivals_pop(&a);
   assert_false(let_arrivals_peek(&a, &x));
   let_arrivals_fini(&a);
-  static const struct { const char *text, *says; } bad[] = {
-    {"0.5,c\n", "t.csv:1: model 'c'"}, {"0.5\nhello\n", "t.csv:2: 'hello'"}, {"2\n1\n", "t.csv:2: time"}, {"-1\n", "t.csv:1:"}, {"", "no arrival"}, {"nan\n1e99\n", "t.csv:2:"},
+  static const struct {
+    const char *text, *says;
+  } bad[] = {
+      {"0.5,c\n", "t.csv:1: model 'c'"},
+      {"0.5\nhello\n", "t.csv:2: 'hello'"},
+      {"2\n1\n", "t.csv:2: time"},
+      {"-1\n", "t.csv:1:"},
+      {"", "no arrival"},
+      {"nan\n1e99\n", "t.csv:2:"},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     e = (let_error){0};
-    assert_int_equal(let_arrivals_trace(&a, &work, let_str_c(bad[i].text), "t.csv", 1, 1, &let_mem_libc, &e), LET_ERR_INVALID);
+    assert_int_equal(let_arrivals_trace(&a, &work, let_str_c(bad[i].text), "t.csv", 1, 1, &let_mem_libc, &e),
+                     LET_ERR_INVALID);
     if (!strstr(e.text, bad[i].says)) fail_msg("%s lacks %s", e.text, bad[i].says);
   }
 }
@@ -110,7 +119,7 @@ static void test_allocation_failure(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_poisson), cmocka_unit_test(test_uniform_and_same_seed), cmocka_unit_test(test_trace),
-                                     cmocka_unit_test(test_allocation_failure)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_poisson), cmocka_unit_test(test_uniform_and_same_seed),
+                                     cmocka_unit_test(test_trace), cmocka_unit_test(test_allocation_failure)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,39 +14,39 @@
 #include "model/plan.h"
 
 typedef struct let_load_options {
-  const char *url;      /* http://host[:port] */
-  const char *arrival;  /* "poisson", "uniform", "trace:FILE" */
-  const char *data;     /* directory with MODEL/INPUT.bin; NULL: random bytes */
-  const char *get;      /* send GET of this path instead of inferences: to compare with any web server; NULL: off */
+  const char *url;     /* http://host[:port] */
+  const char *arrival; /* "poisson", "uniform", "trace:FILE" */
+  const char *data;    /* directory with MODEL/INPUT.bin; NULL: random bytes */
+  const char *get;     /* send GET of this path instead of inferences: to compare with any web server; NULL: off */
   let_dur duration, warmup, timeout; /* |warmup| comes before |duration| and is not counted */
   double rate_scale;
   uint64_t seed;
   uint32_t connections; /* at most */
   uint32_t max_inflight;
-  uint32_t closed;      /* > 0: closed loop: that many connections, back to back, and no arrival times */
-  uint32_t rows;        /* of each request */
+  uint32_t closed;       /* > 0: closed loop: that many connections, back to back, and no arrival times */
+  uint32_t rows;         /* of each request */
   uint32_t variable_dim; /* what stands in for dimensions of -1 other than the batch's */
-  bool json, wide;      /* wide: more columns in the table */
-  FILE *progress;       /* NULL: none */
-  bool tty;             /* progress overwrites its line */
+  bool json, wide;       /* wide: more columns in the table */
+  FILE *progress;        /* NULL: none */
+  bool tty;              /* progress overwrites its line */
 } let_load_options;
 
 /* What came back, beside OK. */
-#define LET_LOAD_KINDS(X)                                    \
-  X(OK, "ok")                                                \
-  X(REFUSED, "refused")           /* 503 */                  \
-  X(CLIENT_ERROR, "http_4xx")                                \
-  X(SERVER_ERROR, "http_5xx")                                \
-  X(CONNECTION, "connection")     /* refused, reset, broken answer */ \
-  X(TIMEOUT, "timeout")                                      \
-  X(NOT_SENT, "not_sent")         /* more than max_inflight were waiting */
+#define LET_LOAD_KINDS(X)                                         \
+  X(OK, "ok")                                                     \
+  X(REFUSED, "refused") /* 503 */                                 \
+  X(CLIENT_ERROR, "http_4xx")                                     \
+  X(SERVER_ERROR, "http_5xx")                                     \
+  X(CONNECTION, "connection") /* refused, reset, broken answer */ \
+  X(TIMEOUT, "timeout")                                           \
+  X(NOT_SENT, "not_sent") /* more than max_inflight were waiting */
 #define X(id, name) LET_LOAD_##id,
 typedef enum let_load_kind { LET_LOAD_KINDS(X) LET_LOAD_KIND_COUNT } let_load_kind;
 #undef X
 
 /* Runs to the end, or until SIGINT, and appends the table (or the JSON document) to |out|. Errors: INVALID (options,
- * trace, data files), NOT_FOUND (a model that the server does not have), UNAVAILABLE (no server; or, with the table in |out|, not
- * one good answer), CANCELLED (before anything was counted), NOMEM. */
+ * trace, data files), NOT_FOUND (a model that the server does not have), UNAVAILABLE (no server; or, with the table in
+ * |out|, not one good answer), CANCELLED (before anything was counted), NOMEM. */
 LET_CHECKED let_err let_load_run(const let_load_options *o, const let_workload *w, let_buf *out, let_error *e);
 
 #endif

@@ -35,8 +35,8 @@ typedef struct conn {
   uv_tcp_t tcp;
   uv_connect_t connect;
   uv_write_t write;
-  bool writing;   /* the rest of a request is with the loop */
-  bool used;      /* has answered before */
+  bool writing; /* the rest of a request is with the loop */
+  bool used;    /* has answered before */
   conn_state state;
   job job;
   let_time since; /* sent, or began to connect */
@@ -125,7 +125,8 @@ static void over(conn *c, let_load_kind kind) {
   load *l = c->l;
   let_time now = let_now();
   count(l, &c->job, kind, now);
-  if (l->o->closed && now < l->until && !l->over) put(l, (job){.intended = now, .model = let_arrivals_pick(&l->arrivals)});
+  if (l->o->closed && now < l->until && !l->over)
+    put(l, (job){.intended = now, .model = let_arrivals_pick(&l->arrivals)});
 }
 
 static void lost(conn *c, int why) {
@@ -136,7 +137,8 @@ static void lost(conn *c, int why) {
       c->job.tries = 1;
       put(l, c->job);
     } else {
-      example(l, &c->job, "connection: %s", why ? uv_strerror(why) : "closed by the server before the answer was complete");
+      example(l, &c->job, "connection: %s",
+              why ? uv_strerror(why) : "closed by the server before the answer was complete");
       over(c, LET_LOAD_CONNECTION);
     }
   } else if (c->state == CONN_CONNECTING && l->n_waiting > l->connecting - 1) {
@@ -151,7 +153,9 @@ static void lost(conn *c, int why) {
 static let_load_kind kind_of(int status) {
   if (status == 200) return LET_LOAD_OK;
   if (status == 503) return LET_LOAD_REFUSED;
-  return status >= 400 && status < 500 ? LET_LOAD_CLIENT_ERROR : status >= 500 ? LET_LOAD_SERVER_ERROR : LET_LOAD_CONNECTION;
+  return status >= 400 && status < 500 ? LET_LOAD_CLIENT_ERROR
+         : status >= 500               ? LET_LOAD_SERVER_ERROR
+                                       : LET_LOAD_CONNECTION;
 }
 
 static void answered(conn *c) {
@@ -286,7 +290,8 @@ static void pump(load *l) {
   let_time now = let_now();
   let_arrival a;
   bool more = false;
-  while (!l->o->closed && (more = let_arrivals_peek(&l->arrivals, &a)) && l->start + a.at <= now && l->start + a.at < l->until) {
+  while (!l->o->closed && (more = let_arrivals_peek(&l->arrivals, &a)) && l->start + a.at <= now &&
+         l->start + a.at < l->until) {
     let_arrivals_pop(&l->arrivals);
     job j = {.intended = l->start + a.at, .model = a.model};
     j.waited = !l->idle && l->open >= l->o->connections;
@@ -318,9 +323,10 @@ static void progress(load *l, let_time now) {
   uint64_t good = 0, sent = 0;
   for (uint32_t i = 0; i < l->w->n; i++) good += l->tally[i].good, sent += l->tally[i].sent;
   double rate = (double)(l->done - l->done_before) / ((double)(now - l->last_progress) / 1e9);
-  fprintf(f, "%s%s%5.1f s of %.1f s: %.0f answers/s, %u in flight on %u connections, %.2f %% within SLO%s", l->o->tty ? "\r" : "",
-          now < l->from ? "warming up: " : "", (double)(now - l->start) / 1e9, (double)(l->until - l->start) / 1e9, rate, l->busy + l->n_waiting,
-          l->open, sent ? 100.0 * (double)good / (double)sent : 0, l->o->tty ? "   " : "\n");
+  fprintf(f, "%s%s%5.1f s of %.1f s: %.0f answers/s, %u in flight on %u connections, %.2f %% within SLO%s",
+          l->o->tty ? "\r" : "", now < l->from ? "warming up: " : "", (double)(now - l->start) / 1e9,
+          (double)(l->until - l->start) / 1e9, rate, l->busy + l->n_waiting, l->open,
+          sent ? 100.0 * (double)good / (double)sent : 0, l->o->tty ? "   " : "\n");
   fflush(f);
   l->last_progress = now, l->done_before = l->done;
 }
@@ -371,11 +377,14 @@ static let_err check(const let_load_options *o, const let_workload *w, let_error
   if (w->n == 0) return let_fail(e, LET_ERR_INVALID, "the workload names no model");
   if (o->duration <= 0) return let_fail(e, LET_ERR_INVALID, "--duration must be longer than 0");
   if (!(o->rate_scale > 0)) return let_fail(e, LET_ERR_INVALID, "--rate-scale must be above 0");
-  if (o->connections < 1 || o->connections > 65536) return let_fail(e, LET_ERR_INVALID, "--connections must be within 1..65536");
-  if (o->rows < 1 || o->variable_dim < 1) return let_fail(e, LET_ERR_INVALID, "--rows and --variable-dim must be at least 1");
+  if (o->connections < 1 || o->connections > 65536)
+    return let_fail(e, LET_ERR_INVALID, "--connections must be within 1..65536");
+  if (o->rows < 1 || o->variable_dim < 1)
+    return let_fail(e, LET_ERR_INVALID, "--rows and --variable-dim must be at least 1");
   double sum = 0;
   for (uint32_t i = 0; i < w->n; i++) sum += w->demand[i].rate;
-  if (!(sum > 0) && !o->closed && strncmp(o->arrival, "trace:", 6)) return let_fail(e, LET_ERR_INVALID, "every rate of the workload is 0: nothing would be sent");
+  if (!(sum > 0) && !o->closed && strncmp(o->arrival, "trace:", 6))
+    return let_fail(e, LET_ERR_INVALID, "every rate of the workload is 0: nothing would be sent");
   return LET_OK;
 }
 
@@ -389,7 +398,8 @@ static let_err arrivals(load *l, let_error *e) {
     let_arena_init(&a, &let_mem_libc);
     let_str text;
     err = let_file_read(o->arrival + 6, &a, &text, e);
-    if (!err) err = let_arrivals_trace(&l->arrivals, l->w, text, o->arrival + 6, o->rate_scale, o->seed, &let_mem_libc, e);
+    if (!err)
+      err = let_arrivals_trace(&l->arrivals, l->w, text, o->arrival + 6, o->rate_scale, o->seed, &let_mem_libc, e);
     let_arena_fini(&a);
   } else {
     return let_fail(e, LET_ERR_INVALID, "--arrival '%s': poisson, uniform or trace:FILE", o->arrival);
@@ -409,7 +419,9 @@ static void ask_plan(load *l) {
   let_buf body;
   let_error e;
   let_buf_init(&body, &let_mem_libc);
-  if (get(l, "/v2/gpulet/plan", &body) && let_plan_parse(body.p, body.n, "plan", &l->plan_arena, &l->plan, &e) == LET_OK) l->report.plan = &l->plan;
+  if (get(l, "/v2/gpulet/plan", &body) &&
+      let_plan_parse(body.p, body.n, "plan", &l->plan_arena, &l->plan, &e) == LET_OK)
+    l->report.plan = &l->plan;
   let_buf_fini(&body);
 }
 
@@ -421,7 +433,8 @@ static void ask_batches(load *l, bool before) {
   for (uint32_t i = 0; i < l->w->n; i++) {
     let_tally *t = &l->tally[i];
     uint64_t rows, batches;
-    bool known = ok && (before || t->counted) && let_target_batches((let_str){body.p, body.n}, t->name, &rows, &batches);
+    bool known =
+        ok && (before || t->counted) && let_target_batches((let_str){body.p, body.n}, t->name, &rows, &batches);
     t->counted = known && (before || (rows >= t->rows && batches >= t->batches));
     if (!t->counted) rows = batches = t->rows = t->batches = 0;
     t->rows = before ? rows : rows - t->rows, t->batches = before ? batches : batches - t->batches;
@@ -464,7 +477,8 @@ static let_err requests(load *l, let_error *e) {
     }
     let_buf_clear(&meta), let_buf_clear(&path);
     let_target_path(name, "", &path);
-    err = path.failed ? let_fail(e, LET_ERR_NOMEM, "out of memory") : let_target_get(&l->target, path.p, l->o->timeout, &meta, e);
+    err = path.failed ? let_fail(e, LET_ERR_NOMEM, "out of memory")
+                      : let_target_get(&l->target, path.p, l->o->timeout, &meta, e);
     if (!err) err = let_target_request(&l->target, name, (let_str){meta.p, meta.n}, &b, &rng, &l->request[i], e);
     if (!err && !l->tally[i].slo) l->tally[i].slo = slo_of(l, name);
   }
@@ -474,12 +488,14 @@ static let_err requests(load *l, let_error *e) {
 
 static let_err allocate(load *l, let_error *e) {
   const let_load_options *o = l->o;
-  l->cap = (o->max_inflight > o->closed ? o->max_inflight : o->closed) + o->connections + 1; /* those sent again come on top */
+  l->cap = (o->max_inflight > o->closed ? o->max_inflight : o->closed) + o->connections +
+           1; /* those sent again come on top */
   l->request = calloc(l->w->n, sizeof *l->request);
   l->tally = calloc(l->w->n, sizeof *l->tally);
   l->conn = calloc(o->connections, sizeof *l->conn);
   l->waiting = calloc(l->cap, sizeof *l->waiting);
-  if (!l->request || !l->tally || !l->conn || !l->waiting) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u connections", o->connections);
+  if (!l->request || !l->tally || !l->conn || !l->waiting)
+    return let_fail(e, LET_ERR_NOMEM, "out of memory for %u connections", o->connections);
   for (uint32_t i = o->connections; i > 0; i--) l->conn[i - 1].next = l->spare, l->spare = &l->conn[i - 1];
   return LET_OK;
 }
@@ -497,12 +513,14 @@ static let_err go(load *l, let_error *e) {
   LET_ASSERT(r == 0);
   r = uv_timer_init(&l->loop, &l->tick) + uv_signal_init(&l->loop, &l->interrupt);
   LET_ASSERT(r == 0);
-  r = uv_poll_start(&l->timer, UV_READABLE, due) + uv_timer_start(&l->tick, tick, 50, 50) + uv_signal_start(&l->interrupt, interrupt, SIGINT);
+  r = uv_poll_start(&l->timer, UV_READABLE, due) + uv_timer_start(&l->tick, tick, 50, 50) +
+      uv_signal_start(&l->interrupt, interrupt, SIGINT);
   LET_ASSERT(r == 0);
   l->start = let_now();
   l->from = l->start + l->o->warmup, l->until = l->from + l->o->duration;
   l->last_progress = l->start;
-  for (uint32_t i = 0; i < l->o->closed; i++) put(l, (job){.intended = l->start, .model = let_arrivals_pick(&l->arrivals)});
+  for (uint32_t i = 0; i < l->o->closed; i++)
+    put(l, (job){.intended = l->start, .model = let_arrivals_pick(&l->arrivals)});
   pump(l);
   uv_run(&l->loop, UV_RUN_DEFAULT);
   r = uv_loop_close(&l->loop);
@@ -531,13 +549,15 @@ let_err let_load_run(const let_load_options *o, const let_workload *w, let_buf *
   if (!err && !own.get) ask_batches(l, true);
   if (!err) err = go(l, e);
   if (!err && !own.get) ask_batches(l, false);
-  if (!err && l->report.seconds <= 0) err = let_fail(e, LET_ERR_CANCELLED, "stopped before the warm-up was over: nothing was counted");
+  if (!err && l->report.seconds <= 0)
+    err = let_fail(e, LET_ERR_CANCELLED, "stopped before the warm-up was over: nothing was counted");
   if (!err && own.json) err = let_tally_json(l->tally, w->n, &l->report, out, e);
   else if (!err) let_tally_print(l->tally, w->n, &l->report, out);
   if (!err && out->failed) err = let_fail(e, LET_ERR_NOMEM, "out of memory for the report");
   uint64_t sent = 0, ok = 0;
   for (uint32_t i = 0; !err && i < w->n; i++) sent += l->tally[i].sent, ok += l->tally[i].kind[LET_LOAD_OK];
-  if (!err && sent && !ok) err = let_fail(e, LET_ERR_UNAVAILABLE, "none of %llu requests was answered with 200", (unsigned long long)sent);
+  if (!err && sent && !ok)
+    err = let_fail(e, LET_ERR_UNAVAILABLE, "none of %llu requests was answered with 200", (unsigned long long)sent);
   if (l->arrivals_ready) let_arrivals_fini(&l->arrivals);
   for (uint32_t i = 0; l->request && i < w->n; i++)
     if (l->request[i].mem) let_buf_fini(&l->request[i]);

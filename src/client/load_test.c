@@ -15,8 +15,10 @@
 #include "client/client.h"
 
 static const char metadata[] = "{\"name\":\"m\",\"versions\":[\"1\"],\"platform\":\"x\",\"inputs\":["
-                               "{\"name\":\"image\",\"datatype\":\"FP32\",\"shape\":[-1,4,4]},{\"name\":\"words\",\"datatype\":\"INT64\",\"shape\":[-1,-1]},"
-                               "{\"name\":\"text\",\"datatype\":\"BYTES\",\"shape\":[-1,1]},{\"name\":\"half\",\"datatype\":\"FP16\",\"shape\":[2]}],"
+                               "{\"name\":\"image\",\"datatype\":\"FP32\",\"shape\":[-1,4,4]},{\"name\":\"words\","
+                               "\"datatype\":\"INT64\",\"shape\":[-1,-1]},"
+                               "{\"name\":\"text\",\"datatype\":\"BYTES\",\"shape\":[-1,1]},{\"name\":\"half\","
+                               "\"datatype\":\"FP16\",\"shape\":[2]}],"
                                "\"outputs\":[{\"name\":\"o\",\"datatype\":\"FP32\",\"shape\":[-1,1]}]}";
 
 typedef struct peer peer;
@@ -74,8 +76,10 @@ static void say(peer *p, const char *text) {
 static void answer(peer *p) {
   server *s = p->s;
   uint64_t k = s->requests;
-  if (s->refuse_each && k % s->refuse_each == 0) say(p, "HTTP/1.1 503 Busy\r\nContent-Length: 15\r\n\r\n{\"error\":\"full\"");
-  else if (s->close_each && k % s->close_each == 0) say(p, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"), hang_up(p);
+  if (s->refuse_each && k % s->refuse_each == 0)
+    say(p, "HTTP/1.1 503 Busy\r\nContent-Length: 15\r\n\r\n{\"error\":\"full\"");
+  else if (s->close_each && k % s->close_each == 0)
+    say(p, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"), hang_up(p);
   else say(p, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
 }
 
@@ -96,7 +100,8 @@ static size_t whole(const peer *p) {
   size_t head = (size_t)(end - p->in) + 4;
   length = memmem(p->in, head, "Content-Length: ", 16);
   /* Inference-Header-Content-Length ends in the same words. */
-  if (length && length > p->in && length[-1] == '-') length = memmem(length + 16, head - (size_t)(length + 16 - p->in), "Content-Length: ", 16);
+  if (length && length > p->in && length[-1] == '-')
+    length = memmem(length + 16, head - (size_t)(length + 16 - p->in), "Content-Length: ", 16);
   size_t body = length ? strtoul(length + 16, NULL, 10) : 0;
   return p->n >= head + body ? head + body : 0;
 }
@@ -141,14 +146,16 @@ static void got(uv_stream_t *t, ssize_t n, const uv_buf_t *b) {
     static const char ask_plan[] = "GET /v2/gpulet/plan ";
     if (p->n > sizeof ask_plan && memcmp(p->in, ask_plan, sizeof ask_plan - 1) == 0) {
       char text[1024];
-      static const char plan[] = "{\"gpus\":[{\"id\":0,\"type\":\"cpu\",\"granules\":2,\"gpulets\":[{\"granules\":1,\"models\":[{\"name\":\"m\",\"batch\":8}]}]}]}";
+      static const char plan[] = "{\"gpus\":[{\"id\":0,\"type\":\"cpu\",\"granules\":2,\"gpulets\":[{\"granules\":1,"
+                                 "\"models\":[{\"name\":\"m\",\"batch\":8}]}]}]}";
       if (s->no_plan) snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
       else snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof plan - 1, plan);
       say(p, text);
     } else if (get_meta && memcmp(p->in + 15, "stats ", 6) == 0 && !s->no_plan) {
       char text[256], body[128]; /* as if it had run all in batches of two, and had run some before */
-      int len = snprintf(body, sizeof body, "{\"model_stats\":[{\"name\":\"m\",\"inference_count\":%llu,\"execution_count\":%llu}]}", (unsigned long long)s->requests + 7000,
-                       (unsigned long long)s->requests / 2 + 1000);
+      int len = snprintf(body, sizeof body,
+                         "{\"model_stats\":[{\"name\":\"m\",\"inference_count\":%llu,\"execution_count\":%llu}]}",
+                         (unsigned long long)s->requests + 7000, (unsigned long long)s->requests / 2 + 1000);
       snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len, body);
       say(p, text);
     } else if (get_meta) {
@@ -156,13 +163,16 @@ static void got(uv_stream_t *t, ssize_t n, const uv_buf_t *b) {
       static const char config[] = "{\"name\":\"m\",\"parameters\":{\"slo_ms\":{\"string_value\":\"12.5\"}}}";
       if (memcmp(p->in + 15, "m/config ", 9) == 0)
         snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof config - 1, config);
-      else if (memcmp(p->in + 15, "m ", 2)) snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
-      else snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof metadata - 1, metadata);
+      else if (memcmp(p->in + 15, "m ", 2))
+        snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
+      else
+        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof metadata - 1, metadata);
       say(p, text);
     } else {
       s->requests++;
       if (memcmp(p->in, "POST", 4) == 0) check_infer(s, p->in, k);
-      if (s->stall_at && s->requests == s->stall_at) s->stalled = true, uv_timer_start(&s->stall, stall_over, s->stall_ms, 0);
+      if (s->stall_at && s->requests == s->stall_at)
+        s->stalled = true, uv_timer_start(&s->stall, stall_over, s->stall_ms, 0);
       if (s->hang_up_each && s->requests % s->hang_up_each == 0) hang_up(p);
       else if (s->stalled) p->next_waiting = s->waiting, s->waiting = p, p->queued = true;
       else answer(p);
@@ -186,7 +196,8 @@ static void accepted(uv_stream_t *l, int status) {
 static void quit(uv_async_t *a) {
   server *s = a->data;
   for (peer *p = s->all; p; p = p->next) hang_up(p);
-  uv_close((uv_handle_t *)&s->listener, NULL), uv_close((uv_handle_t *)&s->quit, NULL), uv_close((uv_handle_t *)&s->stall, NULL);
+  uv_close((uv_handle_t *)&s->listener, NULL), uv_close((uv_handle_t *)&s->quit, NULL),
+      uv_close((uv_handle_t *)&s->stall, NULL);
 }
 
 static void serve(void *arg) {
@@ -219,8 +230,17 @@ static void stop(server *s) {
 
 static let_load_options options(const server *s, char url[64]) {
   snprintf(url, 64, "http://127.0.0.1:%d", s->port);
-  return (let_load_options){.url = url, .arrival = "uniform", .duration = 500 * LET_MS, .timeout = 5 * LET_S, .rate_scale = 1, .seed = 1,
-                            .connections = 4, .max_inflight = 10000, .rows = 2, .variable_dim = 5, .json = true};
+  return (let_load_options){.url = url,
+                            .arrival = "uniform",
+                            .duration = 500 * LET_MS,
+                            .timeout = 5 * LET_S,
+                            .rate_scale = 1,
+                            .seed = 1,
+                            .connections = 4,
+                            .max_inflight = 10000,
+                            .rows = 2,
+                            .variable_dim = 5,
+                            .json = true};
 }
 
 static json_t *load(const let_load_options *o, const char *name, double rate, let_dur slo) {
@@ -238,7 +258,9 @@ static json_t *load(const let_load_options *o, const char *name, double rate, le
   return doc;
 }
 
-static double number(json_t *doc, const char *key) { return json_number_value(json_object_get(json_object_get(doc, "total"), key)); }
+static double number(json_t *doc, const char *key) {
+  return json_number_value(json_object_get(json_object_get(doc, "total"), key));
+}
 static long errors(json_t *doc, const char *kind) {
   return (long)json_integer_value(json_object_get(json_object_get(json_object_get(doc, "total"), "errors"), kind));
 }
@@ -290,8 +312,8 @@ static void test_no_coordinated_omission(void **state) {
   /* Four connections, so only four requests were under way when the server stalled; but 250 fell due meanwhile, and
    * their waiting counts: half of the run was bad, and the table says so. */
   assert_true(number(doc, "ok") >= 499);
-  print_message("p50 %.1f ms, p90 %.1f ms, max %.1f ms, attainment %.3f\n", number(doc, "p50_ms"), number(doc, "p90_ms"), number(doc, "max_ms"),
-                number(doc, "attainment"));
+  print_message("p50 %.1f ms, p90 %.1f ms, max %.1f ms, attainment %.3f\n", number(doc, "p50_ms"),
+                number(doc, "p90_ms"), number(doc, "max_ms"), number(doc, "attainment"));
   assert_true(number(doc, "max_ms") >= 240);
   assert_true(number(doc, "p90_ms") >= 150);
   assert_true(number(doc, "attainment") < 0.6);
@@ -368,7 +390,8 @@ static void test_closed_loop_and_trace(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_infers_with_binary_tensors), cmocka_unit_test(test_no_coordinated_omission),
-                                     cmocka_unit_test(test_errors_by_kind), cmocka_unit_test(test_closed_loop_and_trace)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_infers_with_binary_tensors), cmocka_unit_test(test_no_coordinated_omission),
+      cmocka_unit_test(test_errors_by_kind), cmocka_unit_test(test_closed_loop_and_trace)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

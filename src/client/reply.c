@@ -7,7 +7,10 @@ static bool number(let_str s, int base, uint64_t *ret) {
   size_t i = 0;
   for (; i < s.n; i++) {
     char c = s.p[i];
-    int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : 99;
+    int d = c >= '0' && c <= '9'   ? c - '0'
+            : c >= 'a' && c <= 'f' ? c - 'a' + 10
+            : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                   : 99;
     if (d >= base) break;
     if (v > (UINT64_MAX >> 5)) return false;
     v = v * (uint64_t)base + (uint64_t)d;
@@ -40,7 +43,8 @@ static void header(let_reply *r, let_str l) {
     if (number(value, 10, &r->left)) r->has_length = true;
     else r->state = LET_REPLY_BROKEN;
   } else if (let_str_ieq(name, "transfer-encoding")) r->chunked = let_str_ieq(value, "chunked");
-  else if (let_str_ieq(name, "connection")) r->close = let_str_ieq(value, "close") || (r->close && !let_str_ieq(value, "keep-alive"));
+  else if (let_str_ieq(name, "connection"))
+    r->close = let_str_ieq(value, "close") || (r->close && !let_str_ieq(value, "keep-alive"));
 }
 
 static void end_of_head(let_reply *r) {
@@ -59,18 +63,18 @@ static void line(let_reply *r) {
   if (l.n && l.p[l.n - 1] == '\r') l.n--;
   r->line_n = 0;
   switch (r->state) {
-    case LET_REPLY_STATUS: status_line(r, l); break;
-    case LET_REPLY_HEADER:
-      if (l.n) header(r, l);
-      else end_of_head(r);
-      break;
-    case LET_REPLY_CHUNK_SIZE:
-      if (!number(l, 16, &r->left)) r->state = LET_REPLY_BROKEN;
-      else r->state = r->left ? LET_REPLY_CHUNK : LET_REPLY_TRAILER;
-      break;
-    case LET_REPLY_CHUNK_END: r->state = l.n ? LET_REPLY_BROKEN : LET_REPLY_CHUNK_SIZE; break;
-    default: /* trailer */
-      if (!l.n) r->state = LET_REPLY_DONE;
+  case LET_REPLY_STATUS: status_line(r, l); break;
+  case LET_REPLY_HEADER:
+    if (l.n) header(r, l);
+    else end_of_head(r);
+    break;
+  case LET_REPLY_CHUNK_SIZE:
+    if (!number(l, 16, &r->left)) r->state = LET_REPLY_BROKEN;
+    else r->state = r->left ? LET_REPLY_CHUNK : LET_REPLY_TRAILER;
+    break;
+  case LET_REPLY_CHUNK_END: r->state = l.n ? LET_REPLY_BROKEN : LET_REPLY_CHUNK_SIZE; break;
+  default: /* trailer */
+    if (!l.n) r->state = LET_REPLY_DONE;
   }
 }
 
@@ -104,4 +108,6 @@ size_t let_reply_feed(let_reply *r, const char *p, size_t n) {
   return at;
 }
 
-void let_reply_eof(let_reply *r) { r->state = r->state == LET_REPLY_TO_EOF ? LET_REPLY_DONE : r->state == LET_REPLY_DONE ? r->state : LET_REPLY_BROKEN; }
+void let_reply_eof(let_reply *r) {
+  r->state = r->state == LET_REPLY_TO_EOF ? LET_REPLY_DONE : r->state == LET_REPLY_DONE ? r->state : LET_REPLY_BROKEN;
+}

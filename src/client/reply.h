@@ -9,8 +9,16 @@
 #include "base/str.h"
 
 typedef enum let_reply_state {
-  LET_REPLY_STATUS, LET_REPLY_HEADER, LET_REPLY_BODY, LET_REPLY_TO_EOF, LET_REPLY_CHUNK_SIZE, LET_REPLY_CHUNK, LET_REPLY_CHUNK_END,
-  LET_REPLY_TRAILER, LET_REPLY_DONE, LET_REPLY_BROKEN
+  LET_REPLY_STATUS,
+  LET_REPLY_HEADER,
+  LET_REPLY_BODY,
+  LET_REPLY_TO_EOF,
+  LET_REPLY_CHUNK_SIZE,
+  LET_REPLY_CHUNK,
+  LET_REPLY_CHUNK_END,
+  LET_REPLY_TRAILER,
+  LET_REPLY_DONE,
+  LET_REPLY_BROKEN
 } let_reply_state;
 
 typedef struct let_reply {
@@ -19,9 +27,9 @@ typedef struct let_reply {
   bool close, chunked, has_length, started; /* close: the connection cannot be used again */
   uint64_t left;
   size_t line_n, body_n;
-  char line[512];  /* longer lines lose their end: no header we need is that long */
-  char body[256];  /* the beginning */
-  let_buf *keep;   /* whole body, when not NULL */
+  char line[512]; /* longer lines lose their end: no header we need is that long */
+  char body[256]; /* the beginning */
+  let_buf *keep;  /* whole body, when not NULL */
 } let_reply;
 
 static inline void let_reply_reset(let_reply *r, let_buf *keep) {

@@ -17,22 +17,23 @@ typedef struct sample {
 } sample;
 
 static const sample samples[] = {
-  {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, "hello", false},
-  {"HTTP/1.1 503 No\r\ncontent-length:0\r\nConnection: close\r\n\r\n", 503, "", true},
-  {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\nContent-Length: 2\n\nhi", 200, "hi", false},
-  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n", 200, "abc0123456789", false},
-  {"HTTP/1.1 204 None\r\n\r\n", 204, "", false},
-  {"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx", 200, "x", true},
-  {"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", 200, "x", false},
-  {"HTTP/1.1 200 OK\r\n\r\nuntil the end", 200, "until the end", true},
-  {"SSH-2.0-OpenSSH\r\n", 0, "", false},
-  {"HTTP/1.1 999 OK\r\n\r\n", 0, "", false},
-  {"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", 0, "", false},
-  {"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n", 0, "", false},
-  {"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", 0, "", false},
-  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 0, "", false},
-  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc", 0, "a", false},
-  {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", 0, "hel", false},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, "hello", false},
+    {"HTTP/1.1 503 No\r\ncontent-length:0\r\nConnection: close\r\n\r\n", 503, "", true},
+    {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\nContent-Length: 2\n\nhi", 200, "hi", false},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n",
+     200, "abc0123456789", false},
+    {"HTTP/1.1 204 None\r\n\r\n", 204, "", false},
+    {"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx", 200, "x", true},
+    {"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", 200, "x", false},
+    {"HTTP/1.1 200 OK\r\n\r\nuntil the end", 200, "until the end", true},
+    {"SSH-2.0-OpenSSH\r\n", 0, "", false},
+    {"HTTP/1.1 999 OK\r\n\r\n", 0, "", false},
+    {"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", 0, "", false},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n", 0, "", false},
+    {"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", 0, "", false},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 0, "", false},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc", 0, "a", false},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", 0, "hel", false},
 };
 
 static void test_replies_in_any_pieces(void **state) {
@@ -97,11 +98,20 @@ static void test_latency_runs_from_the_intended_time(void **state) {
 static void test_places(void **state) {
   (void)state;
   let_plan_entry m = {.name = "m", .batch = 8}, other = {.name = "other", .batch = 1}, both[] = {other, m};
-  let_plan_gpulet half = {.granules = 8, .n_entries = 1, .entry = &m}, rest = {.granules = 8, .n_entries = 2, .entry = both}, quarter = {.granules = 4, .n_entries = 1, .entry = &m};
+  let_plan_gpulet half = {.granules = 8, .n_entries = 1, .entry = &m},
+                  rest = {.granules = 8, .n_entries = 2, .entry = both},
+                  quarter = {.granules = 4, .n_entries = 1, .entry = &m};
   let_plan_gpulet a[] = {half, rest}, b[] = {quarter};
-  let_plan_gpu gpu[] = {{.id = 0, .type = "h200", .granules = 16, .n_gpulets = 2, .gpulet = a}, {.id = 1, .type = "h200", .granules = 16, .n_gpulets = 1, .gpulet = b}};
-  static const struct { uint32_t gpus; const char *model, *want; } rows[] = {
-      {2, "m", "2 x h200 50 % + 1 more"}, {1, "m", "2 x h200 50 %"}, {1, "other", "h200 50 %"}, {1, "gone", "none"}, {1, "all", "-"}};
+  let_plan_gpu gpu[] = {{.id = 0, .type = "h200", .granules = 16, .n_gpulets = 2, .gpulet = a},
+                        {.id = 1, .type = "h200", .granules = 16, .n_gpulets = 1, .gpulet = b}};
+  static const struct {
+    uint32_t gpus;
+    const char *model, *want;
+  } rows[] = {{2, "m", "2 x h200 50 % + 1 more"},
+              {1, "m", "2 x h200 50 %"},
+              {1, "other", "h200 50 %"},
+              {1, "gone", "none"},
+              {1, "all", "-"}};
   let_buf out;
   let_buf_init(&out, &let_mem_libc);
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -128,6 +138,7 @@ static void test_places(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_places), cmocka_unit_test(test_replies_in_any_pieces), cmocka_unit_test(test_latency_runs_from_the_intended_time)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_places), cmocka_unit_test(test_replies_in_any_pieces),
+                                     cmocka_unit_test(test_latency_runs_from_the_intended_time)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

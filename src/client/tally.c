@@ -34,10 +34,16 @@ static double mean_batch(const let_tally *t) { return t->batches ? (double)t->ro
 
 typedef struct places {
   uint32_t n;
-  struct { const let_plan_gpu *gpu; const let_plan_gpulet *l; const let_plan_entry *x; } at[256]; /* the first of them */
+  struct {
+    const let_plan_gpu *gpu;
+    const let_plan_gpulet *l;
+    const let_plan_entry *x;
+  } at[256]; /* the first of them */
 } places;
 
-static double share_of(const let_plan_gpu *g, const let_plan_gpulet *l) { return g->granules ? 100.0 * l->granules / g->granules : 0; }
+static double share_of(const let_plan_gpu *g, const let_plan_gpulet *l) {
+  return g->granules ? 100.0 * l->granules / g->granules : 0;
+}
 
 static void find(const let_plan *p, const char *model, places *ret) {
   ret->n = 0;
@@ -46,7 +52,8 @@ static void find(const let_plan *p, const char *model, places *ret) {
       for (uint32_t j = 0; j < p->gpu[i].gpulet[k].n_entries; j++) {
         const let_plan_gpulet *l = &p->gpu[i].gpulet[k];
         if (strcmp(l->entry[j].name, model) != 0) continue;
-        if (ret->n < sizeof ret->at / sizeof *ret->at) ret->at[ret->n].gpu = &p->gpu[i], ret->at[ret->n].l = l, ret->at[ret->n].x = &l->entry[j];
+        if (ret->n < sizeof ret->at / sizeof *ret->at)
+          ret->at[ret->n].gpu = &p->gpu[i], ret->at[ret->n].l = l, ret->at[ret->n].x = &l->entry[j];
         ret->n++;
       }
 }
@@ -62,7 +69,9 @@ void let_tally_place(const let_plan *p, const char *model, let_buf *out) {
   const char *type = w.at[0].gpu->type[0] ? w.at[0].gpu->type : "gpu";
   double share = share_of(w.at[0].gpu, w.at[0].l);
   for (; same < w.n && same < sizeof w.at / sizeof *w.at; same++)
-    if (strcmp(w.at[same].gpu->type, w.at[0].gpu->type) != 0 || (int)share_of(w.at[same].gpu, w.at[same].l) != (int)share) break;
+    if (strcmp(w.at[same].gpu->type, w.at[0].gpu->type) != 0 ||
+        (int)share_of(w.at[same].gpu, w.at[same].l) != (int)share)
+      break;
   if (same > 1) let_buf_fmt(out, "%u x ", same);
   let_buf_fmt(out, "%s %.0f %%", type, share);
   if (w.n > same) let_buf_fmt(out, " + %u more", w.n - same);
@@ -148,14 +157,19 @@ void let_tally_print(const let_tally *t, uint32_t n, const let_load_report *r, l
     free(sum);
   }
   for (uint32_t i = 0; i < n; i++) trouble(&t[i], out);
-  if (r->unfinished) let_buf_fmt(out, "%llu requests were still in flight at the end and are not counted\n", (unsigned long long)r->unfinished);
+  if (r->unfinished)
+    let_buf_fmt(out, "%llu requests were still in flight at the end and are not counted\n",
+                (unsigned long long)r->unfinished);
   if (r->closed || !r->lateness.count) return;
   let_dur p99 = let_hist_quantile(&r->lateness, 0.99);
   if (p99 <= LET_MS) return;
-  let_buf_fmt(out, "note: sends were late: p99 %.2f ms, max %.2f ms (counted in the latencies). ", ms(p99), ms(r->lateness.max));
+  let_buf_fmt(out, "note: sends were late: p99 %.2f ms, max %.2f ms (counted in the latencies). ", ms(p99),
+              ms(r->lateness.max));
   if (r->waited * 2 > r->lateness.count / 100)
-    let_buf_fmt(out, "%llu found all %u connections busy: the server answers too slowly for them, or --connections is too small\n",
-                (unsigned long long)r->waited, r->connections);
+    let_buf_fmt(
+        out,
+        "%llu found all %u connections busy: the server answers too slowly for them, or --connections is too small\n",
+        (unsigned long long)r->waited, r->connections);
   else let_buf_str(out, "The generator itself could not keep up: use a lower rate, or a machine of its own\n");
 }
 
@@ -164,18 +178,21 @@ static json_t *gpulets(const let_plan *p, const char *name) {
   find(p, name, &w);
   json_t *a = json_array();
   for (uint32_t i = 0; i < w.n && i < sizeof w.at / sizeof *w.at; i++)
-    json_array_append_new(a, json_pack("{s:i, s:s, s:i, s:f, s:i}", "gpu", (int)w.at[i].gpu->id, "type", w.at[i].gpu->type, "granules", (int)w.at[i].l->granules, "share",
+    json_array_append_new(a, json_pack("{s:i, s:s, s:i, s:f, s:i}", "gpu", (int)w.at[i].gpu->id, "type",
+                                       w.at[i].gpu->type, "granules", (int)w.at[i].l->granules, "share",
                                        share_of(w.at[i].gpu, w.at[i].l), "batch", (int)w.at[i].x->batch));
   return a;
 }
 
 static json_t *model(const let_tally *t, const let_load_report *r) {
   json_t *errors = json_object();
-  for (int i = 1; i < LET_LOAD_KIND_COUNT; i++) json_object_set_new(errors, kinds[i], json_integer((json_int_t)t->kind[i]));
-  json_t *o = json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", t->name, "sent", (json_int_t)t->sent, "ok",
-                        (json_int_t)t->kind[LET_LOAD_OK], "rate", (double)t->sent / r->seconds, "p50_ms", quantile(t, 0.5), "p90_ms", quantile(t, 0.9),
-                        "p99_ms", quantile(t, 0.99), "p999_ms", quantile(t, 0.999), "max_ms", highest(t), "attainment", attainment(t),
-                        "goodput", (double)t->good / r->seconds, "errors", errors);
+  for (int i = 1; i < LET_LOAD_KIND_COUNT; i++)
+    json_object_set_new(errors, kinds[i], json_integer((json_int_t)t->kind[i]));
+  json_t *o = json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", t->name, "sent",
+                        (json_int_t)t->sent, "ok", (json_int_t)t->kind[LET_LOAD_OK], "rate",
+                        (double)t->sent / r->seconds, "p50_ms", quantile(t, 0.5), "p90_ms", quantile(t, 0.9), "p99_ms",
+                        quantile(t, 0.99), "p999_ms", quantile(t, 0.999), "max_ms", highest(t), "attainment",
+                        attainment(t), "goodput", (double)t->good / r->seconds, "errors", errors);
   if (!o) return NULL;
   if (r->plan && strcmp(t->name, "all") != 0) json_object_set_new(o, "gpulets", gpulets(r->plan, t->name));
   json_object_set_new(o, "mean_batch", t->batches ? json_real(mean_batch(t)) : json_null());
@@ -191,10 +208,12 @@ let_err let_tally_json(const let_tally *t, uint32_t n, const let_load_report *r,
   let_tally *sum = total_of(t, n);
   json_t *all = sum ? model(sum, r) : NULL;
   free(sum);
-  json_t *doc = ok && all ? json_pack("{s:f, s:s, s:O, s:O, s:{s:f, s:f, s:I, s:i, s:I}}", "seconds", r->seconds, "loop", r->closed ? "closed" : "open",
-                                      "models", models, "total", all, "generator", "late_p99_ms", ms(let_hist_quantile(&r->lateness, 0.99)),
-                                      "late_max_ms", r->lateness.count ? ms(r->lateness.max) : 0.0, "waited_for_connection",
-                                      (json_int_t)r->waited, "connections", (int)r->connections, "unfinished", (json_int_t)r->unfinished)
+  json_t *doc = ok && all ? json_pack("{s:f, s:s, s:O, s:O, s:{s:f, s:f, s:I, s:i, s:I}}", "seconds", r->seconds,
+                                      "loop", r->closed ? "closed" : "open", "models", models, "total", all,
+                                      "generator", "late_p99_ms", ms(let_hist_quantile(&r->lateness, 0.99)),
+                                      "late_max_ms", r->lateness.count ? ms(r->lateness.max) : 0.0,
+                                      "waited_for_connection", (json_int_t)r->waited, "connections",
+                                      (int)r->connections, "unfinished", (json_int_t)r->unfinished)
                           : NULL;
   char *text = doc ? json_dumps(doc, JSON_INDENT(2) | JSON_REAL_PRECISION(8)) : NULL;
   if (text) let_buf_str(out, text), let_buf_str(out, "\n");

@@ -7,23 +7,23 @@
 
 typedef struct let_tally {
   const char *name;
-  let_dur slo;                 /* 0: none; then every answer is in time */
+  let_dur slo; /* 0: none; then every answer is in time */
   uint64_t sent, good, kind[LET_LOAD_KIND_COUNT];
-  let_hist latency;            /* of answers with 200 */
-  char example[200];           /* the text of the first error */
-  uint64_t rows, batches;      /* that the server ran meanwhile, as it says */
-  bool counted;                /* it does say so */
+  let_hist latency;       /* of answers with 200 */
+  char example[200];      /* the text of the first error */
+  uint64_t rows, batches; /* that the server ran meanwhile, as it says */
+  bool counted;           /* it does say so */
 } let_tally;
 
 typedef struct let_load_report {
-  double seconds;              /* counted time */
-  uint32_t connections;        /* open at most */
-  uint64_t unfinished;         /* in flight when the run was cut off */
-  let_hist lateness;           /* sends: how long after the time they were due */
-  uint64_t waited;             /* of them, because every connection was busy */
+  double seconds;       /* counted time */
+  uint32_t connections; /* open at most */
+  uint64_t unfinished;  /* in flight when the run was cut off */
+  let_hist lateness;    /* sends: how long after the time they were due */
+  uint64_t waited;      /* of them, because every connection was busy */
   bool closed;
-  const let_plan *plan;        /* what runs where, as the server says; NULL: it does not */
-  bool wide;                   /* more columns */
+  const let_plan *plan; /* what runs where, as the server says; NULL: it does not */
+  bool wide;            /* more columns */
 } let_load_report;
 
 /* One request is over. Its latency runs from |intended|, when it should have been sent, not from when it was. */
@@ -31,6 +31,7 @@ void let_tally_add(let_tally *t, let_load_kind kind, let_time intended, let_time
 void let_tally_merge(let_tally *into, const let_tally *from);
 void let_tally_place(const let_plan *p, const char *model, let_buf *out); /* "cpu 50 %", "2 x h200 25 %", "-" */
 void let_tally_print(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out);
-LET_CHECKED let_err let_tally_json(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out, let_error *e);
+LET_CHECKED let_err let_tally_json(const let_tally *t, uint32_t n, const let_load_report *r, let_buf *out,
+                                   let_error *e);
 
 #endif

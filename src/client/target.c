@@ -30,7 +30,8 @@ let_err let_target_init(let_target *t, const char *url, let_error *e) {
     if (host_end) port = host_end + 1;
     else host_end = end;
   }
-  if (host_end == host || (size_t)(host_end - host) >= sizeof t->host || (port && (port == end || end - port >= (long)sizeof t->port)))
+  if (host_end == host || (size_t)(host_end - host) >= sizeof t->host ||
+      (port && (port == end || end - port >= (long)sizeof t->port)))
     return let_fail(e, LET_ERR_INVALID, "--url '%s': not http://HOST:PORT", url);
   memcpy(t->host, host, (size_t)(host_end - host));
   if (port) memset(t->port, 0, sizeof t->port), memcpy(t->port, port, (size_t)(end - port));
@@ -61,7 +62,8 @@ let_err let_target_get(const let_target *t, const char *path, let_dur timeout, l
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
   let_err err = LET_OK;
   if (connect(fd, (const struct sockaddr *)&t->address, t->address_len))
-    err = let_fail(e, LET_ERR_UNAVAILABLE, "http://%s:%s: %s: is the server running?", t->host, t->port, strerror(errno));
+    err =
+        let_fail(e, LET_ERR_UNAVAILABLE, "http://%s:%s: %s: is the server running?", t->host, t->port, strerror(errno));
   let_buf head;
   let_buf_init(&head, &let_mem_libc);
   let_buf_fmt(&head, "GET %s HTTP/1.1\r\nHost: %s:%s\r\nConnection: close\r\n\r\n", path, t->host, t->port);
@@ -74,18 +76,23 @@ let_err let_target_get(const let_target *t, const char *path, let_dur timeout, l
     char in[4096];
     ssize_t n = recv(fd, in, sizeof in, 0);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) err = let_fail(e, LET_ERR_UNAVAILABLE, "http://%s:%s%s: no answer: %s", t->host, t->port, path, strerror(errno));
+    if (n < 0)
+      err = let_fail(e, LET_ERR_UNAVAILABLE, "http://%s:%s%s: no answer: %s", t->host, t->port, path, strerror(errno));
     else if (n == 0) let_reply_eof(&r);
     else (void)let_reply_feed(&r, in, (size_t)n);
   }
   close(fd);
   if (err) return err;
-  if (r.state == LET_REPLY_BROKEN) return let_fail(e, LET_ERR_IO, "http://%s:%s%s: not an HTTP answer", t->host, t->port, path);
+  if (r.state == LET_REPLY_BROKEN)
+    return let_fail(e, LET_ERR_IO, "http://%s:%s%s: not an HTTP answer", t->host, t->port, path);
   if (body->failed) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   if (r.status == 200) return LET_OK;
   let_err code = r.status == 404 ? LET_ERR_NOT_FOUND : LET_ERR_IO;
   if (r.body_n && r.body[0] == '<') /* a page for a browser */
-    return let_fail(e, code, "http://%s:%s%s: status %d: this server does not speak the Open Inference Protocol: is it the right port?", t->host, t->port, path, r.status);
+    return let_fail(
+        e, code,
+        "http://%s:%s%s: status %d: this server does not speak the Open Inference Protocol: is it the right port?",
+        t->host, t->port, path, r.status);
   return let_fail(e, code, "http://%s:%s%s: status %d: %.*s", t->host, t->port, path, r.status, (int)r.body_n, r.body);
 }
 
@@ -142,18 +149,21 @@ static void random_element(let_dtype t, let_rng *rng, let_buf *out) {
   uint64_t whole = (uint64_t)(unit * 100);
   uint16_t h = t == LET_DTYPE_FP16 ? half_of(f) : (uint16_t)(bits >> 16);
   switch (t) {
-    case LET_DTYPE_FP64: let_buf_add(out, &unit, 8); break;
-    case LET_DTYPE_FP32: let_buf_add(out, &f, 4); break;
-    case LET_DTYPE_FP16:
-    case LET_DTYPE_BF16: let_buf_add(out, &h, 2); break;
-    case LET_DTYPE_BOOL: whole &= 1; let_buf_add(out, &whole, 1); break;
-    case LET_DTYPE_BYTES: {
-      char text[16];
-      uint32_t n = (uint32_t)snprintf(text, sizeof text, "text %llu", (unsigned long long)whole);
-      let_buf_add(out, &n, 4), let_buf_add(out, text, n);
-      break;
-    }
-    default: let_buf_add(out, &whole, let_dtype_size(t)); /* little-endian: the low bytes */
+  case LET_DTYPE_FP64: let_buf_add(out, &unit, 8); break;
+  case LET_DTYPE_FP32: let_buf_add(out, &f, 4); break;
+  case LET_DTYPE_FP16:
+  case LET_DTYPE_BF16: let_buf_add(out, &h, 2); break;
+  case LET_DTYPE_BOOL:
+    whole &= 1;
+    let_buf_add(out, &whole, 1);
+    break;
+  case LET_DTYPE_BYTES: {
+    char text[16];
+    uint32_t n = (uint32_t)snprintf(text, sizeof text, "text %llu", (unsigned long long)whole);
+    let_buf_add(out, &n, 4), let_buf_add(out, text, n);
+    break;
+  }
+  default: let_buf_add(out, &whole, let_dtype_size(t)); /* little-endian: the low bytes */
   }
 }
 
@@ -163,29 +173,37 @@ typedef struct input {
   uint64_t elements;
 } input;
 
-static let_err shape_of(json_t *in, const char *model, const let_body_options *o, input *ret, json_t *shape, let_error *e) {
-  const char *name = json_string_value(json_object_get(in, "name")), *type = json_string_value(json_object_get(in, "datatype"));
+static let_err shape_of(json_t *in, const char *model, const let_body_options *o, input *ret, json_t *shape,
+                        let_error *e) {
+  const char *name = json_string_value(json_object_get(in, "name")),
+             *type = json_string_value(json_object_get(in, "datatype"));
   json_t *dims = json_object_get(in, "shape");
-  if (!name || !type || !json_is_array(dims)) return let_fail(e, LET_ERR_INVALID, "model '%s': its metadata has an input without name, datatype or shape", model);
+  if (!name || !type || !json_is_array(dims))
+    return let_fail(e, LET_ERR_INVALID, "model '%s': its metadata has an input without name, datatype or shape", model);
   *ret = (input){.name = name, .dtype = let_dtype_of(let_str_c(type)), .elements = 1};
-  if (ret->dtype == LET_DTYPE_INVALID) return let_fail(e, LET_ERR_INVALID, "model '%s': input '%s' has the unknown datatype '%s'", model, name, type);
+  if (ret->dtype == LET_DTYPE_INVALID)
+    return let_fail(e, LET_ERR_INVALID, "model '%s': input '%s' has the unknown datatype '%s'", model, name, type);
   size_t k;
   json_t *d;
   json_array_foreach(dims, k, d) {
     json_int_t v = json_integer_value(d);
-    if (!json_is_integer(d) || v < -1 || v > 1 << 28) return let_fail(e, LET_ERR_INVALID, "model '%s': input '%s' has a shape that makes no sense", model, name);
+    if (!json_is_integer(d) || v < -1 || v > 1 << 28)
+      return let_fail(e, LET_ERR_INVALID, "model '%s': input '%s' has a shape that makes no sense", model, name);
     if (v == -1) v = k == 0 ? o->rows : o->variable_dim;
     ret->elements *= (uint64_t)v;
-    if (ret->elements > 1u << 28) return let_fail(e, LET_ERR_INVALID, "model '%s': input '%s' is larger than %u elements", model, name, 1u << 28);
+    if (ret->elements > 1u << 28)
+      return let_fail(e, LET_ERR_INVALID, "model '%s': input '%s' is larger than %u elements", model, name, 1u << 28);
     json_array_append_new(shape, json_integer(v));
   }
   return LET_OK;
 }
 
-static let_err data_of(const char *model, const input *in, const let_body_options *o, let_rng *rng, let_buf *out, let_error *e) {
+static let_err data_of(const char *model, const input *in, const let_body_options *o, let_rng *rng, let_buf *out,
+                       let_error *e) {
   size_t before = out->n;
   if (!o->data) {
-    if (in->dtype != LET_DTYPE_BYTES && !let_buf_reserve(out, in->elements * let_dtype_size(in->dtype))) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+    if (in->dtype != LET_DTYPE_BYTES && !let_buf_reserve(out, in->elements * let_dtype_size(in->dtype)))
+      return let_fail(e, LET_ERR_NOMEM, "out of memory");
     for (uint64_t i = 0; i < in->elements; i++) random_element(in->dtype, rng, out);
   } else {
     char path[1024];
@@ -197,17 +215,21 @@ static let_err data_of(const char *model, const input *in, const let_body_option
     let_err err = let_file_read(path, &a, &bytes, e);
     uint64_t want = in->elements * let_dtype_size(in->dtype);
     if (!err && want && bytes.n != want)
-      err = let_fail(e, LET_ERR_INVALID, "%s: %zu bytes, but input '%s' takes %llu", path, bytes.n, in->name, (unsigned long long)want);
+      err = let_fail(e, LET_ERR_INVALID, "%s: %zu bytes, but input '%s' takes %llu", path, bytes.n, in->name,
+                     (unsigned long long)want);
     if (!err) let_buf_add(out, bytes.p, bytes.n);
     let_arena_fini(&a);
     if (err) return err;
   }
-  return out->failed || out->n < before ? let_fail(e, LET_ERR_NOMEM, "out of memory for a request of model '%s'", model) : LET_OK;
+  return out->failed || out->n < before ? let_fail(e, LET_ERR_NOMEM, "out of memory for a request of model '%s'", model)
+                                        : LET_OK;
 }
 
-static let_err inputs_of(const char *model, json_t *meta, const let_body_options *o, let_rng *rng, json_t *list, let_buf *tensors, let_error *e) {
+static let_err inputs_of(const char *model, json_t *meta, const let_body_options *o, let_rng *rng, json_t *list,
+                         let_buf *tensors, let_error *e) {
   json_t *all = json_object_get(meta, "inputs"), *in;
-  if (!json_is_array(all) || json_array_size(all) == 0) return let_fail(e, LET_ERR_INVALID, "model '%s': its metadata names no inputs", model);
+  if (!json_is_array(all) || json_array_size(all) == 0)
+    return let_fail(e, LET_ERR_INVALID, "model '%s': its metadata names no inputs", model);
   size_t i;
   json_array_foreach(all, i, in) {
     input x = {0};
@@ -215,8 +237,9 @@ static let_err inputs_of(const char *model, json_t *meta, const let_body_options
     let_err err = shape ? shape_of(in, model, o, &x, shape, e) : let_fail(e, LET_ERR_NOMEM, "out of memory");
     size_t before = tensors->n;
     if (!err) err = data_of(model, &x, o, rng, tensors, e);
-    if (!err && json_array_append_new(list, json_pack("{s:s, s:s, s:O, s:{s:I}}", "name", x.name, "datatype", let_dtype_name(x.dtype), "shape", shape,
-                                                      "parameters", "binary_data_size", (json_int_t)(tensors->n - before))))
+    if (!err && json_array_append_new(list, json_pack("{s:s, s:s, s:O, s:{s:I}}", "name", x.name, "datatype",
+                                                      let_dtype_name(x.dtype), "shape", shape, "parameters",
+                                                      "binary_data_size", (json_int_t)(tensors->n - before))))
       err = let_fail(e, LET_ERR_NOMEM, "out of memory");
     json_decref(shape);
     if (err) return err;
@@ -224,11 +247,12 @@ static let_err inputs_of(const char *model, json_t *meta, const let_body_options
   return LET_OK;
 }
 
-let_err let_target_request(const let_target *t, const char *model, let_str json, const let_body_options *o, let_rng *rng, let_buf *out,
-                           let_error *e) {
+let_err let_target_request(const let_target *t, const char *model, let_str json, const let_body_options *o,
+                           let_rng *rng, let_buf *out, let_error *e) {
   json_error_t why;
   json_t *meta = json_loadb(json.p, json.n, 0, &why);
-  if (!meta) return let_fail(e, LET_ERR_INVALID, "model '%s': its metadata is not JSON: line %d: %s", model, why.line, why.text);
+  if (!meta)
+    return let_fail(e, LET_ERR_INVALID, "model '%s': its metadata is not JSON: line %d: %s", model, why.line, why.text);
   let_buf tensors;
   let_buf_init(&tensors, &let_mem_libc);
   json_t *list = json_array();
@@ -243,13 +267,15 @@ let_err let_target_request(const let_target *t, const char *model, let_str json,
     size_t n = strlen(text);
     let_buf_str(out, "POST ");
     let_target_path(model, "/infer", out);
-    let_buf_fmt(out, " HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: application/octet-stream\r\n"
-                     "Inference-Header-Content-Length: %zu\r\nContent-Length: %zu\r\n\r\n",
+    let_buf_fmt(out,
+                " HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: application/octet-stream\r\n"
+                "Inference-Header-Content-Length: %zu\r\nContent-Length: %zu\r\n\r\n",
                 t->host, t->port, n, n + tensors.n);
     let_buf_add(out, text, n);
     let_buf_add(out, tensors.p, tensors.n);
   }
-  if (!err && (!text || out->failed)) err = let_fail(e, LET_ERR_NOMEM, "out of memory for a request of model '%s'", model);
+  if (!err && (!text || out->failed))
+    err = let_fail(e, LET_ERR_NOMEM, "out of memory for a request of model '%s'", model);
   free(text);
   let_buf_fini(&tensors);
   json_decref(list), json_decref(meta);

@@ -35,12 +35,12 @@ bool let_target_batches(let_str json, const char *model, uint64_t *ret_rows, uin
 
 typedef struct let_body_options {
   uint32_t rows, variable_dim;
-  const char *data;  /* directory with MODEL/INPUT.bin; NULL: random */
+  const char *data; /* directory with MODEL/INPUT.bin; NULL: random */
 } let_body_options;
 
 /* The whole request, head and body, for |model| whose metadata is |json|: binary tensor extension both ways. Errors:
  * INVALID (metadata that makes no sense, a data file of the wrong size), NOT_FOUND, NOMEM. */
-LET_CHECKED let_err let_target_request(const let_target *t, const char *model, let_str json, const let_body_options *o, let_rng *rng,
-                                       let_buf *out, let_error *e);
+LET_CHECKED let_err let_target_request(const let_target *t, const char *model, let_str json, const let_body_options *o,
+                                       let_rng *rng, let_buf *out, let_error *e);
 
 #endif

@@ -34,8 +34,9 @@ int let_cmd_usage(const char *cmd, const let_error *e) {
 }
 
 void let_cmd_help(const let_command *c, let_buf *out) {
-  let_buf_fmt(out, "gpulet %s: %s\n\nUsage: gpulet %s%s%s%s\n", c->name, c->summary, c->name, c->n_options ? " [OPTIONS]" : "",
-              c->arguments && c->arguments[0] ? " " : "", c->arguments ? c->arguments : "");
+  let_buf_fmt(out, "gpulet %s: %s\n\nUsage: gpulet %s%s%s%s\n", c->name, c->summary, c->name,
+              c->n_options ? " [OPTIONS]" : "", c->arguments && c->arguments[0] ? " " : "",
+              c->arguments ? c->arguments : "");
   if (c->text && c->text[0]) let_buf_fmt(out, "\n%s", c->text);
   if (c->n_options) {
     let_buf_str(out, "\nOptions:\n");
@@ -63,7 +64,8 @@ static int unknown(const char *name) {
     if (!(*c)->hidden) let_suggest_offer(&s, (*c)->name);
   let_suggest_offer(&s, "help");
   char hint[LET_SUGGEST_TEXT];
-  fprintf(stderr, "gpulet: unknown command '%s'%s\n'gpulet help' lists the commands.\n", name, let_suggest_text(&s, "", hint));
+  fprintf(stderr, "gpulet: unknown command '%s'%s\n'gpulet help' lists the commands.\n", name,
+          let_suggest_text(&s, "", hint));
   return LET_EXIT_USAGE;
 }
 
@@ -89,17 +91,23 @@ static int print(const let_command *c) {
 static void markdown(let_buf *out) {
   let_buf_str(out, "# Configuration\n\n"
                    "<!-- Written by `gpulet help --markdown >doc/configuration.md`; a test compares them. -->\n\n"
-                   "Options are written `--name value` or `--name=value`; a switch is `--name`, `--no-name` or `--name=false`. Given twice,\n"
-                   "the last wins. Values carry their unit: times `20ms`, `30s`, `5m`; sizes `512MiB`; rates `1200/s`. Exit codes: 0 ok,\n"
-                   "1 failed, 2 wrong usage. `gpulet serve --config FILE` reads the same options from YAML, one `name: value` per line\n"
-                   "without the dashes; the command line wins. What a model's `config.pbtxt` may say is in [protocol.md](protocol.md).\n\n"
+                   "Options are written `--name value` or `--name=value`; a switch is `--name`, `--no-name` or "
+                   "`--name=false`. Given twice,\n"
+                   "the last wins. Values carry their unit: times `20ms`, `30s`, `5m`; sizes `512MiB`; rates `1200/s`. "
+                   "Exit codes: 0 ok,\n"
+                   "1 failed, 2 wrong usage. `gpulet serve --config FILE` reads the same options from YAML, one `name: "
+                   "value` per line\n"
+                   "without the dashes; the command line wins. What a model's `config.pbtxt` may say is in "
+                   "[protocol.md](protocol.md).\n\n"
                    "A workload, for `plan`, `load` and `serve --workload`:\n\n"
-                   "```yaml\nmodels:\n  - {name: resnet18, rate: 400/s, slo: 20ms}   # slo: serve and load take the model's own instead\n"
+                   "```yaml\nmodels:\n  - {name: resnet18, rate: 400/s, slo: 20ms}   # slo: serve and load take the "
+                   "model's own instead\n"
                    "  - {name: lenet, rate: 1200/s}\n```\n");
   for (const let_command *const *c = commands; *c; c++) {
     if ((*c)->hidden) continue;
-    let_buf_fmt(out, "\n## gpulet %s\n\n`gpulet %s%s%s%s`: %s.\n", (*c)->name, (*c)->name, (*c)->n_options ? " [OPTIONS]" : "",
-                (*c)->arguments && (*c)->arguments[0] ? " " : "", (*c)->arguments ? (*c)->arguments : "", (*c)->summary);
+    let_buf_fmt(out, "\n## gpulet %s\n\n`gpulet %s%s%s%s`: %s.\n", (*c)->name, (*c)->name,
+                (*c)->n_options ? " [OPTIONS]" : "", (*c)->arguments && (*c)->arguments[0] ? " " : "",
+                (*c)->arguments ? (*c)->arguments : "", (*c)->summary);
     if ((*c)->text && (*c)->text[0]) let_buf_fmt(out, "\n```text\n%s```\n", (*c)->text);
     if ((*c)->n_options) let_buf_str(out, "\n"), let_options_markdown((*c)->option, (*c)->n_options, out);
   }
@@ -134,8 +142,10 @@ static int run(const let_command *c, int argc, char **argv) {
   bool wants_help = false;
   let_error e = {0};
   LET_ASSERT(c->max_args <= ARGS);
-  let_err r = let_options_parse(c->option, c->n_options, argc, argv, options, args, c->max_args, &n_args, &wants_help, &e);
-  if (!r && !wants_help && n_args < c->min_args) r = let_fail(&e, LET_ERR_INVALID, "missing argument: gpulet %s %s", c->name, c->arguments);
+  let_err r =
+      let_options_parse(c->option, c->n_options, argc, argv, options, args, c->max_args, &n_args, &wants_help, &e);
+  if (!r && !wants_help && n_args < c->min_args)
+    r = let_fail(&e, LET_ERR_INVALID, "missing argument: gpulet %s %s", c->name, c->arguments);
   if (r) code = let_cmd_usage(c->name, &e);
   else if (wants_help) code = print(c);
   else code = c->run(options, n_args, args);
@@ -155,7 +165,8 @@ int let_cmd_main(int argc, char **argv) {
     return LET_EXIT_USAGE;
   }
   const char *word = argv[1];
-  if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) return flushed(help(argc - 2, argv + 2));
+  if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+    return flushed(help(argc - 2, argv + 2));
   if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
     printf("gpulet %s\n", LET_VERSION);
     return flushed(LET_EXIT_OK);

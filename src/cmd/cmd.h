@@ -10,17 +10,18 @@
 enum { LET_EXIT_OK = 0, LET_EXIT_FAILED = 1, LET_EXIT_USAGE = 2 };
 
 typedef struct let_command {
-  const char *name, *summary;     /* "plan", "decide which gpu-lets to make and what runs where" */
-  const char *arguments;          /* positional, for the usage line: "MODEL_DIR" or "" */
-  const char *text;               /* the rest of --help: what it does, an example */
+  const char *name, *summary; /* "plan", "decide which gpu-lets to make and what runs where" */
+  const char *arguments;      /* positional, for the usage line: "MODEL_DIR" or "" */
+  const char *text;           /* the rest of --help: what it does, an example */
   const let_option *option;
   size_t n_options, options_size; /* size of the struct that |run| gets, zeroed and then filled */
   int min_args, max_args;
-  bool hidden;                    /* worker */
+  bool hidden;                                              /* worker */
   int (*run)(const void *options, int n_args, char **args); /* -> exit code */
 } let_command;
 
-#define LET_COMMAND_OPTIONS(table, type) .option = (table), .n_options = sizeof(table) / sizeof *(table), .options_size = sizeof(type)
+#define LET_COMMAND_OPTIONS(table, type) \
+  .option = (table), .n_options = sizeof(table) / sizeof *(table), .options_size = sizeof(type)
 
 /* Prints "gpulet CMD: text" on stderr and returns LET_EXIT_FAILED (or USAGE for an INVALID |code| in arguments). */
 int let_cmd_fail(const char *cmd, const let_error *e);

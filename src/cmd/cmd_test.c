@@ -13,15 +13,22 @@
 typedef struct options {
   int64_t n;
 } options;
-static const let_option table[] = {{"count", LET_OPTION_I64, offsetof(options, n), "N", "3", "how many", .min = 1, .max = 9}};
+static const let_option table[] = {
+    {"count", LET_OPTION_I64, offsetof(options, n), "N", "3", "how many", .min = 1, .max = 9}};
 
 static void test_help(void **state) {
   (void)state;
-  const let_command with = {.name = "try", .summary = "try it", .arguments = "DIR", .text = "Tries.\n", LET_COMMAND_OPTIONS(table, options)}, bare = {.name = "bare", .summary = "nothing to set"};
+  const let_command with = {.name = "try",
+                            .summary = "try it",
+                            .arguments = "DIR",
+                            .text = "Tries.\n",
+                            LET_COMMAND_OPTIONS(table, options)},
+                    bare = {.name = "bare", .summary = "nothing to set"};
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
   let_cmd_help(&with, &b);
-  assert_string_equal(b.p, "gpulet try: try it\n\nUsage: gpulet try [OPTIONS] DIR\n\nTries.\n\nOptions:\n  --count N  how many [3]\n");
+  assert_string_equal(
+      b.p, "gpulet try: try it\n\nUsage: gpulet try [OPTIONS] DIR\n\nTries.\n\nOptions:\n  --count N  how many [3]\n");
   let_buf_clear(&b);
   let_cmd_help(&bare, &b);
   assert_string_equal(b.p, "gpulet bare: nothing to set\n\nUsage: gpulet bare\n");

@@ -9,8 +9,16 @@ typedef struct options {
 } options;
 
 static const let_option table[] = {
-    {.name = "output", .type = LET_OPTION_STR, .offset = offsetof(options, output), .value = "PROFILE_DIR", .required = true, .help = "Where to write the profile."},
-    {.name = "device", .type = LET_OPTION_STR, .offset = offsetof(options, device), .value = "TYPE",
+    {.name = "output",
+     .type = LET_OPTION_STR,
+     .offset = offsetof(options, output),
+     .value = "PROFILE_DIR",
+     .required = true,
+     .help = "Where to write the profile."},
+    {.name = "device",
+     .type = LET_OPTION_STR,
+     .offset = offsetof(options, device),
+     .value = "TYPE",
      .help = "A type of device-config.json; without it the one that sched-config.json names first."},
 };
 
@@ -23,11 +31,14 @@ static int run(const void *options_, int n_args, char **args) {
   let_profile p;
   let_err r = let_glet_import(args[0], o->device, &a, &p, &e);
   if (!r)
-    r = let_profile_save(o->output, &p, NULL,
-                         "Imported from the prototype's resources. A granule is 10 % of the device, so that its shares are exact.\n"
-                         "p50_ms is its latency with the batching overhead; p99_ms is that times its latency ratio.",
-                         &e);
-  if (!r) printf("%s: %u models on '%s'%s\n", o->output, p.n_models, p.device.name, p.interference ? ", with its interference model" : ", no interference model");
+    r = let_profile_save(
+        o->output, &p, NULL,
+        "Imported from the prototype's resources. A granule is 10 % of the device, so that its shares are exact.\n"
+        "p50_ms is its latency with the batching overhead; p99_ms is that times its latency ratio.",
+        &e);
+  if (!r)
+    printf("%s: %u models on '%s'%s\n", o->output, p.n_models, p.device.name,
+           p.interference ? ", with its interference model" : ", no interference model");
   let_arena_fini(&a);
   return r ? let_cmd_fail("import-glet", &e) : LET_EXIT_OK;
 }
@@ -36,8 +47,9 @@ const let_command let_command_import_glet = {
     .name = "import-glet",
     .summary = "make a profile from the resource files of the gpu-let prototype",
     .arguments = "GLET_RESOURCE_DIR",
-    .text = "Reads device-config.json and the latency, utilisation and interference files it names, sched-config.json,\n"
-            "mem-config.json, config/<model>.json and the batching overhead tables (3_224_224.txt, ...).\n",
+    .text =
+        "Reads device-config.json and the latency, utilisation and interference files it names, sched-config.json,\n"
+        "mem-config.json, config/<model>.json and the batching overhead tables (3_224_224.txt, ...).\n",
     LET_COMMAND_OPTIONS(table, options),
     .min_args = 1,
     .max_args = 1,

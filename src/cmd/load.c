@@ -20,17 +20,26 @@ static const let_option table[] = {
     {"workload", LET_OPTION_STR, FIELD(workload), "FILE", NULL, "YAML: models: [{name, rate, slo}]"},
     {"duration", LET_OPTION_DUR, FIELD(load.duration), "TIME", "30s", "how long to send, after the warm-up"},
     {"warmup", LET_OPTION_DUR, FIELD(load.warmup), "TIME", "0", "send this long before counting"},
-    {"arrival", LET_OPTION_STR, FIELD(load.arrival), "KIND", "poisson", "poisson, uniform, or trace:FILE (CSV: time_s,model per line, or time_s)"},
-    {"rate-scale", LET_OPTION_F64, FIELD(load.rate_scale), "X", "1", "multiplies every rate of the workload", .min = 1e-6, .max = 1e6},
+    {"arrival", LET_OPTION_STR, FIELD(load.arrival), "KIND", "poisson",
+     "poisson, uniform, or trace:FILE (CSV: time_s,model per line, or time_s)"},
+    {"rate-scale", LET_OPTION_F64, FIELD(load.rate_scale), "X", "1", "multiplies every rate of the workload",
+     .min = 1e-6, .max = 1e6},
     {"seed", LET_OPTION_I64, FIELD(seed), "N", "1", "of arrival times and random inputs", .min = 0, .max = 9e15},
-    {"connections", LET_OPTION_I64, FIELD(connections), "N", "256", "keep-alive connections at most; opened as needed", .min = 1, .max = 65536},
-    {"max-inflight", LET_OPTION_I64, FIELD(max_inflight), "N", "20000", "requests due and unanswered at most; further ones count as not sent", .min = 1, .max = 10000000},
+    {"connections", LET_OPTION_I64, FIELD(connections), "N", "256", "keep-alive connections at most; opened as needed",
+     .min = 1, .max = 65536},
+    {"max-inflight", LET_OPTION_I64, FIELD(max_inflight), "N", "20000",
+     "requests due and unanswered at most; further ones count as not sent", .min = 1, .max = 10000000},
     {"timeout", LET_OPTION_DUR, FIELD(load.timeout), "TIME", "10s", "give up on an answer after this"},
-    {"closed", LET_OPTION_I64, FIELD(closed), "N", "0", "closed loop: N connections back to back, as fast as answers come; rates only weigh the models", .min = 0, .max = 65536},
+    {"closed", LET_OPTION_I64, FIELD(closed), "N", "0",
+     "closed loop: N connections back to back, as fast as answers come; rates only weigh the models", .min = 0,
+     .max = 65536},
     {"rows", LET_OPTION_I64, FIELD(rows), "N", "1", "of the batch dimension, in each request", .min = 1, .max = 65536},
-    {"variable-dim", LET_OPTION_I64, FIELD(variable_dim), "N", "16", "stands in for other dimensions of -1, such as a sequence length", .min = 1, .max = 1048576},
-    {"data", LET_OPTION_STR, FIELD(load.data), "DIR", NULL, "inputs from DIR/MODEL/INPUT.bin (raw, little-endian) instead of random ones"},
-    {"get", LET_OPTION_STR, FIELD(load.get), "PATH", NULL, "send GET PATH instead of inferences, to compare with any web server"},
+    {"variable-dim", LET_OPTION_I64, FIELD(variable_dim), "N", "16",
+     "stands in for other dimensions of -1, such as a sequence length", .min = 1, .max = 1048576},
+    {"data", LET_OPTION_STR, FIELD(load.data), "DIR", NULL,
+     "inputs from DIR/MODEL/INPUT.bin (raw, little-endian) instead of random ones"},
+    {"get", LET_OPTION_STR, FIELD(load.get), "PATH", NULL,
+     "send GET PATH instead of inferences, to compare with any web server"},
     {"json", LET_OPTION_BOOL, FIELD(load.json), NULL, "false", "one JSON document instead of the table"},
     {"wide", LET_OPTION_BOOL, FIELD(load.wide), NULL, "false", "more columns: sent, p90, p99.9, max, goodput"},
     {"quiet", LET_OPTION_BOOL, FIELD(quiet), NULL, "false", "no progress on stderr"},
@@ -48,7 +57,8 @@ static int run(const void *opts, int n_args, char **args) {
   let_workload w = {1, &any};
   int code;
   let_err err = LET_OK;
-  o.load.seed = (uint64_t)o.seed, o.load.connections = (uint32_t)o.connections, o.load.max_inflight = (uint32_t)o.max_inflight;
+  o.load.seed = (uint64_t)o.seed, o.load.connections = (uint32_t)o.connections,
+  o.load.max_inflight = (uint32_t)o.max_inflight;
   o.load.closed = (uint32_t)o.closed, o.load.rows = (uint32_t)o.rows, o.load.variable_dim = (uint32_t)o.variable_dim;
   o.load.progress = o.quiet ? NULL : stderr, o.load.tty = isatty(STDERR_FILENO);
   if (!o.workload && !(o.load.get && o.closed)) {
@@ -59,7 +69,9 @@ static int run(const void *opts, int n_args, char **args) {
   if (o.workload) err = let_workload_load(o.workload, &arena, &w, &e);
   if (!err) err = let_load_run(&o.load, &w, &out, &e);
   if (out.n) fwrite(out.p, 1, out.n, stdout), fflush(stdout);
-  code = !err ? LET_EXIT_OK : err == LET_ERR_INVALID && !strncmp(e.text, "--", 2) ? let_cmd_usage("load", &e) : let_cmd_fail("load", &e);
+  code = !err                                                  ? LET_EXIT_OK
+         : err == LET_ERR_INVALID && !strncmp(e.text, "--", 2) ? let_cmd_usage("load", &e)
+                                                               : let_cmd_fail("load", &e);
 out:
   let_buf_fini(&out);
   let_arena_fini(&arena);
@@ -71,12 +83,13 @@ const let_command let_command_load = {
     .name = "load",
     .summary = "send a workload to a server and report latency, attainment and goodput",
     .arguments = "",
-    .text = "Open loop: requests go out at times fixed beforehand, and each latency runs from the time the request was\n"
-            "due, so a server that stalls is charged for what it held up. Attainment counts refusals and errors as\n"
-            "missed. From a gpulet server the table also tells each model's gpu-lets and the mean batch it ran. Ctrl-C\n"
-            "prints the table so far.\n\n"
-            "  gpulet load --workload workload.yaml --duration 30s\n"
-            "  gpulet load --workload workload.yaml --closed 64 --duration 10s\n",
+    .text =
+        "Open loop: requests go out at times fixed beforehand, and each latency runs from the time the request was\n"
+        "due, so a server that stalls is charged for what it held up. Attainment counts refusals and errors as\n"
+        "missed. From a gpulet server the table also tells each model's gpu-lets and the mean batch it ran. Ctrl-C\n"
+        "prints the table so far.\n\n"
+        "  gpulet load --workload workload.yaml --duration 30s\n"
+        "  gpulet load --workload workload.yaml --closed 64 --duration 10s\n",
     LET_COMMAND_OPTIONS(table, options),
     .run = run,
 };

@@ -21,7 +21,8 @@ static let_err restart(void *ctx, let_error *e) {
 let_err let_mps_helper_start(let_mps_helper *h, let_error *e) {
   *h = (let_mps_helper){.serve = {.name = "the MPS daemon", .fd = fd, .restart = restart, .ctx = h}};
   const char *tmp = getenv("TMPDIR");
-  snprintf(h->dir, sizeof h->dir, "%.60s/gpulet-mps-XXXXXX", tmp && *tmp && strlen(tmp) <= 60 ? tmp : "/tmp"); /* sockets allow little */
+  snprintf(h->dir, sizeof h->dir, "%.60s/gpulet-mps-XXXXXX",
+           tmp && *tmp && strlen(tmp) <= 60 ? tmp : "/tmp"); /* sockets allow little */
   if (!mkdtemp(h->dir)) {
     let_err r = let_fail(e, LET_ERR_IO, "cannot make a directory %s for MPS: %s", h->dir, strerror(errno));
     h->dir[0] = 0;

@@ -23,17 +23,74 @@ typedef struct options {
 
 static const char *const formats[] = {"table", "json", "glet", NULL};
 static const let_option table[] = {
-    {.name = "profile", .type = LET_OPTION_STR, .offset = offsetof(options, profile), .value = "DIR[,DIR...]", .required = true, .help = "Profile directories, one per device type."},
-    {.name = "workload", .type = LET_OPTION_STR, .offset = offsetof(options, workload), .value = "FILE", .required = true, .help = "Workload YAML, or a task file of the prototype (.csv)."},
-    {.name = "gpus", .type = LET_OPTION_STR, .offset = offsetof(options, gpus), .value = "N", .required = true, .help = "How many devices: 4, or h200:4,a100:2 with several profiles."},
-    {.name = "policy", .type = LET_OPTION_STR, .offset = offsetof(options, policy), .value = "POLICY", .def = "optimal", .help = "optimal, elastic-int, elastic, selftune, temporal, static or shared."},
-    {.name = "format", .type = LET_OPTION_CHOICE, .offset = offsetof(options, format), .value = "FORMAT", .def = "table", .choices = formats, .help = "table, json, or glet (the prototype's ModelList.txt)."},
+    {.name = "profile",
+     .type = LET_OPTION_STR,
+     .offset = offsetof(options, profile),
+     .value = "DIR[,DIR...]",
+     .required = true,
+     .help = "Profile directories, one per device type."},
+    {.name = "workload",
+     .type = LET_OPTION_STR,
+     .offset = offsetof(options, workload),
+     .value = "FILE",
+     .required = true,
+     .help = "Workload YAML, or a task file of the prototype (.csv)."},
+    {.name = "gpus",
+     .type = LET_OPTION_STR,
+     .offset = offsetof(options, gpus),
+     .value = "N",
+     .required = true,
+     .help = "How many devices: 4, or h200:4,a100:2 with several profiles."},
+    {.name = "policy",
+     .type = LET_OPTION_STR,
+     .offset = offsetof(options, policy),
+     .value = "POLICY",
+     .def = "optimal",
+     .help = "optimal, elastic-int, elastic, selftune, temporal, static or shared."},
+    {.name = "format",
+     .type = LET_OPTION_CHOICE,
+     .offset = offsetof(options, format),
+     .value = "FORMAT",
+     .def = "table",
+     .choices = formats,
+     .help = "table, json, or glet (the prototype's ModelList.txt)."},
     {.name = "json", .type = LET_OPTION_BOOL, .offset = offsetof(options, json), .help = "The same as --format json."},
-    {.name = "time-limit", .type = LET_OPTION_DUR, .offset = offsetof(options, time_limit), .value = "TIME", .def = "10s", .help = "Stop improving after this long and print the best plan so far."},
-    {.name = "effort", .type = LET_OPTION_I64, .offset = offsetof(options, effort), .value = "N", .def = "2", .min = 0, .max = 8, .help = "How long to seek a smaller plan and a better bound: 0 takes milliseconds, every step up four times as long."},
-    {.name = "running", .type = LET_OPTION_STR, .offset = offsetof(options, running), .value = "PLAN.json", .help = "The plan that is running: change as little of it as the workload allows."},
-    {.name = "headroom", .type = LET_OPTION_F64, .offset = offsetof(options, headroom), .value = "X", .def = "0", .min = 0, .max = 10, .help = "Plan for rates this much higher: 0.1 is 10 %."},
-    {.name = "max-batch", .type = LET_OPTION_I64, .offset = offsetof(options, max_batch), .value = "N", .def = "0", .min = 0, .max = LET_BATCH_MAX, .help = "No batch larger than this; 0: as profiled."},
+    {.name = "time-limit",
+     .type = LET_OPTION_DUR,
+     .offset = offsetof(options, time_limit),
+     .value = "TIME",
+     .def = "10s",
+     .help = "Stop improving after this long and print the best plan so far."},
+    {.name = "effort",
+     .type = LET_OPTION_I64,
+     .offset = offsetof(options, effort),
+     .value = "N",
+     .def = "2",
+     .min = 0,
+     .max = 8,
+     .help =
+         "How long to seek a smaller plan and a better bound: 0 takes milliseconds, every step up four times as long."},
+    {.name = "running",
+     .type = LET_OPTION_STR,
+     .offset = offsetof(options, running),
+     .value = "PLAN.json",
+     .help = "The plan that is running: change as little of it as the workload allows."},
+    {.name = "headroom",
+     .type = LET_OPTION_F64,
+     .offset = offsetof(options, headroom),
+     .value = "X",
+     .def = "0",
+     .min = 0,
+     .max = 10,
+     .help = "Plan for rates this much higher: 0.1 is 10 %."},
+    {.name = "max-batch",
+     .type = LET_OPTION_I64,
+     .offset = offsetof(options, max_batch),
+     .value = "N",
+     .def = "0",
+     .min = 0,
+     .max = LET_BATCH_MAX,
+     .help = "No batch larger than this; 0: as profiled."},
 };
 
 static let_err gpus_parse(const options *o, let_plan_pool *pool, uint32_t n, let_error *e) {
@@ -47,9 +104,12 @@ static let_err gpus_parse(const options *o, let_plan_pool *pool, uint32_t n, let
       let_str type = {item.p, (size_t)(colon - item.p)};
       count = (let_str){colon + 1, item.n - type.n - 1};
       while (at < n && !let_str_is(type, pool[at].profile->device.name)) at++;
-      if (at == n) return let_fail(e, LET_ERR_INVALID, "--gpus: no profile is of device type '" LET_STR_FMT "'", LET_STR_ARG(type));
+      if (at == n)
+        return let_fail(e, LET_ERR_INVALID, "--gpus: no profile is of device type '" LET_STR_FMT "'",
+                        LET_STR_ARG(type));
     } else if (n > 1 || any)
-      return let_fail(e, LET_ERR_INVALID, "--gpus: with several profiles say how many of each type, such as %s:4", pool[0].profile->device.name);
+      return let_fail(e, LET_ERR_INVALID, "--gpus: with several profiles say how many of each type, such as %s:4",
+                      pool[0].profile->device.name);
     int64_t v;
     let_error why = {0};
     if (let_parse_i64(count, 0, 1000000, &v, &why)) return let_fail(e, LET_ERR_INVALID, "--gpus: %s", why.text);
@@ -96,11 +156,22 @@ static int run_in(const options *o, let_arena *a) {
   if (gpus_parse(o, pool, n, &e)) return let_cmd_usage("plan", &e);
   if (workload_load(o->workload, a, &w, &e)) return let_cmd_fail("plan", &e);
   for (uint32_t i = 0; i < w.n; i++)
-    if (!w.demand[i].slo) return let_fail(&e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload, w.demand[i].name), let_cmd_fail("plan", &e);
+    if (!w.demand[i].slo)
+      return let_fail(&e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload,
+                      w.demand[i].name),
+             let_cmd_fail("plan", &e);
   if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
   double until = let_cmd_now_ms(NULL) + (double)o->time_limit / 1e6;
-  let_plan_input in = {.workload = &w, .pool = pool, .n_pools = n, .running = o->running ? &running : NULL, .max_batch = (uint32_t)o->max_batch,
-                       .headroom = o->headroom, .effort = (uint32_t)o->effort, .expired = let_cmd_expired, .expired_ctx = &until, .now_ms = let_cmd_now_ms};
+  let_plan_input in = {.workload = &w,
+                       .pool = pool,
+                       .n_pools = n,
+                       .running = o->running ? &running : NULL,
+                       .max_batch = (uint32_t)o->max_batch,
+                       .headroom = o->headroom,
+                       .effort = (uint32_t)o->effort,
+                       .expired = let_cmd_expired,
+                       .expired_ctx = &until,
+                       .now_ms = let_cmd_now_ms};
   if (policy->make(&in, a, &plan, &e)) return let_cmd_fail("plan", &e);
   return print_plan(o, &plan);
 }

@@ -23,7 +23,8 @@ bool let_cmd_next_item(let_str *s, let_str *ret) {
   return true;
 }
 
-let_err let_cmd_profiles(const char *list, let_arena *a, let_plan_pool pool[LET_POOLS_MAX], uint32_t *ret_n, let_error *e) {
+let_err let_cmd_profiles(const char *list, let_arena *a, let_plan_pool pool[LET_POOLS_MAX], uint32_t *ret_n,
+                         let_error *e) {
   let_str rest = let_str_c(list), item;
   uint32_t n = 0;
   let_problems *ps = let_arena_alloc(a, sizeof *ps);
@@ -43,7 +44,8 @@ let_err let_cmd_profiles(const char *list, let_arena *a, let_plan_pool pool[LET_
     }
     if (r) return r;
     for (uint32_t i = 0; i < n; i++)
-      if (strcmp(pool[i].profile->device.name, p->device.name) == 0) return let_fail(e, LET_ERR_INVALID, "--profile: device type '%s' is there twice", p->device.name);
+      if (strcmp(pool[i].profile->device.name, p->device.name) == 0)
+        return let_fail(e, LET_ERR_INVALID, "--profile: device type '%s' is there twice", p->device.name);
     pool[n++] = (let_plan_pool){.profile = p};
   }
   *ret_n = n;
@@ -62,5 +64,6 @@ let_err let_cmd_policy(const char *name, const let_policy **ret, let_error *e) {
     size_t at = strlen(names);
     snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", all[i]->name);
   }
-  return let_fail(e, LET_ERR_INVALID, "--policy: there is no '%s'%s; there are %s", name, let_suggest_text(&s, "", text), names);
+  return let_fail(e, LET_ERR_INVALID, "--policy: there is no '%s'%s; there are %s", name,
+                  let_suggest_text(&s, "", text), names);
 }

@@ -6,7 +6,8 @@
 
 #include <cmocka.h>
 
-static let_plan_entry a[2] = {{"vgg16", 8, 300, 4500 * LET_US, 30 * LET_MS}, {"bert", 4, 100, 2 * LET_MS, 22 * LET_MS}}, b[1] = {{"lenet", 1, 5000, 50 * LET_US, 5 * LET_MS}};
+static let_plan_entry a[2] = {{"vgg16", 8, 300, 4500 * LET_US, 30 * LET_MS}, {"bert", 4, 100, 2 * LET_MS, 22 * LET_MS}},
+                      b[1] = {{"lenet", 1, 5000, 50 * LET_US, 5 * LET_MS}};
 static char sentence[] = "a sentence", *reasons[] = {sentence};
 
 static void text_of(const let_plan *p, uint32_t width, bool colour, let_buf *out) {
@@ -19,7 +20,15 @@ static void table_and_picture(void **state) {
   (void)state;
   let_plan_gpulet l[2] = {{0, 10, false, 2, a}, {10, 4, false, 1, b}};
   let_plan_gpu g = {3, "h200", 16, 2, l};
-  let_plan p = {.policy = "optimal", .feasible = true, .gpus_used = 1, .lower_bound = 1, .cost = 1, .n_gpus = 1, .gpu = &g, .n_reasons = 1, .reason = reasons};
+  let_plan p = {.policy = "optimal",
+                .feasible = true,
+                .gpus_used = 1,
+                .lower_bound = 1,
+                .cost = 1,
+                .n_gpus = 1,
+                .gpu = &g,
+                .n_reasons = 1,
+                .reason = reasons};
   let_buf t;
   text_of(&p, 60, false, &t);
   assert_non_null(strstr(t.p, "    3  h200             10  62.5%  vgg16     8        300     4.50 ms    30.00 ms\n"));
@@ -44,7 +53,8 @@ static void shared_and_far_from_the_bound(void **state) {
   (void)state;
   let_plan_gpulet l[2] = {{0, 16, true, 2, a}, {0, 16, true, 1, b}};
   let_plan_gpu g[2] = {{0, "h200", 16, 2, l}, {1, "h200", 16, 1, l}};
-  let_plan p = {.policy = "shared", .feasible = true, .gpus_used = 2, .lower_bound = 1, .cost = 2, .n_gpus = 2, .gpu = g};
+  let_plan p = {
+      .policy = "shared", .feasible = true, .gpus_used = 2, .lower_bound = 1, .cost = 2, .n_gpus = 2, .gpu = g};
   let_buf t;
   text_of(&p, 80, false, &t);
   assert_non_null(strstr(t.p, "at most 100.0 % above the optimum"));
@@ -63,11 +73,14 @@ static void the_prototypes_format(void **state) {
   let_buf t;
   let_buf_init(&t, &let_mem_libc);
   let_plan_print_glet(&p, &t);
-  assert_string_equal(t.p, "0,40,0,vgg16,8,6.500000\n0,40,0,bert,4,6.500000\n0,40,1,lenet,1,0.050000\n0,20,0,reserved,32,0.000000\n");
+  assert_string_equal(
+      t.p, "0,40,0,vgg16,8,6.500000\n0,40,0,bert,4,6.500000\n0,40,1,lenet,1,0.050000\n0,20,0,reserved,32,0.000000\n");
   let_buf_fini(&t);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(table_and_picture), cmocka_unit_test(shared_and_far_from_the_bound), cmocka_unit_test(the_prototypes_format)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(table_and_picture),
+                                     cmocka_unit_test(shared_and_far_from_the_bound),
+                                     cmocka_unit_test(the_prototypes_format)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

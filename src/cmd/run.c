@@ -22,20 +22,28 @@ typedef struct options {
 #define FIELD(f) offsetof(options, f)
 static const let_option table[] = {
     {"device", LET_OPTION_STR, FIELD(device), "D", "auto", "cpu, cpu:0-3, cuda:0, sim:h200; of several, the first"},
-    {"share", LET_OPTION_F64, FIELD(share), "PERCENT", "100", "part of the device, rounded to whole granules", .min = 0.01, .max = 100},
+    {"share", LET_OPTION_F64, FIELD(share), "PERCENT", "100", "part of the device, rounded to whole granules",
+     .min = 0.01, .max = 100},
     {"batch", LET_OPTION_I64, FIELD(batch), "N", "1", "rows of a batch", .min = 1, .max = LET_BATCH_MAX},
     {"count", LET_OPTION_I64, FIELD(count), "N", "100", "batches to measure", .min = 1, .max = 1000000},
     {"warmup", LET_OPTION_I64, FIELD(warmup), "N", "5", "batches to run first, not measured", .min = 0, .max = 1000000},
-    {"interval", LET_OPTION_DUR, FIELD(interval), "TIME", "0", "from the start of a batch to the start of the next; 0: back to back"},
-    {"varying", LET_OPTION_I64, FIELD(varying), "N", "16", "what a dimension of -1 is set to", .min = 1, .max = 1 << 20},
+    {"interval", LET_OPTION_DUR, FIELD(interval), "TIME", "0",
+     "from the start of a batch to the start of the next; 0: back to back"},
+    {"varying", LET_OPTION_I64, FIELD(varying), "N", "16", "what a dimension of -1 is set to", .min = 1,
+     .max = 1 << 20},
     {"seed", LET_OPTION_I64, FIELD(seed), "N", "1", "of the random inputs"},
     {"timeout", LET_OPTION_DUR, FIELD(timeout), "TIME", "60s", "longest time of one batch", .min = 1e6, .max = 1e15},
     {"profile", LET_OPTION_STR, FIELD(profile), "DIR", "", "profile directory: latencies of a sim device"},
-    {"plugin-dir", LET_OPTION_STR, FIELD(plugin_dir), "DIR", "", "where libgpulet_torch.so is, if not beside the program"},
-    {"verify", LET_OPTION_BOOL, FIELD(verify), NULL, NULL, "first compare with MODEL_DIR/reference/batchN.txt (see models/export.py)"},
-    {"rtol", LET_OPTION_F64, FIELD(rtol), "X", "1e-4", "--verify: allowed difference of a value, relative to it", .max = 1},
-    {"atol", LET_OPTION_F64, FIELD(atol), "X", "1e-5", "--verify: allowed in addition, relative to the largest value of the tensor", .max = 1},
-    {"replay", LET_OPTION_BOOL, FIELD(replay), NULL, NULL, "also the device's own speed: launches one behind the other, without copies or waiting"},
+    {"plugin-dir", LET_OPTION_STR, FIELD(plugin_dir), "DIR", "",
+     "where libgpulet_torch.so is, if not beside the program"},
+    {"verify", LET_OPTION_BOOL, FIELD(verify), NULL, NULL,
+     "first compare with MODEL_DIR/reference/batchN.txt (see models/export.py)"},
+    {"rtol", LET_OPTION_F64, FIELD(rtol), "X", "1e-4", "--verify: allowed difference of a value, relative to it",
+     .max = 1},
+    {"atol", LET_OPTION_F64, FIELD(atol), "X", "1e-5",
+     "--verify: allowed in addition, relative to the largest value of the tensor", .max = 1},
+    {"replay", LET_OPTION_BOOL, FIELD(replay), NULL, NULL,
+     "also the device's own speed: launches one behind the other, without copies or waiting"},
     {"json", LET_OPTION_BOOL, FIELD(json), NULL, NULL, "one JSON document instead of the table"},
 };
 
@@ -83,18 +91,23 @@ static let_err make_inputs(session *s, let_error *e) {
     const let_tensor_spec *t = &s->m.input[k];
     let_exec_tensor *x = &s->in[k];
     uint64_t bytes = let_dtype_size(t->dtype);
-    if (bytes == 0) return let_fail(e, LET_ERR_UNSUPPORTED, "input '%s' has type %s, whose elements vary in size", t->name, let_dtype_pb_name(t->dtype));
+    if (bytes == 0)
+      return let_fail(e, LET_ERR_UNSUPPORTED, "input '%s' has type %s, whose elements vary in size", t->name,
+                      let_dtype_pb_name(t->dtype));
     *x = (let_exec_tensor){.dtype = (uint8_t)t->dtype};
     if (s->m.max_batch) x->shape[x->rank++] = s->o->batch;
     for (unsigned i = 0; i < t->rank; i++) {
       int64_t d = t->dims[i] < 0 ? s->o->varying : t->dims[i];
       x->shape[x->rank++] = d;
-      if (__builtin_mul_overflow(bytes, (uint64_t)d, &bytes) || bytes > UINT64_C(1) << 36) return let_fail(e, LET_ERR_TOO_LARGE, "input '%s' is larger than 64 GiB", t->name);
+      if (__builtin_mul_overflow(bytes, (uint64_t)d, &bytes) || bytes > UINT64_C(1) << 36)
+        return let_fail(e, LET_ERR_TOO_LARGE, "input '%s' is larger than 64 GiB", t->name);
     }
     x->row_bytes = bytes;
     bytes *= rows_of(s);
     x->data = malloc(bytes);
-    if (!x->data) return let_fail(e, LET_ERR_NOMEM, "out of memory for %llu bytes of input '%s'", (unsigned long long)bytes, t->name);
+    if (!x->data)
+      return let_fail(e, LET_ERR_NOMEM, "out of memory for %llu bytes of input '%s'", (unsigned long long)bytes,
+                      t->name);
     fill(t->dtype, x->data, bytes, &rng);
     let_err r = s->device->i->pin(s->device, x->data, bytes, e);
     if (r) return r;
@@ -129,7 +142,8 @@ static let_err load(session *s, let_error *e) {
   if ((r = s->engine->load(&s->m, t.cuda, &s->em, e))) return r;
   let_time loaded = let_now();
   s->load = loaded - start;
-  if ((r = s->engine->enter(&t, e)) || (r = s->engine->prepare(s->em, &t, (uint32_t)rows_of(s), 0, &s->x, &s->note, e))) return r;
+  if ((r = s->engine->enter(&t, e)) || (r = s->engine->prepare(s->em, &t, (uint32_t)rows_of(s), 0, &s->x, &s->note, e)))
+    return r;
   s->x->model = s->m.name;
   s->prepare = let_now() - loaded;
   return LET_OK;
@@ -155,7 +169,8 @@ static let_err take_outputs(session *s, let_error *e) {
   if (need > s->out_bytes) { /* only the first time, or when shapes vary: before anything is in flight into it */
     if (s->out) d->unpin(s->device, s->out), free(s->out);
     s->out_bytes = 0;
-    if (!(s->out = malloc(need))) return let_fail(e, LET_ERR_NOMEM, "out of memory for %llu bytes of outputs", (unsigned long long)need);
+    if (!(s->out = malloc(need)))
+      return let_fail(e, LET_ERR_NOMEM, "out of memory for %llu bytes of outputs", (unsigned long long)need);
     let_err r = d->pin(s->device, s->out, need, e);
     if (r) return free(s->out), s->out = NULL, r;
     s->out_bytes = need;
@@ -178,7 +193,8 @@ static let_err batch(session *s, let_dur *ret, let_error *e) {
     c.x.n_graphs = 0, c.x.run = run_call, c.x.impl = &c, c.x.size = (uint32_t)rows_of(s);
     r = d->launch(s->g, &c.x, e);
   } else {
-    for (unsigned k = 0; !r && k < s->x->n_in; k++) r = d->copy_in(s->g, s->x->in[k].data, s->in[k].data, s->in[k].row_bytes * rows_of(s), e);
+    for (unsigned k = 0; !r && k < s->x->n_in; k++)
+      r = d->copy_in(s->g, s->x->in[k].data, s->in[k].data, s->in[k].row_bytes * rows_of(s), e);
     if (!r) r = d->launch(s->g, s->x, e);
   }
   if (!r) r = take_outputs(s, e);
@@ -193,7 +209,8 @@ static let_err batch(session *s, let_dur *ret, let_error *e) {
 static let_err replay(session *s, let_error *e) {
   const let_device_i *d = s->device->i;
   let_time start = let_now(), began, ended;
-  let_err r = s->x->dynamic ? let_fail(e, LET_ERR_UNSUPPORTED, "--replay: '%s' has dimensions that vary", s->m.name) : LET_OK;
+  let_err r =
+      s->x->dynamic ? let_fail(e, LET_ERR_UNSUPPORTED, "--replay: '%s' has dimensions that vary", s->m.name) : LET_OK;
   for (int64_t i = 0; i < s->o->count && !r; i++) r = d->launch(s->g, s->x, e);
   if (!r) r = d->mark(s->g, 0, e);
   if (!r) r = d->wait(s->g, 0, s->o->timeout, &began, &ended, e);
@@ -225,26 +242,33 @@ static let_err read_exactly(const session *s, const char *name, void *to, uint64
   size_t n = fread(to, 1, bytes, f);
   bool more = fgetc(f) != EOF;
   fclose(f);
-  return n == bytes && !more ? LET_OK : let_fail(e, LET_ERR_INVALID, "%s: is not %llu bytes long, as this batch is", path, (unsigned long long)bytes);
+  return n == bytes && !more ? LET_OK
+                             : let_fail(e, LET_ERR_INVALID, "%s: is not %llu bytes long, as this batch is", path,
+                                        (unsigned long long)bytes);
 }
 
 /* Floats by --rtol and --atol; other types exactly. */
-static let_err compare(const options *o, const char *name, uint8_t dtype, const void *got, const void *want, uint64_t bytes, let_error *e) {
+static let_err compare(const options *o, const char *name, uint8_t dtype, const void *got, const void *want,
+                       uint64_t bytes, let_error *e) {
   if (dtype != LET_DTYPE_FP32)
-    return memcmp(got, want, bytes) == 0 ? LET_OK : let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s' differs from the reference", name);
+    return memcmp(got, want, bytes) == 0
+               ? LET_OK
+               : let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s' differs from the reference", name);
   const float *x = got, *y = want;
   double largest = 0;
   for (uint64_t i = 0; i < bytes / 4; i++) largest = fmax(largest, fabs((double)y[i]));
   for (uint64_t i = 0; i < bytes / 4; i++)
     if (!(fabs((double)x[i] - (double)y[i]) <= o->rtol * fabs((double)y[i]) + o->atol * largest))
-      return let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s', element %llu: %g, the reference says %g", name, (unsigned long long)i, (double)x[i], (double)y[i]);
+      return let_fail(e, LET_ERR_INTERNAL, "--verify: output '%s', element %llu: %g, the reference says %g", name,
+                      (unsigned long long)i, (double)x[i], (double)y[i]);
   return LET_OK;
 }
 
 /* One line: loads an input, or (|outputs|) compares an output, which lie in s->out one after the other. */
 static let_err verify_line(session *s, const char *line, bool outputs, unsigned *seen, let_error *e) {
   char kind[16], name[LET_NAME_MAX], type[16], file[64];
-  if (sscanf(line, "%15s %127s %15s %63s", kind, name, type, file) != 4 || strchr(file, '/')) return let_fail(e, LET_ERR_INVALID, "--verify: cannot read the line '%.60s'", line);
+  if (sscanf(line, "%15s %127s %15s %63s", kind, name, type, file) != 4 || strchr(file, '/'))
+    return let_fail(e, LET_ERR_INVALID, "--verify: cannot read the line '%.60s'", line);
   if ((strcmp(kind, "output") == 0) != outputs) return LET_OK;
   const let_tensor_spec *spec = outputs ? s->m.output : s->m.input;
   uint64_t at = 0;
@@ -276,7 +300,8 @@ static let_err verify(session *s, let_error *e) {
     unsigned seen = 0;
     rewind(f);
     while (!r && fgets(line, sizeof line, f)) r = verify_line(s, line, outputs, &seen, e);
-    if (!r && seen != (outputs ? s->m.n_outputs : s->m.n_inputs)) r = let_fail(e, LET_ERR_INVALID, "%s: does not name every tensor of the model", path);
+    if (!r && seen != (outputs ? s->m.n_outputs : s->m.n_inputs))
+      r = let_fail(e, LET_ERR_INVALID, "%s: does not name every tensor of the model", path);
     if (!r && !outputs) r = batch(s, &ignored, e);
   }
   fclose(f);
@@ -302,14 +327,17 @@ static int report(session *s) {
   let_dur sum = 0;
   for (int64_t i = 0; i < s->o->count; i++) sum += s->took[i];
   qsort(s->took, (size_t)s->o->count, sizeof *s->took, by_length);
-  double mean = (double)sum / (double)s->o->count / 1e6, rows_s = (double)rows_of(s) * 1e3 / mean, share = let_share_percent(t, s->granules);
+  double mean = (double)sum / (double)s->o->count / 1e6, rows_s = (double)rows_of(s) * 1e3 / mean,
+         share = let_share_percent(t, s->granules);
   uint64_t weights = s->engine->weights_bytes(s->em), memory = s->x->memory_bytes;
   static const double q[] = {0, 0.5, 0.9, 0.99, 1};
   static const char *const names[] = {"min_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms"};
   if (s->o->json) {
-    json_t *j = json_pack("{s:s,s:s,s:s,s:i,s:f,s:i,s:I,s:f,s:f,s:I,s:I,s:f,s:f}", "model", s->m.name, "device", t->name, "engine", s->engine->version, "granules",
-                          (int)s->granules, "share", share, "batch", (int)rows_of(s), "count", (json_int_t)s->o->count, "load_ms", (double)s->load / 1e6, "prepare_ms",
-                          (double)s->prepare / 1e6, "weights_bytes", (json_int_t)weights, "batch_bytes", (json_int_t)memory, "mean_ms", mean, "rows_per_s", rows_s);
+    json_t *j = json_pack("{s:s,s:s,s:s,s:i,s:f,s:i,s:I,s:f,s:f,s:I,s:I,s:f,s:f}", "model", s->m.name, "device",
+                          t->name, "engine", s->engine->version, "granules", (int)s->granules, "share", share, "batch",
+                          (int)rows_of(s), "count", (json_int_t)s->o->count, "load_ms", (double)s->load / 1e6,
+                          "prepare_ms", (double)s->prepare / 1e6, "weights_bytes", (json_int_t)weights, "batch_bytes",
+                          (json_int_t)memory, "mean_ms", mean, "rows_per_s", rows_s);
     if (j && s->replay > 0) json_object_set_new(j, "replay_rows_per_s", json_real(s->replay));
     for (int i = 0; j && i < 5; i++) json_object_set_new(j, names[i], json_real(quantile_ms(s, q[i])));
     char *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) : NULL;
@@ -319,12 +347,14 @@ static int report(session *s) {
     return text ? LET_EXIT_OK : LET_EXIT_FAILED;
   }
   char a[LET_UNITS_MAX], b[LET_UNITS_MAX], c[LET_UNITS_MAX];
-  printf("%s on %s, %u of %u granules (%.1f %%), %s\n", s->m.name, t->name, s->granules, t->granules, share, s->engine->version);
-  printf("loaded in %s, prepared in %s; weights %s, batch ", let_print_dur(s->load, a), let_print_dur(s->prepare, b), let_print_size(weights, c));
+  printf("%s on %s, %u of %u granules (%.1f %%), %s\n", s->m.name, t->name, s->granules, t->granules, share,
+         s->engine->version);
+  printf("loaded in %s, prepared in %s; weights %s, batch ", let_print_dur(s->load, a), let_print_dur(s->prepare, b),
+         let_print_size(weights, c));
   printf("%s\n", let_print_size(memory, a));
   if (s->note) printf("note: %s\n", s->note);
-  printf("\n%6s %7s %9s %9s %9s %9s %9s %11s\n%6llu %7lld", "batch", "count", "min ms", "p50 ms", "p90 ms", "p99 ms", "max ms", "rows/s", (unsigned long long)rows_of(s),
-         (long long)s->o->count);
+  printf("\n%6s %7s %9s %9s %9s %9s %9s %11s\n%6llu %7lld", "batch", "count", "min ms", "p50 ms", "p90 ms", "p99 ms",
+         "max ms", "rows/s", (unsigned long long)rows_of(s), (long long)s->o->count);
   for (int i = 0; i < 5; i++) printf(" %9.3f", quantile_ms(s, q[i]));
   printf(" %11.1f\n", rows_s);
   if (s->replay > 0) printf("replayed back to back, without copies: %.1f rows/s\n", s->replay);
@@ -358,7 +388,8 @@ static int run(const void *opts, int n_args, char **args) {
   let_err r = let_repository_load_one(args[0], &arena, &s->m, &notes, &e);
   for (const let_note *n = notes.first; n; n = n->next) fprintf(stderr, "gpulet run: %s\n", n->text);
   if (!r && s->o->batch > (s->m.max_batch ? s->m.max_batch : 1))
-    r = let_fail(&e, LET_ERR_INVALID, "--batch %lld: model '%s' takes batches of at most %u (max_batch_size)", (long long)s->o->batch, s->m.name, s->m.max_batch ? s->m.max_batch : 1);
+    r = let_fail(&e, LET_ERR_INVALID, "--batch %lld: model '%s' takes batches of at most %u (max_batch_size)",
+                 (long long)s->o->batch, s->m.name, s->m.max_batch ? s->m.max_batch : 1);
   if (!r) r = open_device(s, &e);
   if (!r) r = load(s, &e);
   if (!r) r = make_inputs(s, &e);
@@ -376,9 +407,10 @@ const let_command let_command_run = {
     .name = "run",
     .summary = "run one model on one share of a device and print its latency",
     .arguments = "MODEL_DIR",
-    .text = "Loads MODEL_DIR (config.pbtxt and 1/model.pt), prepares one batch size on one share of the device, and runs\n"
-            "batches of random inputs. A latency covers copying in, running and copying out.\n\n"
-            "  gpulet run models/resnet18 --device cpu --share 50 --batch 8 --count 100\n",
+    .text =
+        "Loads MODEL_DIR (config.pbtxt and 1/model.pt), prepares one batch size on one share of the device, and runs\n"
+        "batches of random inputs. A latency covers copying in, running and copying out.\n\n"
+        "  gpulet run models/resnet18 --device cpu --share 50 --batch 8 --count 100\n",
     LET_COMMAND_OPTIONS(table, options),
     .min_args = 1,
     .max_args = 1,

@@ -22,37 +22,66 @@ typedef struct options {
 
 #define FIELD(f) offsetof(options, f)
 static const char *const isolations[] = {"device", "process", NULL}, *const batchings[] = {"deferred", "eager", NULL},
-                  *const levels[] = {"error", "warn", "info", "debug", NULL};
+                         *const levels[] = {"error", "warn", "info", "debug", NULL};
 static const let_option table[] = {
-    {"model-repository", LET_OPTION_STR, FIELD(repository), "DIR", NULL, "models in Triton's layout: DIR/MODEL/config.pbtxt and DIR/MODEL/1/model.pt", .required = true},
-    {"config", LET_OPTION_STR, FIELD(config), "FILE", NULL, "YAML file with any of these options; the command line wins"},
-    {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto", "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4; several kinds joined by +: cuda+cpu"},
-    {"isolation", LET_OPTION_CHOICE, FIELD(isolation), "KIND", "device", "GPUs: one worker process per device (green contexts), or one per gpu-let (MPS)", .choices = isolations},
-    {"spare", LET_OPTION_BOOL, FIELD(serve.spare), NULL, "false", "a second worker per GPU has the plan prepared and takes over within two seconds when the first is lost (its weights and graphs are there twice)"},
-    {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL, "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
-    {"workload", LET_OPTION_STR, FIELD(workload), "FILE", NULL, "plan for these rates and SLOs (YAML: models: [{name, rate, slo}]) on the devices found; needs --profile; read again on SIGHUP"},
-    {"policy", LET_OPTION_STR, FIELD(policy), "POLICY", "optimal", "how --workload is planned: optimal, elastic-int, elastic, selftune, temporal, static or shared"},
-    {"plan-time", LET_OPTION_DUR, FIELD(plan_time), "TIME", "2s", "stop improving a plan after this", .min = 1, .max = 3.6e12},
-    {"profile", LET_OPTION_STR, FIELD(profile), "DIR[,DIR...]", "", "profile directories, one per device type: for --workload, and the latencies of sim devices"},
-    {"batching", LET_OPTION_CHOICE, FIELD(batching), "KIND", "deferred", "deferred: wait for a fuller batch while the SLO allows; eager: run at once when idle", .choices = batchings},
-    {"max-wait", LET_OPTION_F64, FIELD(max_wait), "FRACTION", "0.5", "deferred batching: longest wait for a fuller batch, as part of the SLO, where config.pbtxt has no max_queue_delay_microseconds", .max = 1},
+    {"model-repository", LET_OPTION_STR, FIELD(repository), "DIR", NULL,
+     "models in Triton's layout: DIR/MODEL/config.pbtxt and DIR/MODEL/1/model.pt", .required = true},
+    {"config", LET_OPTION_STR, FIELD(config), "FILE", NULL,
+     "YAML file with any of these options; the command line wins"},
+    {"devices", LET_OPTION_STR, FIELD(devices), "LIST", "auto",
+     "auto, cpu, cpu:0-3, cuda:0,1 or sim:h200x4; several kinds joined by +: cuda+cpu"},
+    {"isolation", LET_OPTION_CHOICE, FIELD(isolation), "KIND", "device",
+     "GPUs: one worker process per device (green contexts), or one per gpu-let (MPS)", .choices = isolations},
+    {"spare", LET_OPTION_BOOL, FIELD(serve.spare), NULL, "false",
+     "a second worker per GPU has the plan prepared and takes over within two seconds when the first is lost (its "
+     "weights and graphs are there twice)"},
+    {"plan", LET_OPTION_STR, FIELD(plan), "FILE", NULL,
+     "plan in JSON, as `gpulet plan --json` prints it; read again on SIGHUP"},
+    {"workload", LET_OPTION_STR, FIELD(workload), "FILE", NULL,
+     "plan for these rates and SLOs (YAML: models: [{name, rate, slo}]) on the devices found; needs --profile; read "
+     "again on SIGHUP"},
+    {"policy", LET_OPTION_STR, FIELD(policy), "POLICY", "optimal",
+     "how --workload is planned: optimal, elastic-int, elastic, selftune, temporal, static or shared"},
+    {"plan-time", LET_OPTION_DUR, FIELD(plan_time), "TIME", "2s", "stop improving a plan after this", .min = 1,
+     .max = 3.6e12},
+    {"profile", LET_OPTION_STR, FIELD(profile), "DIR[,DIR...]", "",
+     "profile directories, one per device type: for --workload, and the latencies of sim devices"},
+    {"batching", LET_OPTION_CHOICE, FIELD(batching), "KIND", "deferred",
+     "deferred: wait for a fuller batch while the SLO allows; eager: run at once when idle", .choices = batchings},
+    {"max-wait", LET_OPTION_F64, FIELD(max_wait), "FRACTION", "0.5",
+     "deferred batching: longest wait for a fuller batch, as part of the SLO, where config.pbtxt has no "
+     "max_queue_delay_microseconds",
+     .max = 1},
     {"host", LET_OPTION_STR, FIELD(serve.host), "ADDRESS", "0.0.0.0", "address to listen on"},
-    {"http-port", LET_OPTION_I64, FIELD(serve.http_port), "PORT", "8000", "Open Inference Protocol over HTTP; 0: any free port", .max = 65535},
-    {"metrics-port", LET_OPTION_I64, FIELD(serve.metrics_port), "PORT", "8002", "Prometheus metrics; 0: any free port, -1: only on the HTTP port", .min = -1, .max = 65535},
-    {"default-slo", LET_OPTION_DUR, FIELD(serve.default_slo), "TIME", "1s", "SLO of models whose config.pbtxt has no slo_ms"},
+    {"http-port", LET_OPTION_I64, FIELD(serve.http_port), "PORT", "8000",
+     "Open Inference Protocol over HTTP; 0: any free port", .max = 65535},
+    {"metrics-port", LET_OPTION_I64, FIELD(serve.metrics_port), "PORT", "8002",
+     "Prometheus metrics; 0: any free port, -1: only on the HTTP port", .min = -1, .max = 65535},
+    {"default-slo", LET_OPTION_DUR, FIELD(serve.default_slo), "TIME", "1s",
+     "SLO of models whose config.pbtxt has no slo_ms"},
     {"arena-size", LET_OPTION_SIZE, FIELD(serve.arena_bytes), "SIZE", "512MiB", "shared memory for tensors in flight"},
-    {"max-requests", LET_OPTION_I64, FIELD(serve.requests), "N", "8192", "requests in flight at most", .min = 1, .max = 1 << 20},
-    {"max-queue", LET_OPTION_I64, FIELD(serve.queue), "N", "2048", "waiting requests per model at most", .min = 1, .max = 1 << 20},
-    {"max-connections", LET_OPTION_I64, FIELD(serve.connections), "N", "4096", "open connections at most", .min = 1, .max = 1 << 20},
+    {"max-requests", LET_OPTION_I64, FIELD(serve.requests), "N", "8192", "requests in flight at most", .min = 1,
+     .max = 1 << 20},
+    {"max-queue", LET_OPTION_I64, FIELD(serve.queue), "N", "2048", "waiting requests per model at most", .min = 1,
+     .max = 1 << 20},
+    {"max-connections", LET_OPTION_I64, FIELD(serve.connections), "N", "4096", "open connections at most", .min = 1,
+     .max = 1 << 20},
     {"max-body", LET_OPTION_SIZE, FIELD(serve.body_max), "SIZE", "64MiB", "largest request body"},
-    {"head-timeout", LET_OPTION_DUR, FIELD(serve.head_timeout), "TIME", "10s", "a request head must arrive within this"},
+    {"head-timeout", LET_OPTION_DUR, FIELD(serve.head_timeout), "TIME", "10s",
+     "a request head must arrive within this"},
     {"body-timeout", LET_OPTION_DUR, FIELD(serve.body_timeout), "TIME", "10s", "longest pause within a request body"},
-    {"idle-timeout", LET_OPTION_DUR, FIELD(serve.idle_timeout), "TIME", "5m", "longest pause between requests of a connection"},
-    {"prepare-timeout", LET_OPTION_DUR, FIELD(serve.prepare_timeout), "TIME", "5m", "a worker that takes longer to start or to prepare a plan is killed, and the plan taken back; 0: no limit"},
-    {"exit-timeout", LET_OPTION_DUR, FIELD(serve.exit_timeout), "TIME", "30s", "after SIGTERM, wait this long for requests in flight"},
-    {"spin", LET_OPTION_DUR, FIELD(serve.spin), "TIME", "0", "how long a worker watches its ring before it sleeps (costs CPU, saves wake-ups)"},
-    {"plugin-dir", LET_OPTION_STR, FIELD(serve.plugin_dir), "DIR", "", "where libgpulet_torch.so is, if not beside the program"},
-    {"ready-file", LET_OPTION_STR, FIELD(serve.ready_file), "FILE", NULL, "written once requests are served, with the ports"},
+    {"idle-timeout", LET_OPTION_DUR, FIELD(serve.idle_timeout), "TIME", "5m",
+     "longest pause between requests of a connection"},
+    {"prepare-timeout", LET_OPTION_DUR, FIELD(serve.prepare_timeout), "TIME", "5m",
+     "a worker that takes longer to start or to prepare a plan is killed, and the plan taken back; 0: no limit"},
+    {"exit-timeout", LET_OPTION_DUR, FIELD(serve.exit_timeout), "TIME", "30s",
+     "after SIGTERM, wait this long for requests in flight"},
+    {"spin", LET_OPTION_DUR, FIELD(serve.spin), "TIME", "0",
+     "how long a worker watches its ring before it sleeps (costs CPU, saves wake-ups)"},
+    {"plugin-dir", LET_OPTION_STR, FIELD(serve.plugin_dir), "DIR", "",
+     "where libgpulet_torch.so is, if not beside the program"},
+    {"ready-file", LET_OPTION_STR, FIELD(serve.ready_file), "FILE", NULL,
+     "written once requests are served, with the ports"},
     {"log-level", LET_OPTION_CHOICE, FIELD(log_level), "LEVEL", "info", "what to log on stderr", .choices = levels},
 };
 
@@ -70,8 +99,8 @@ static let_err inventory(const options *o, let_serve_device *ret, uint32_t *ret_
   return LET_OK;
 }
 
-/* How long a batch may wait to become fuller where config.pbtxt does not say. A feasible plan has 2 L <= SLO, so half of
- * the SLO costs no batch that the plan counts on, keeps the other half for running it, and keeps a lightly loaded
+/* How long a batch may wait to become fuller where config.pbtxt does not say. A feasible plan has 2 L <= SLO, so half
+ * of the SLO costs no batch that the plan counts on, keeps the other half for running it, and keeps a lightly loaded
  * server from answering at the last moment. Models without an SLO do as in Triton: no wait. */
 static void set_delays(let_model *m, uint32_t n, double max_wait) {
   for (uint32_t i = 0; i < n; i++)
@@ -91,7 +120,8 @@ static let_err isolate(let_serve_device *d, uint32_t n, let_mps_helper *mps, let
   if (r) return r;
   o->helper = &mps->serve;
   for (uint32_t i = 0; i < n; i++)
-    if (strncmp(d[i].name, "cuda:", 5) == 0) d[i].worker_per_gpulet = true, d[i].environment = let_mps_helper_environment, d[i].environment_ctx = mps;
+    if (strncmp(d[i].name, "cuda:", 5) == 0)
+      d[i].worker_per_gpulet = true, d[i].environment = let_mps_helper_environment, d[i].environment_ctx = mps;
   return LET_OK;
 }
 
@@ -109,7 +139,9 @@ static int run(const void *opts, int n_args, char **args) {
   const let_policy *policy;
   let_err wrong = let_cmd_policy(o.policy, &policy, &e);
   if (!wrong && o.workload && !o.plan && !o.profile[0])
-    wrong = let_fail(&e, LET_ERR_INVALID, "--workload needs --profile DIR: measured latencies of the devices' type (`gpulet profile` measures them)");
+    wrong = let_fail(
+        &e, LET_ERR_INVALID,
+        "--workload needs --profile DIR: measured latencies of the devices' type (`gpulet profile` measures them)");
   if (wrong) {
     code = let_cmd_usage("serve", &e);
     goto out;
@@ -139,12 +171,24 @@ static int run(const void *opts, int n_args, char **args) {
   if (!r && strcmp(o.isolation, "process") == 0) r = isolate(devices, n_devices, &mps, &o.serve, &e);
   bool useful = false;
   for (uint32_t i = 0; i < n_devices; i++) useful = useful || !devices[i].worker_per_gpulet;
-  if (!r && o.serve.spare && !useful) let_log(LET_LOG_WARN, "serve", "--spare changes nothing here: these devices have a worker for each gpu-let, not one for all");
-  let_serve_planning p = {.plan = o.plan, .workload = o.workload, .profiles = o.profile, .repository = o.repository, .policy = policy, .time_limit = o.plan_time,
-                          .models = models, .n_models = n_models, .devices = devices, .n_devices = n_devices, .default_slo = o.serve.default_slo};
+  if (!r && o.serve.spare && !useful)
+    let_log(LET_LOG_WARN, "serve",
+            "--spare changes nothing here: these devices have a worker for each gpu-let, not one for all");
+  let_serve_planning p = {.plan = o.plan,
+                          .workload = o.workload,
+                          .profiles = o.profile,
+                          .repository = o.repository,
+                          .policy = policy,
+                          .time_limit = o.plan_time,
+                          .models = models,
+                          .n_models = n_models,
+                          .devices = devices,
+                          .n_devices = n_devices,
+                          .default_slo = o.serve.default_slo};
   let_buf_init(&p.last, &let_mem_libc);
   let_serve_planner planner = {let_serve_planning_make, &p};
-  if (!r && o.plan && o.workload) let_log(LET_LOG_INFO, "serve", "--plan wins: --workload %s is not looked at", o.workload);
+  if (!r && o.plan && o.workload)
+    let_log(LET_LOG_INFO, "serve", "--plan wins: --workload %s is not looked at", o.workload);
   if (!r) r = let_serve_run(&o.serve, models, n_models, devices, n_devices, &planner, &e);
   let_buf_fini(&p.last);
   let_mps_helper_stop(&mps);
@@ -159,10 +203,14 @@ const let_command let_command_serve = {
     .name = "serve",
     .summary = "serve a model repository over HTTP, every request inside its SLO",
     .arguments = "",
-    .text = "Serves every model that the plan gives a gpu-let, over the Open Inference Protocol. The plan is --plan, or is made\n"
-            "by --policy from --workload and --profile for the devices found, or else shares the devices out evenly. SIGHUP\n"
-            "reads --plan or --workload again and changes to it without dropping a request (what cannot be served leaves the\n"
-            "old plan serving); PUT /v2/gpulet/plan does the same over HTTP. SIGTERM answers what is in flight and leaves.\n\n"
+    .text = "Serves every model that the plan gives a gpu-let, over the Open Inference Protocol. The plan is --plan, "
+            "or is made\n"
+            "by --policy from --workload and --profile for the devices found, or else shares the devices out evenly. "
+            "SIGHUP\n"
+            "reads --plan or --workload again and changes to it without dropping a request (what cannot be served "
+            "leaves the\n"
+            "old plan serving); PUT /v2/gpulet/plan does the same over HTTP. SIGTERM answers what is in flight and "
+            "leaves.\n\n"
             "  gpulet serve --model-repository models --devices cpu\n"
             "  gpulet serve --model-repository models --workload w.yaml --profile profiles/h200\n",
     LET_COMMAND_OPTIONS(table, options),

@@ -28,19 +28,25 @@ static let_err read_workload(const let_serve_planning *p, let_arena *a, let_work
   for (uint32_t i = 0; i < ret->n; i++) {
     let_demand *d = &ret->demand[i];
     const let_model *m = model_named(p, d->name);
-    if (!m) return let_fail(e, LET_ERR_NOT_FOUND, "%s: model '%s' is not in the repository %s", p->workload, d->name, p->repository);
+    if (!m)
+      return let_fail(e, LET_ERR_NOT_FOUND, "%s: model '%s' is not in the repository %s", p->workload, d->name,
+                      p->repository);
     if (!d->slo) d->slo = m->slo ? m->slo : p->default_slo;
   }
   for (uint32_t k = 0; k < p->n_models; k++) {
     bool wanted = false;
-    for (uint32_t i = 0; i < ret->n && !wanted; i++) wanted = ret->demand[i].rate > 0 && strcmp(ret->demand[i].name, p->models[k].name) == 0;
-    if (!wanted) let_log(LET_LOG_WARN, "serve", "model '%s' has no rate in %s: it gets no gpu-let, and its requests are refused", p->models[k].name, p->workload);
+    for (uint32_t i = 0; i < ret->n && !wanted; i++)
+      wanted = ret->demand[i].rate > 0 && strcmp(ret->demand[i].name, p->models[k].name) == 0;
+    if (!wanted)
+      let_log(LET_LOG_WARN, "serve", "model '%s' has no rate in %s: it gets no gpu-let, and its requests are refused",
+              p->models[k].name, p->workload);
   }
   return LET_OK;
 }
 
 /* Batches larger than the model's config.pbtxt allows are not for sale. */
-static let_err limit_batches(const let_serve_planning *p, const let_workload *w, const let_profile *profile, let_error *e) {
+static let_err limit_batches(const let_serve_planning *p, const let_workload *w, const let_profile *profile,
+                             let_error *e) {
   for (uint32_t i = 0; i < profile->n_models; i++) {
     let_profile_model *m = &profile->model[i];
     const let_model *own = model_named(p, m->name);
@@ -49,8 +55,10 @@ static let_err limit_batches(const let_serve_planning *p, const let_workload *w,
     bool wanted = false;
     for (uint32_t k = 0; k < w->n; k++) wanted |= w->demand[k].rate > 0 && strcmp(w->demand[k].name, m->name) == 0;
     if (n == 0 && wanted)
-      return let_fail(e, LET_ERR_INVALID, "model '%s': its config.pbtxt allows batches of %u at most, and the profile of '%s' begins at %u: profile it again, or raise max_batch_size", m->name, most,
-                      profile->device.name, m->batch[0]);
+      return let_fail(e, LET_ERR_INVALID,
+                      "model '%s': its config.pbtxt allows batches of %u at most, and the profile of '%s' begins at "
+                      "%u: profile it again, or raise max_batch_size",
+                      m->name, most, profile->device.name, m->batch[0]);
     if (n) m->n_batches = n, m->n_cells = n * m->n_granules;
   }
   return LET_OK;
@@ -67,16 +75,21 @@ static let_err take_devices(const let_serve_planning *p, numbers *n, let_arena *
       const let_device_type *have = &p->devices[d].type;
       if (strcmp(have->name, t->name) != 0) continue;
       if (have->granules != t->granules)
-        return let_fail(e, LET_ERR_INVALID, "device %u (%s) has %u granules, the profile of '%s' was measured on %u: profile this device", d, p->devices[d].name, have->granules, t->name, t->granules);
+        return let_fail(e, LET_ERR_INVALID,
+                        "device %u (%s) has %u granules, the profile of '%s' was measured on %u: profile this device",
+                        d, p->devices[d].name, have->granules, t->name, t->granules);
       n->inventory[n->n++] = d, n->pool[k].count++;
     }
   }
   for (uint32_t d = 0; d < p->n_devices; d++) {
     bool known = false;
-    for (uint32_t k = 0; k < n->n_pools && !known; k++) known = strcmp(p->devices[d].type.name, n->pool[k].profile->device.name) == 0;
+    for (uint32_t k = 0; k < n->n_pools && !known; k++)
+      known = strcmp(p->devices[d].type.name, n->pool[k].profile->device.name) == 0;
     if (!known)
-      return let_fail(e, LET_ERR_NOT_FOUND, "device %u (%s) is of type '%s', and --profile %s has no profile of it: measure one with `gpulet profile --device %s`, or leave the device out of --devices", d,
-                      p->devices[d].name, p->devices[d].type.name, p->profiles, p->devices[d].name);
+      return let_fail(e, LET_ERR_NOT_FOUND,
+                      "device %u (%s) is of type '%s', and --profile %s has no profile of it: measure one with `gpulet "
+                      "profile --device %s`, or leave the device out of --devices",
+                      d, p->devices[d].name, p->devices[d].type.name, p->profiles, p->devices[d].name);
   }
   return LET_OK;
 }
@@ -100,8 +113,9 @@ static let_err infeasible(const let_serve_planning *p, const let_plan *plan, let
     size_t at = strlen(text);
     snprintf(text + at, sizeof text - at, "%s%s", i ? "; " : "", plan->reason[i]);
   }
-  return let_fail(e, LET_ERR_INVALID, "%s: policy '%s' cannot serve it on the %u device%s there %s: %s", p->workload, p->policy->name, p->n_devices, p->n_devices == 1 ? "" : "s",
-                  p->n_devices == 1 ? "is" : "are", text[0] ? text : "no reason was given");
+  return let_fail(e, LET_ERR_INVALID, "%s: policy '%s' cannot serve it on the %u device%s there %s: %s", p->workload,
+                  p->policy->name, p->n_devices, p->n_devices == 1 ? "" : "s", p->n_devices == 1 ? "is" : "are",
+                  text[0] ? text : "no reason was given");
 }
 
 static let_err plan_workload(let_serve_planning *p, let_arena *a, let_plan *ret, let_error *e) {
@@ -116,11 +130,17 @@ static let_err plan_workload(let_serve_planning *p, let_arena *a, let_plan *ret,
   let_error unused = {0};
   bool again = p->last.n && let_plan_parse(p->last.p, p->last.n, "the running plan", a, &running, &unused) == LET_OK;
   double until = let_cmd_now_ms(NULL) + (double)p->time_limit / 1e6;
-  let_plan_input in = {.workload = &w, .pool = n.pool, .n_pools = n.n_pools, .running = again ? &running : NULL,
-                       .expired = let_cmd_expired, .expired_ctx = &until, .now_ms = let_cmd_now_ms};
+  let_plan_input in = {.workload = &w,
+                       .pool = n.pool,
+                       .n_pools = n.n_pools,
+                       .running = again ? &running : NULL,
+                       .expired = let_cmd_expired,
+                       .expired_ctx = &until,
+                       .now_ms = let_cmd_now_ms};
   if ((r = p->policy->make(&in, a, ret, e))) return let_fail_prefix(e, "%s", p->workload);
   if (!ret->feasible) return infeasible(p, ret, e);
-  if (ret->n_gpus == 0) return let_fail(e, LET_ERR_INVALID, "%s: every rate is 0: there is nothing to serve", p->workload);
+  if (ret->n_gpus == 0)
+    return let_fail(e, LET_ERR_INVALID, "%s: every rate is 0: there is nothing to serve", p->workload);
   let_buf_clear(&p->last);
   let_plan_to_json(ret, &p->last);
   if (p->last.failed) return let_fail(e, LET_ERR_NOMEM, "out of memory");

@@ -6,10 +6,10 @@
 #include "serve/serve.h"
 
 typedef struct let_serve_planning {
-  const char *plan;              /* a file; wins when given */
-  const char *workload;          /* NULL: the default plan */
-  const char *profiles;          /* "DIR[,DIR...]" */
-  const char *repository;        /* for messages */
+  const char *plan;       /* a file; wins when given */
+  const char *workload;   /* NULL: the default plan */
+  const char *profiles;   /* "DIR[,DIR...]" */
+  const char *repository; /* for messages */
   const let_policy *policy;
   let_dur time_limit;
   const let_model *models;
@@ -17,7 +17,7 @@ typedef struct let_serve_planning {
   const let_serve_device *devices;
   uint32_t n_devices;
   let_dur default_slo;
-  let_buf last;                  /* the last plan made, as JSON: the next one changes as little of it as it must */
+  let_buf last; /* the last plan made, as JSON: the next one changes as little of it as it must */
 } let_serve_planning;
 
 /* let_serve_planner.make: reads its files anew at each call. Called by one thread at a time. Errors: whatever is wrong

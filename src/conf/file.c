@@ -33,12 +33,14 @@ static let_err slurp(int fd, size_t hint, const char *path, let_arena *a, let_st
 let_err let_file_read(const char *path, let_arena *a, let_str *ret, let_error *e) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0)
-    return let_fail(e, errno == ENOENT || errno == ENOTDIR ? LET_ERR_NOT_FOUND : LET_ERR_IO, "%s: %s", path, strerror(errno));
+    return let_fail(e, errno == ENOENT || errno == ENOTDIR ? LET_ERR_NOT_FOUND : LET_ERR_IO, "%s: %s", path,
+                    strerror(errno));
   struct stat s;
   let_err r;
   if (fstat(fd, &s)) r = let_fail(e, LET_ERR_IO, "%s: %s", path, strerror(errno));
   else if (S_ISDIR(s.st_mode)) r = let_fail(e, LET_ERR_INVALID, "%s: is a directory, not a file", path);
-  else if (s.st_size > LET_FILE_MAX) r = let_fail(e, LET_ERR_TOO_LARGE, "%s: larger than %d MiB", path, LET_FILE_MAX >> 20);
+  else if (s.st_size > LET_FILE_MAX)
+    r = let_fail(e, LET_ERR_TOO_LARGE, "%s: larger than %d MiB", path, LET_FILE_MAX >> 20);
   else r = slurp(fd, s.st_size > 0 ? (size_t)s.st_size : 4095, path, a, ret, e);
   close(fd);
   return r;

@@ -30,7 +30,8 @@ static let_err choose(const let_option *o, let_str v, const char **ret, let_erro
     at = k > 0 && at + (size_t)k < sizeof list ? at + (size_t)k : at;
   }
   char hint[LET_SUGGEST_TEXT];
-  return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not one of %s%s", LET_STR_ARG(v), list, let_suggest_text(&s, "", hint));
+  return let_fail(e, LET_ERR_INVALID, "'" LET_STR_FMT "' is not one of %s%s", LET_STR_ARG(v), list,
+                  let_suggest_text(&s, "", hint));
 }
 
 static let_err in_range(const let_option *o, double v, let_str text, let_error *e) {
@@ -45,7 +46,9 @@ static let_err store(const let_option *o, let_str v, void *out, let_error *e) {
   switch (o->type) {
   case LET_OPTION_STR: *(const char **)field = v.p; return LET_OK;
   case LET_OPTION_BOOL: return let_parse_bool(v, field, e);
-  case LET_OPTION_I64: return let_parse_i64(v, limited(o) ? (int64_t)o->min : INT64_MIN, limited(o) ? (int64_t)o->max : INT64_MAX, field, e);
+  case LET_OPTION_I64:
+    return let_parse_i64(v, limited(o) ? (int64_t)o->min : INT64_MIN, limited(o) ? (int64_t)o->max : INT64_MAX, field,
+                         e);
   case LET_OPTION_F64: return let_parse_f64(v, limited(o) ? o->min : -1e300, limited(o) ? o->max : 1e300, field, e);
   case LET_OPTION_CHOICE: return choose(o, v, field, e);
   case LET_OPTION_DUR: {
@@ -82,7 +85,8 @@ static const let_option *find(const let_option *t, size_t n, let_str name) {
   return NULL;
 }
 
-static const char *nearest(const let_option *t, size_t n, let_str name, const char *prefix, char out[LET_SUGGEST_TEXT]) {
+static const char *nearest(const let_option *t, size_t n, let_str name, const char *prefix,
+                           char out[LET_SUGGEST_TEXT]) {
   let_suggest s = {.word = name};
   for (size_t i = 0; i < n; i++) let_suggest_offer(&s, t[i].name);
   return let_suggest_text(&s, prefix, out);
@@ -91,7 +95,8 @@ static const char *nearest(const let_option *t, size_t n, let_str name, const ch
 static let_err required(const let_option *t, size_t n, const char *where, let_error *e) {
   for (size_t i = 0; i < n; i++)
     if (t[i].required && !given.set[i])
-      return let_fail(e, LET_ERR_INVALID, "--%s %s is required%s: %s", t[i].name, t[i].value ? t[i].value : "", where, t[i].help);
+      return let_fail(e, LET_ERR_INVALID, "--%s %s is required%s: %s", t[i].name, t[i].value ? t[i].value : "", where,
+                      t[i].help);
   return LET_OK;
 }
 
@@ -110,10 +115,13 @@ static let_err one(const let_option *t, size_t n, int argc, char **argv, int *at
   }
   if (!o) {
     char hint[LET_SUGGEST_TEXT];
-    return let_fail(e, LET_ERR_INVALID, "unknown option '--" LET_STR_FMT "'%s", LET_STR_ARG(name), nearest(t, n, name, "--", hint));
+    return let_fail(e, LET_ERR_INVALID, "unknown option '--" LET_STR_FMT "'%s", LET_STR_ARG(name),
+                    nearest(t, n, name, "--", hint));
   }
   if (!value.p) {
-    if (*at + 1 >= argc) return let_fail(e, LET_ERR_INVALID, "--%s needs a value: --%s %s", o->name, o->name, o->value ? o->value : "VALUE");
+    if (*at + 1 >= argc)
+      return let_fail(e, LET_ERR_INVALID, "--%s needs a value: --%s %s", o->name, o->name,
+                      o->value ? o->value : "VALUE");
     value = let_str_c(argv[++*at]);
   }
   if (store(o, value, out, e)) return let_fail_prefix(e, "--%s", o->name);
@@ -121,8 +129,8 @@ static let_err one(const let_option *t, size_t n, int argc, char **argv, int *at
   return LET_OK;
 }
 
-let_err let_options_parse(const let_option *t, size_t n, int argc, char **argv, void *out, char **args, int max_args, int *ret_n_args,
-                          bool *ret_help, let_error *e) {
+let_err let_options_parse(const let_option *t, size_t n, int argc, char **argv, void *out, char **args, int max_args,
+                          int *ret_n_args, bool *ret_help, let_error *e) {
   let_error local = {0};
   if (!e) e = &local;
   set_defaults(t, n, out);
@@ -141,7 +149,8 @@ let_err let_options_parse(const let_option *t, size_t n, int argc, char **argv, 
       if (r) return r;
     } else if (options && a[0] == '-' && a[1]) {
       char hint[LET_SUGGEST_TEXT];
-      return let_fail(e, LET_ERR_INVALID, "unknown option '%s'%s; options begin with two dashes", a, nearest(t, n, let_str_c(a + 1), "--", hint));
+      return let_fail(e, LET_ERR_INVALID, "unknown option '%s'%s; options begin with two dashes", a,
+                      nearest(t, n, let_str_c(a + 1), "--", hint));
     } else if (*ret_n_args >= max_args) {
       return let_fail(e, LET_ERR_INVALID, "unexpected argument '%s'", a);
     } else {
@@ -155,14 +164,16 @@ let_err let_options_parse(const let_option *t, size_t n, int argc, char **argv, 
 
 /* ---- YAML */
 
-static let_err from_pair(const char *path, const let_option *t, size_t n, const yaml_node_t *key, const yaml_node_t *val, void *out,
-                         let_arena *a, let_error *e) {
+static let_err from_pair(const char *path, const let_option *t, size_t n, const yaml_node_t *key,
+                         const yaml_node_t *val, void *out, let_arena *a, let_error *e) {
   let_str name = let_yaml_scalar(key);
   const let_option *o = find(t, n, name);
   char hint[LET_SUGGEST_TEXT];
   if (!o || strcmp(o->name, "config") == 0)
-    return let_yaml_fail(path, key, e, "unknown key '" LET_STR_FMT "'%s", LET_STR_ARG(name), nearest(t, n, name, "", hint));
-  if (val->type != YAML_SCALAR_NODE) return let_yaml_fail(path, val, e, "%s: must be one value, not a list or a mapping", o->name);
+    return let_yaml_fail(path, key, e, "unknown key '" LET_STR_FMT "'%s", LET_STR_ARG(name),
+                         nearest(t, n, name, "", hint));
+  if (val->type != YAML_SCALAR_NODE)
+    return let_yaml_fail(path, val, e, "%s: must be one value, not a list or a mapping", o->name);
   let_str v = let_yaml_scalar(val);
   if (memchr(v.p, 0, v.n)) return let_yaml_fail(path, val, e, "%s: contains a NUL byte", o->name);
   char *copy = let_arena_strdup(a, v.p, v.n);
@@ -171,7 +182,8 @@ static let_err from_pair(const char *path, const let_option *t, size_t n, const 
   char scratch[8 * sizeof(void *)] = {0};
   let_option aside = *o;
   aside.offset = 0;
-  let_err r = out ? store(o, (let_str){copy, v.n}, out, e) : store(&aside, (let_str){copy, v.n}, scratch, e); /* checked even when not used */
+  let_err r = out ? store(o, (let_str){copy, v.n}, out, e)
+                  : store(&aside, (let_str){copy, v.n}, scratch, e); /* checked even when not used */
   if (r) return let_fail_prefix(e, "%s:%lu:%lu: %s", path, let_yaml_line(val), let_yaml_column(val), o->name);
   given.set[o - t] = true;
   return LET_OK;
@@ -190,7 +202,8 @@ let_err let_options_from_yaml(const char *path, const let_option *t, size_t n, v
   if (!r) r = let_yaml_parse(text, path, &doc, e);
   if (r) return r;
   const yaml_node_t *root = yaml_document_get_root_node(&doc);
-  if (root->type != YAML_MAPPING_NODE) r = let_yaml_fail(path, root, e, "options are written 'name: value', one per line");
+  if (root->type != YAML_MAPPING_NODE)
+    r = let_yaml_fail(path, root, e, "options are written 'name: value', one per line");
   else r = let_yaml_keys(&doc, root, path, e);
   for (const yaml_node_pair_t *p = root->data.mapping.pairs.start; !r && p < root->data.mapping.pairs.top; p++)
     r = from_pair(path, t, n, yaml_document_get_node(&doc, p->key), yaml_document_get_node(&doc, p->value), out, a, e);
@@ -270,10 +283,12 @@ void let_options_markdown(const let_option *t, size_t n, let_buf *b) {
     if (t[i].type != LET_OPTION_BOOL) let_buf_str(b, " "), cell(b, t[i].value ? t[i].value : "VALUE");
     let_buf_str(b, "` | ");
     if (t[i].required) let_buf_str(b, "required");
-    else if (t[i].def && t[i].def[0] && t[i].type != LET_OPTION_BOOL) let_buf_str(b, "`"), cell(b, t[i].def), let_buf_str(b, "`");
+    else if (t[i].def && t[i].def[0] && t[i].type != LET_OPTION_BOOL)
+      let_buf_str(b, "`"), cell(b, t[i].def), let_buf_str(b, "`");
     let_buf_str(b, " | ");
     cell(b, t[i].help);
-    for (size_t k = 0; t[i].choices && t[i].choices[k]; k++) let_buf_fmt(b, "%s`%s`", k ? ", " : " (one of ", t[i].choices[k]);
+    for (size_t k = 0; t[i].choices && t[i].choices[k]; k++)
+      let_buf_fmt(b, "%s`%s`", k ? ", " : " (one of ", t[i].choices[k]);
     let_buf_str(b, t[i].choices ? ") |\n" : " |\n");
   }
 }

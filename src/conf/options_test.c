@@ -25,7 +25,8 @@ typedef struct options {
 static const char *const modes[] = {"eager", "deferred", NULL};
 static const let_option table[] = {
     {"name", LET_OPTION_STR, FIELD(name), "NAME", NULL, "what it is called", .required = true},
-    {"mode", LET_OPTION_CHOICE, FIELD(mode), "MODE", "deferred", "eager: at once; deferred: as late as the objective allows, which is how a batch becomes full", .choices = modes},
+    {"mode", LET_OPTION_CHOICE, FIELD(mode), "MODE", "deferred",
+     "eager: at once; deferred: as late as the objective allows, which is how a batch becomes full", .choices = modes},
     {"config", LET_OPTION_STR, FIELD(config), "FILE", NULL, "YAML file"},
     {"json", LET_OPTION_BOOL, FIELD(json), NULL, NULL, "machine-readable"},
     {"fast", LET_OPTION_BOOL, FIELD(fast), NULL, "true", "the default"},
@@ -58,7 +59,10 @@ static let_err parse(const char *text, line *l) {
 static void test_parse(void **state) {
   (void)state;
   line l;
-  assert_int_equal(parse("--name=x --json --http-port 9000 --share=25 a --default-service-level-objective 20ms --size 2KiB --mode eager -- --b", &l), LET_OK);
+  assert_int_equal(parse("--name=x --json --http-port 9000 --share=25 a --default-service-level-objective 20ms --size "
+                         "2KiB --mode eager -- --b",
+                         &l),
+                   LET_OK);
   assert_string_equal(l.o.name, "x");
   assert_string_equal(l.o.mode, "eager");
   assert_true(l.o.json && l.o.fast && l.o.port == 9000 && l.o.slo == 20 * LET_MS && l.o.size == 2048);
@@ -78,14 +82,27 @@ static void test_parse(void **state) {
 
 static void test_usage(void **state) {
   (void)state;
-  static const char *const cases[][2] = {
-      {"", "--name NAME is required"}, {"--name", "needs a value"}, {"--http-prt 1", "mean --http-port?"}, {"--name x --http-port x", "--http-port: 'x' is not a whole number"},
-      {"--name x --http-port 65536", "0 to 65535"}, {"--name x --share 0", "1 to 100"}, {"--name x --mode lazy", "eager, deferred"}, {"--name x --mode defered", "mean deferred?"},
-      {"--name x --default-service-level-objective 10", "no unit"}, {"--name x --size 10", "no unit"}, {"--name x --json=maybe", "--json"}, {"--name x -json", "mean --json?"},
-      {"--name x a b c", "'c'"}, {"--name x --no-name", "unknown option '--no-name'"}, {"--name x --no-json=1", "unknown"}, {"--=1", "unknown"}, {"--zzzzzzzz", "unknown option '--zzzzzzzz'"}};
+  static const char *const cases[][2] = {{"", "--name NAME is required"},
+                                         {"--name", "needs a value"},
+                                         {"--http-prt 1", "mean --http-port?"},
+                                         {"--name x --http-port x", "--http-port: 'x' is not a whole number"},
+                                         {"--name x --http-port 65536", "0 to 65535"},
+                                         {"--name x --share 0", "1 to 100"},
+                                         {"--name x --mode lazy", "eager, deferred"},
+                                         {"--name x --mode defered", "mean deferred?"},
+                                         {"--name x --default-service-level-objective 10", "no unit"},
+                                         {"--name x --size 10", "no unit"},
+                                         {"--name x --json=maybe", "--json"},
+                                         {"--name x -json", "mean --json?"},
+                                         {"--name x a b c", "'c'"},
+                                         {"--name x --no-name", "unknown option '--no-name'"},
+                                         {"--name x --no-json=1", "unknown"},
+                                         {"--=1", "unknown"},
+                                         {"--zzzzzzzz", "unknown option '--zzzzzzzz'"}};
   line l;
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-    if (parse(cases[i][0], &l) != LET_ERR_INVALID || !strstr(l.e.text, cases[i][1])) fail_msg("%s: '%s', wanted '%s'", cases[i][0], l.e.text, cases[i][1]);
+    if (parse(cases[i][0], &l) != LET_ERR_INVALID || !strstr(l.e.text, cases[i][1]))
+      fail_msg("%s: '%s', wanted '%s'", cases[i][0], l.e.text, cases[i][1]);
 }
 
 static void test_help(void **state) {
@@ -147,15 +164,23 @@ static void test_yaml(void **state) {
   assert_string_equal(l.o.name, "from file");
   assert_true(l.o.port == 8000 && l.o.json && l.o.share > 49.9); /* flags win, a default's value too */
   assert_string_equal(l.o.mode, "deferred");
-  static const char *const cases[][2] = {
-      {"http-port: 9\n", "--name NAME is required"}, {"htp-port: 9\n", ":1:1: unknown key 'htp-port' (did you mean http-port?)"}, {"name: x\nhttp-port: no\n", ":2:12: http-port: 'no'"},
-      {"name: x\nhttp-port: 70000\n", ":2:12: http-port: 70000"}, {"name: [a]\n", ":1:7: name"}, {"- a\n", ":1:1"}, {"name: x\nname: y\n", ":2:1: 'name' is given twice"}, {"", "empty"}, {"a: [\n", ":2:1"},
-      {"config: other\n", "unknown key 'config'"}, {"name: x\nshare: wrong\n", ":2:8: share"}};
+  static const char *const cases[][2] = {{"http-port: 9\n", "--name NAME is required"},
+                                         {"htp-port: 9\n", ":1:1: unknown key 'htp-port' (did you mean http-port?)"},
+                                         {"name: x\nhttp-port: no\n", ":2:12: http-port: 'no'"},
+                                         {"name: x\nhttp-port: 70000\n", ":2:12: http-port: 70000"},
+                                         {"name: [a]\n", ":1:7: name"},
+                                         {"- a\n", ":1:1"},
+                                         {"name: x\nname: y\n", ":2:1: 'name' is given twice"},
+                                         {"", "empty"},
+                                         {"a: [\n", ":2:1"},
+                                         {"config: other\n", "unknown key 'config'"},
+                                         {"name: x\nshare: wrong\n", ":2:8: share"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     write_file(path, cases[i][0]);
     assert_int_equal(parse("--config x --share 50", &l), LET_OK);
     let_err r = let_options_from_yaml(path, table, N, &l.o, &a, &l.e);
-    if (r != LET_ERR_INVALID || !strstr(l.e.text, cases[i][1])) fail_msg("%s: '%s', wanted '%s'", cases[i][0], l.e.text, cases[i][1]);
+    if (r != LET_ERR_INVALID || !strstr(l.e.text, cases[i][1]))
+      fail_msg("%s: '%s', wanted '%s'", cases[i][0], l.e.text, cases[i][1]);
   }
   assert_int_equal(let_options_from_yaml("/no/such", table, N, &l.o, &a, &l.e), LET_ERR_NOT_FOUND);
   let_arena_fini(&a);
@@ -192,7 +217,8 @@ static void test_repository(void **state) {
   mkdir(in_dir(".hidden"), 0700);
   make_model("zebra", "backend: 'null' " TENSORS);
   make_model("ant", "name: 'ant' platform: 'pytorch_libtorch' " TENSORS);
-  make_version("ant", "1", "x"), make_version("ant", "10", "x"), make_version("ant", "2", "x"), make_version("ant", "011", "x"), make_version("ant", "latest", "x");
+  make_version("ant", "1", "x"), make_version("ant", "10", "x"), make_version("ant", "2", "x"),
+      make_version("ant", "011", "x"), make_version("ant", "latest", "x");
   if (let_repository_load(dir, &a, &m, &n, &e)) fail_msg("%s", e.text);
   assert_int_equal(n, 2);
   assert_string_equal(m[0].name, "ant");
@@ -203,11 +229,14 @@ static void test_repository(void **state) {
   assert_int_equal(let_repository_load(dir, &a, &m, &n, &e), LET_OK);
   assert_int_equal(m[0].version, 2);
   static const char *const cases[][2] = {
-      {TENSORS "version_policy { specific { versions: [ 7 ] } }", "ant/config.pbtxt:3: version_policy"}, {TENSORS "default_model_filename: 'net.pt'", "ant/10/net.pt"},
-      {"name: 'bee' " TENSORS, "ant/config.pbtxt:1:1: name"}, {"nam: 'ant'", "ant/config.pbtxt:1:1"}};
+      {TENSORS "version_policy { specific { versions: [ 7 ] } }", "ant/config.pbtxt:3: version_policy"},
+      {TENSORS "default_model_filename: 'net.pt'", "ant/10/net.pt"},
+      {"name: 'bee' " TENSORS, "ant/config.pbtxt:1:1: name"},
+      {"nam: 'ant'", "ant/config.pbtxt:1:1"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     make_model("ant", cases[i][0]);
-    if (!let_repository_load(dir, &a, &m, &n, &e) || !strstr(e.text, cases[i][1])) fail_msg("%s: '%s', wanted '%s'", cases[i][0], e.text, cases[i][1]);
+    if (!let_repository_load(dir, &a, &m, &n, &e) || !strstr(e.text, cases[i][1]))
+      fail_msg("%s: '%s', wanted '%s'", cases[i][0], e.text, cases[i][1]);
   }
   make_model("ant", TENSORS);
   make_version("ant", "11", "");
@@ -224,7 +253,9 @@ static void test_repository(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_parse), cmocka_unit_test(test_usage), cmocka_unit_test(test_help),
-                                     cmocka_unit_test_setup_teardown(test_yaml, make_dir, remove_dir), cmocka_unit_test_setup_teardown(test_repository, make_dir, remove_dir)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_parse), cmocka_unit_test(test_usage),
+                                     cmocka_unit_test(test_help),
+                                     cmocka_unit_test_setup_teardown(test_yaml, make_dir, remove_dir),
+                                     cmocka_unit_test_setup_teardown(test_repository, make_dir, remove_dir)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

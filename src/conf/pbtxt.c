@@ -58,7 +58,9 @@ static bool take(parser *s, char c) {
 
 static bool is_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 static bool is_digit(int c) { return c >= '0' && c <= '9'; }
-static int hex(int c) { return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
+static int hex(int c) {
+  return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
 
 /* What stands here, for "but found ...". */
 static const char *found(parser *s, char out[40]) {
@@ -88,7 +90,8 @@ static bool put_utf8(parser *s, char *out, size_t *n, uint32_t c) {
   } else if (c < 0x800) {
     out[(*n)++] = (char)(0xc0 | c >> 6), out[(*n)++] = (char)(0x80 | (c & 63));
   } else if (c < 0x10000) {
-    out[(*n)++] = (char)(0xe0 | c >> 12), out[(*n)++] = (char)(0x80 | (c >> 6 & 63)), out[(*n)++] = (char)(0x80 | (c & 63));
+    out[(*n)++] = (char)(0xe0 | c >> 12), out[(*n)++] = (char)(0x80 | (c >> 6 & 63)),
+    out[(*n)++] = (char)(0x80 | (c & 63));
   } else {
     out[(*n)++] = (char)(0xf0 | c >> 18), out[(*n)++] = (char)(0x80 | (c >> 12 & 63));
     out[(*n)++] = (char)(0x80 | (c >> 6 & 63)), out[(*n)++] = (char)(0x80 | (c & 63));
@@ -198,7 +201,8 @@ static bool number(parser *s, const char *from, let_str *ret) {
     }
     if (p < s->end && (*p == 'f' || *p == 'F')) p++;
   }
-  if (p < s->end && (is_letter((unsigned char)*p) || is_digit((unsigned char)*p) || *p == '.')) return s->p = p, fail(s, "unexpected '%c' in a number", *p);
+  if (p < s->end && (is_letter((unsigned char)*p) || is_digit((unsigned char)*p) || *p == '.'))
+    return s->p = p, fail(s, "unexpected '%c' in a number", *p);
   s->p = p;
   size_t n = (size_t)(p - from);
   if (*from != '-') return *ret = (let_str){from, n}, true;
@@ -223,8 +227,10 @@ static bool scalar(parser *s, let_pb_field *f) {
   if (c == '"' || c == '\'') return f->kind = LET_PB_STRING, string(s, &f->text);
   bool minus = take(s, '-');
   c = peek(s);
-  if (is_digit(c) || (c == '.' && s->p + 1 < s->end && is_digit((unsigned char)s->p[1]))) return f->kind = LET_PB_NUMBER, number(s, minus ? from : s->p, &f->text);
-  if (!is_letter(c)) return fail(s, "'" LET_STR_FMT "' needs a value, but found %s", LET_STR_ARG(f->name), found(s, what));
+  if (is_digit(c) || (c == '.' && s->p + 1 < s->end && is_digit((unsigned char)s->p[1])))
+    return f->kind = LET_PB_NUMBER, number(s, minus ? from : s->p, &f->text);
+  if (!is_letter(c))
+    return fail(s, "'" LET_STR_FMT "' needs a value, but found %s", LET_STR_ARG(f->name), found(s, what));
   f->text = word(s);
   f->kind = LET_PB_WORD;
   if (!minus) return true;
@@ -247,7 +253,8 @@ static bool message(parser *s, let_pb_field *f, int depth) {
   if (!fields(s, &f->child, close, depth + 1)) return false;
   if (take(s, close)) return true;
   char what[40];
-  return fail(s, "expected '%c' for the '%c' of line %u, column %u, but found %s", close, open, line, at, found(s, what));
+  return fail(s, "expected '%c' for the '%c' of line %u, column %u, but found %s", close, open, line, at,
+              found(s, what));
 }
 
 static let_pb_field *add(parser *s, let_str name, let_pb_field ***tail) {
@@ -276,7 +283,9 @@ static bool list(parser *s, let_str name, bool colon, let_pb_field ***tail, int 
     if (!f || !element(s, f, colon, depth)) return false;
     if (take(s, ']')) return true;
     char what[40];
-    if (!take(s, ',')) return fail(s, "expected ',' or ']' in the list '" LET_STR_FMT "' of line %u, but found %s", LET_STR_ARG(name), line, found(s, what));
+    if (!take(s, ','))
+      return fail(s, "expected ',' or ']' in the list '" LET_STR_FMT "' of line %u, but found %s", LET_STR_ARG(name),
+                  line, found(s, what));
   }
 }
 
@@ -320,7 +329,13 @@ static bool fields(parser *s, let_pb_field **head, char close, int depth) {
 
 let_err let_pb_parse(let_str text, const char *file, let_arena *a, let_pb_field **ret, let_error *e) {
   let_error local = {0};
-  parser s = {.p = text.p, .end = text.p + text.n, .line_start = text.p, .file = file, .line = 1, .arena = a, .e = e ? e : &local};
+  parser s = {.p = text.p,
+              .end = text.p + text.n,
+              .line_start = text.p,
+              .file = file,
+              .line = 1,
+              .arena = a,
+              .e = e ? e : &local};
   if (text.n >= 3 && memcmp(text.p, "\xef\xbb\xbf", 3) == 0) s.p += 3;
   let_pb_field *root = NULL;
   if (!fields(&s, &root, 0, 0)) return s.failed;
@@ -346,7 +361,8 @@ let_err let_pb_fail(const char *file, const let_pb_field *f, let_error *e, const
   va_start(ap, fmt);
   vsnprintf(text, sizeof text, fmt, ap);
   va_end(ap);
-  return let_fail(e, LET_ERR_INVALID, "%s:%u:%u: " LET_STR_FMT ": %s", file, f->line, f->column, LET_STR_ARG(f->name), text);
+  return let_fail(e, LET_ERR_INVALID, "%s:%u:%u: " LET_STR_FMT ": %s", file, f->line, f->column, LET_STR_ARG(f->name),
+                  text);
 }
 
 let_err let_pb_i64(const let_pb_field *f, const char *file, int64_t min, int64_t max, int64_t *ret, let_error *e) {
@@ -359,7 +375,8 @@ let_err let_pb_i64(const let_pb_field *f, const char *file, int64_t min, int64_t
     v = strtoll(tmp, &end, 0);
   }
   if (end == tmp || *end) return let_pb_fail(file, f, e, "must be a whole number");
-  if (errno == ERANGE || v < min || v > max) return let_pb_fail(file, f, e, "%s is out of range (%lld to %lld)", tmp, (long long)min, (long long)max);
+  if (errno == ERANGE || v < min || v > max)
+    return let_pb_fail(file, f, e, "%s is out of range (%lld to %lld)", tmp, (long long)min, (long long)max);
   *ret = v;
   return LET_OK;
 }
@@ -389,7 +406,8 @@ let_err let_pb_bool(const let_pb_field *f, const char *file, bool *ret, let_erro
 
 let_err let_pb_string(const let_pb_field *f, const char *file, char *out, size_t cap, let_error *e) {
   if (f->kind != LET_PB_STRING) return let_pb_fail(file, f, e, "must be a string in quotes");
-  if (f->text.n >= cap) return let_pb_fail(file, f, e, "is %zu bytes long, at most %zu are allowed", f->text.n, cap - 1);
+  if (f->text.n >= cap)
+    return let_pb_fail(file, f, e, "is %zu bytes long, at most %zu are allowed", f->text.n, cap - 1);
   if (memchr(f->text.p, 0, f->text.n)) return let_pb_fail(file, f, e, "contains a NUL byte");
   if (f->text.n) memcpy(out, f->text.p, f->text.n);
   out[f->text.n] = 0;

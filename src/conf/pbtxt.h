@@ -21,7 +21,7 @@ typedef enum let_pb_kind {
 
 typedef struct let_pb_field let_pb_field;
 struct let_pb_field {
-  let_str name;        /* "dims"; "[pkg.ext]" for extensions */
+  let_str name;          /* "dims"; "[pkg.ext]" for extensions */
   uint32_t line, column; /* of the name, from 1; within a list [a, b] of the element */
   let_pb_kind kind;
   let_str text;        /* of a string, number or word */
@@ -37,10 +37,12 @@ LET_CHECKED let_err let_pb_parse(let_str text, const char *file, let_arena *a, l
 const let_pb_field *let_pb_find(const let_pb_field *f, const char *name);
 
 /* "file:line:column: name: ..." */
-let_err let_pb_fail(const char *file, const let_pb_field *f, let_error *e, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+let_err let_pb_fail(const char *file, const let_pb_field *f, let_error *e, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* A field's value, or INVALID naming its place. */
-LET_CHECKED let_err let_pb_i64(const let_pb_field *f, const char *file, int64_t min, int64_t max, int64_t *ret, let_error *e);
+LET_CHECKED let_err let_pb_i64(const let_pb_field *f, const char *file, int64_t min, int64_t max, int64_t *ret,
+                               let_error *e);
 LET_CHECKED let_err let_pb_f64(const let_pb_field *f, const char *file, double *ret, let_error *e);
 LET_CHECKED let_err let_pb_bool(const let_pb_field *f, const char *file, bool *ret, let_error *e);
 /* Copies into |out| (terminated); INVALID when it is longer than |cap| - 1 or holds a NUL. */

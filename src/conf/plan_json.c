@@ -67,7 +67,8 @@ static let_err get_whole(const place *at, json_t *o, const char *key, uint64_t m
   if (!json_is_integer(v)) return fail(at, key, "must be a whole number");
   json_int_t i = json_integer_value(v);
   if (i < 0 || (uint64_t)i < min || (uint64_t)i > max)
-    return fail(at, key, "%lld is out of range (%llu to %llu)", (long long)i, (unsigned long long)min, (unsigned long long)max);
+    return fail(at, key, "%lld is out of range (%llu to %llu)", (long long)i, (unsigned long long)min,
+                (unsigned long long)max);
   *ret = (uint64_t)i;
   return LET_OK;
 }
@@ -122,11 +123,15 @@ static double share_of(json_t *o) { return json_number_value(json_object_get(o, 
 
 /* The granules that a share without granules means: a whole number of them, up to how people round percentages. */
 static let_err from_share(const place *at, double share, uint32_t device, uint32_t *ret) {
-  if (device == 0) return fail(at, "granules", "is missing, and share needs the device's granules to mean something: write gpus[%ld].granules", at->gpu);
+  if (device == 0)
+    return fail(at, "granules",
+                "is missing, and share needs the device's granules to mean something: write gpus[%ld].granules",
+                at->gpu);
   double g = share * device / 100, whole = round(g);
   if (whole < 1) whole = 1;
   if (fabs(g - whole) > 0.05)
-    return fail(at, "share", "%g %% is %.2f of %u granules: write granules, such as %.0f (%g %%)", share, g, device, whole, 100 * whole / device);
+    return fail(at, "share", "%g %% is %.2f of %u granules: write granules, such as %.0f (%g %%)", share, g, device,
+                whole, 100 * whole / device);
   *ret = (uint32_t)whole;
   return LET_OK;
 }
@@ -138,8 +143,9 @@ static let_err read_gpulet(place *at, json_t *o, uint32_t device, let_plan_gpule
   double share = 0;
   json_t *list;
   let_err r;
-  if ((r = known_keys(at, o, known, false)) || (r = get_whole(at, o, "first", 0, GRANULES, &first)) || (r = get_whole(at, o, "granules", 1, GRANULES, &granules)) ||
-      (r = get_number(at, o, "share", 100, &share)) || (r = get_bool(at, o, "shared", &ret->shared)) || (r = get_list(at, o, "models", ENTRIES, &list)))
+  if ((r = known_keys(at, o, known, false)) || (r = get_whole(at, o, "first", 0, GRANULES, &first)) ||
+      (r = get_whole(at, o, "granules", 1, GRANULES, &granules)) || (r = get_number(at, o, "share", 100, &share)) ||
+      (r = get_bool(at, o, "shared", &ret->shared)) || (r = get_list(at, o, "models", ENTRIES, &list)))
     return r;
   ret->first = (uint32_t)first;
   ret->granules = (uint32_t)granules;
@@ -171,7 +177,8 @@ static let_err work_out(const place *at, json_t *list, uint64_t *ret) {
   json_array_foreach(list, i, o) {
     double g = json_number_value(json_object_get(o, "granules")), s = share_of(o);
     if (g > 0 && s > 0 && fabs(100 * g / device - s) > 1)
-      return fail(at, "gpulets", "granules and share of its gpu-lets do not fit one device: write gpus[%ld].granules", at->gpu);
+      return fail(at, "gpulets", "granules and share of its gpu-lets do not fit one device: write gpus[%ld].granules",
+                  at->gpu);
   }
   *ret = (uint64_t)device;
   return LET_OK;
@@ -183,7 +190,8 @@ static let_err read_gpu(place *at, json_t *o, let_plan_gpu *ret) {
   uint64_t id = UINT64_MAX, granules = 0;
   json_t *list;
   let_err r;
-  if ((r = known_keys(at, o, known, false)) || (r = get_whole(at, o, "id", 0, UINT32_MAX - 1, &id)) || (r = get_text(at, o, "type", ret->type, sizeof ret->type)) ||
+  if ((r = known_keys(at, o, known, false)) || (r = get_whole(at, o, "id", 0, UINT32_MAX - 1, &id)) ||
+      (r = get_text(at, o, "type", ret->type, sizeof ret->type)) ||
       (r = get_whole(at, o, "granules", 1, GRANULES, &granules)) || (r = get_list(at, o, "gpulets", GPULETS, &list)))
     return r;
   if (id == UINT64_MAX) return fail(at, "id", "is missing");
@@ -219,16 +227,20 @@ static let_err read_reasons(const place *at, json_t *root, let_plan *ret) {
 }
 
 static let_err read_plan(place *at, json_t *root, let_plan *ret) {
-  static const char *const known[] = {"policy", "feasible", "gpus_used", "lower_bound_gpus", "cost", "time_ms", "reasons", "gpus", "generation", NULL};
+  static const char *const known[] = {"policy",  "feasible", "gpus_used", "lower_bound_gpus", "cost",
+                                      "time_ms", "reasons",  "gpus",      "generation",       NULL};
   if (!json_is_object(root)) return fail(at, "", "a plan is an object {\"gpus\": [...]}");
   uint64_t used = UINT64_MAX;
   json_t *list;
   let_err r;
   ret->feasible = true;
-  if ((r = known_keys(at, root, known, true)) || (r = get_text(at, root, "policy", ret->policy, sizeof ret->policy)) || (r = get_bool(at, root, "feasible", &ret->feasible)) ||
-      (r = get_whole(at, root, "gpus_used", 0, GPUS, &used)) || (r = get_number(at, root, "lower_bound_gpus", 1e12, &ret->lower_bound)) ||
-      (r = get_number(at, root, "cost", 1e18, &ret->cost)) || (r = get_number(at, root, "time_ms", 1e12, &ret->time_ms)) ||
-      (r = get_whole(at, root, "generation", 0, INT64_MAX, &ret->generation)) || (r = read_reasons(at, root, ret)) || (r = get_list(at, root, "gpus", GPUS, &list)))
+  if ((r = known_keys(at, root, known, true)) || (r = get_text(at, root, "policy", ret->policy, sizeof ret->policy)) ||
+      (r = get_bool(at, root, "feasible", &ret->feasible)) || (r = get_whole(at, root, "gpus_used", 0, GPUS, &used)) ||
+      (r = get_number(at, root, "lower_bound_gpus", 1e12, &ret->lower_bound)) ||
+      (r = get_number(at, root, "cost", 1e18, &ret->cost)) ||
+      (r = get_number(at, root, "time_ms", 1e12, &ret->time_ms)) ||
+      (r = get_whole(at, root, "generation", 0, INT64_MAX, &ret->generation)) || (r = read_reasons(at, root, ret)) ||
+      (r = get_list(at, root, "gpus", GPUS, &list)))
     return r;
   ret->n_gpus = (uint32_t)json_array_size(list);
   ret->gpu = let_arena_array(at->arena, ret->n_gpus, sizeof *ret->gpu);
@@ -252,7 +264,8 @@ let_err let_plan_parse(const char *text, size_t len, const char *file, let_arena
   json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
   if (!root) {
     if (json_error_code(&why) == json_error_out_of_memory) return no_memory(&at);
-    return let_fail(e, LET_ERR_INVALID, "%s:%d:%d: %s", file, why.line > 0 ? why.line : 1, why.column > 0 ? why.column : 1, why.text);
+    return let_fail(e, LET_ERR_INVALID, "%s:%d:%d: %s", file, why.line > 0 ? why.line : 1,
+                    why.column > 0 ? why.column : 1, why.text);
   }
   let_plan *p = let_arena_alloc(a, sizeof *p);
   let_err r = p ? read_plan(&at, root, p) : no_memory(&at);
@@ -307,7 +320,8 @@ static void put_entry(let_buf *b, const let_plan_entry *m) {
 static void put_gpulet(let_buf *b, const let_plan_gpu *g, const let_plan_gpulet *l) {
   let_buf_str(b, "      {");
   if (l->first != UINT32_MAX) let_buf_fmt(b, "\"first\": %u, ", l->first);
-  let_buf_fmt(b, "\"granules\": %u, \"share\": %.6g, ", l->granules, g->granules ? 100.0 * l->granules / g->granules : 0);
+  let_buf_fmt(b, "\"granules\": %u, \"share\": %.6g, ", l->granules,
+              g->granules ? 100.0 * l->granules / g->granules : 0);
   if (l->shared) let_buf_str(b, "\"shared\": true, ");
   let_buf_str(b, "\"models\": [");
   for (uint32_t k = 0; k < l->n_entries; k++) {
@@ -333,7 +347,9 @@ static void put_gpu(let_buf *b, const let_plan_gpu *g) {
 void let_plan_to_json(const let_plan *p, let_buf *b) {
   let_buf_str(b, "{\n  \"policy\": ");
   put_text(b, p->policy);
-  let_buf_fmt(b, ",\n  \"feasible\": %s,\n  \"gpus_used\": %u,\n  \"lower_bound_gpus\": ", p->feasible ? "true" : "false", p->gpus_used);
+  let_buf_fmt(b,
+              ",\n  \"feasible\": %s,\n  \"gpus_used\": %u,\n  \"lower_bound_gpus\": ", p->feasible ? "true" : "false",
+              p->gpus_used);
   put_number(b, p->lower_bound);
   let_buf_str(b, ",\n  \"cost\": ");
   put_number(b, p->cost);

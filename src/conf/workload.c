@@ -23,13 +23,15 @@ static let_err unknown(const context *c, const yaml_node_t *key, const char *con
   let_suggest s = {.word = let_yaml_scalar(key)};
   for (; *known; known++) let_suggest_offer(&s, *known);
   char hint[LET_SUGGEST_TEXT];
-  return let_yaml_fail(c->name, key, c->e, "unknown key '" LET_STR_FMT "'%s", LET_STR_ARG(let_yaml_scalar(key)), let_suggest_text(&s, "", hint));
+  return let_yaml_fail(c->name, key, c->e, "unknown key '" LET_STR_FMT "'%s", LET_STR_ARG(let_yaml_scalar(key)),
+                       let_suggest_text(&s, "", hint));
 }
 
 static let_err model_name(const context *c, const yaml_node_t *v, let_demand *d) {
   let_str s = let_yaml_scalar(v);
   if (s.n == 0) return let_yaml_fail(c->name, v, c->e, "name: is empty");
-  if (s.n >= sizeof d->name) return let_yaml_fail(c->name, v, c->e, "name: is longer than %zu bytes", sizeof d->name - 1);
+  if (s.n >= sizeof d->name)
+    return let_yaml_fail(c->name, v, c->e, "name: is longer than %zu bytes", sizeof d->name - 1);
   if (memchr(s.p, 0, s.n)) return let_yaml_fail(c->name, v, c->e, "name: contains a NUL byte");
   memcpy(d->name, s.p, s.n);
   d->name[s.n] = 0;
@@ -45,7 +47,8 @@ static let_err field(const context *c, const yaml_node_t *key, const yaml_node_t
   if (v->type != YAML_SCALAR_NODE) return let_yaml_fail(c->name, v, c->e, "%s: must be one value", known[at]);
   if (at == 0) return model_name(c, v, d);
   let_error why = {0};
-  let_err r = at == 1 ? let_parse_rate(let_yaml_scalar(v), &d->rate, &why) : let_parse_dur(let_yaml_scalar(v), &d->slo, &why);
+  let_err r =
+      at == 1 ? let_parse_rate(let_yaml_scalar(v), &d->rate, &why) : let_parse_dur(let_yaml_scalar(v), &d->slo, &why);
   if (r) return let_yaml_fail(c->name, v, c->e, "%s: %s", known[at], why.text);
   if (at == 1 && d->rate > 1e9) return let_yaml_fail(c->name, v, c->e, "rate: more than 1e9/s");
   if (at == 2 && d->slo <= 0) return let_yaml_fail(c->name, v, c->e, "slo: must be more than 0");
@@ -55,7 +58,8 @@ static let_err field(const context *c, const yaml_node_t *key, const yaml_node_t
 
 static let_err one(const context *c, const yaml_node_t *n, let_demand *d) {
   bool has_rate = false;
-  if (n->type != YAML_MAPPING_NODE) return let_yaml_fail(c->name, n, c->e, "models: each is written {name: resnet50, rate: 1200/s, slo: 20ms}");
+  if (n->type != YAML_MAPPING_NODE)
+    return let_yaml_fail(c->name, n, c->e, "models: each is written {name: resnet50, rate: 1200/s, slo: 20ms}");
   let_err r = let_yaml_keys(c->doc, n, c->name, c->e);
   for (const yaml_node_pair_t *p = n->data.mapping.pairs.start; !r && p < n->data.mapping.pairs.top; p++)
     r = field(c, yaml_document_get_node(c->doc, p->key), yaml_document_get_node(c->doc, p->value), d, &has_rate);
@@ -79,11 +83,13 @@ static int by_name(const void *a, const void *b) {
 static let_err distinct(const context *c, const yaml_node_t *list, const let_demand *d, uint32_t n, let_arena *a) {
   named *v = let_arena_array(a, n, sizeof *v);
   if (!v) return let_fail(c->e, LET_ERR_NOMEM, "%s: out of memory", c->name);
-  for (uint32_t i = 0; i < n; i++) v[i] = (named){&d[i], yaml_document_get_node(c->doc, list->data.sequence.items.start[i])};
+  for (uint32_t i = 0; i < n; i++)
+    v[i] = (named){&d[i], yaml_document_get_node(c->doc, list->data.sequence.items.start[i])};
   qsort(v, n, sizeof *v, by_name);
   for (uint32_t i = 1; i < n; i++)
     if (strcmp(v[i - 1].d->name, v[i].d->name) == 0)
-      return let_yaml_fail(c->name, v[i].node, c->e, "name: '%s' is given twice (first on line %lu)", v[i].d->name, let_yaml_line(v[i - 1].node));
+      return let_yaml_fail(c->name, v[i].node, c->e, "name: '%s' is given twice (first on line %lu)", v[i].d->name,
+                           let_yaml_line(v[i - 1].node));
   return LET_OK;
 }
 
@@ -95,7 +101,8 @@ static let_err models(const context *c, const yaml_node_t *list, let_arena *a, l
   let_demand *d = let_arena_array(a, n, sizeof *d);
   if (!d) return let_fail(c->e, LET_ERR_NOMEM, "%s: out of memory", c->name);
   let_err r = LET_OK;
-  for (size_t i = 0; i < n && !r; i++) r = one(c, yaml_document_get_node(c->doc, list->data.sequence.items.start[i]), &d[i]);
+  for (size_t i = 0; i < n && !r; i++)
+    r = one(c, yaml_document_get_node(c->doc, list->data.sequence.items.start[i]), &d[i]);
   if (!r) r = distinct(c, list, d, (uint32_t)n, a);
   if (!r) *ret = (let_workload){(uint32_t)n, d};
   return r;
@@ -127,7 +134,9 @@ let_err let_workload_parse(let_str text, const char *name, let_arena *a, let_wor
 }
 
 let_err let_workload_load(const char *path, let_arena *a, let_workload *ret, let_error *e) {
-  if (let_workload_is_csv(path)) return let_fail(e, LET_ERR_INVALID, "%s: a task file of the prototype; only `gpulet plan` reads those, a workload is YAML", path);
+  if (let_workload_is_csv(path))
+    return let_fail(e, LET_ERR_INVALID,
+                    "%s: a task file of the prototype; only `gpulet plan` reads those, a workload is YAML", path);
   let_str text;
   let_err r = let_file_read(path, a, &text, e);
   return r ? r : let_workload_parse(text, path, a, ret, e);

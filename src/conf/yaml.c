@@ -6,9 +6,12 @@
 static let_err parser_failed(const yaml_parser_t *p, const char *name, let_error *e) {
   if (p->error == YAML_MEMORY_ERROR) return let_fail(e, LET_ERR_NOMEM, "%s: out of memory", name);
   const char *what = p->problem ? p->problem : "not YAML";
-  if (p->error == YAML_READER_ERROR) return let_fail(e, LET_ERR_INVALID, "%s:%lu:1: byte %zu: %s", name, (unsigned long)p->mark.line + 1, p->problem_offset, what);
-  return let_fail(e, LET_ERR_INVALID, "%s:%lu:%lu: %s%s%s", name, (unsigned long)p->problem_mark.line + 1, (unsigned long)p->problem_mark.column + 1,
-                  p->context ? p->context : "", p->context ? ": " : "", what);
+  if (p->error == YAML_READER_ERROR)
+    return let_fail(e, LET_ERR_INVALID, "%s:%lu:1: byte %zu: %s", name, (unsigned long)p->mark.line + 1,
+                    p->problem_offset, what);
+  return let_fail(e, LET_ERR_INVALID, "%s:%lu:%lu: %s%s%s", name, (unsigned long)p->problem_mark.line + 1,
+                  (unsigned long)p->problem_mark.column + 1, p->context ? p->context : "", p->context ? ": " : "",
+                  what);
 }
 
 let_err let_yaml_parse(let_str text, const char *name, yaml_document_t *ret, let_error *e) {
@@ -53,7 +56,8 @@ let_err let_yaml_keys(yaml_document_t *d, const yaml_node_t *n, const char *name
     for (const yaml_node_pair_t *q = first; q < p; q++) {
       const yaml_node_t *o = yaml_document_get_node(d, q->key);
       if (let_str_eq(let_yaml_scalar(key), let_yaml_scalar(o)))
-        return let_yaml_fail(name, key, e, "'" LET_STR_FMT "' is given twice (first on line %lu)", LET_STR_ARG(let_yaml_scalar(key)), let_yaml_line(o));
+        return let_yaml_fail(name, key, e, "'" LET_STR_FMT "' is given twice (first on line %lu)",
+                             LET_STR_ARG(let_yaml_scalar(key)), let_yaml_line(o));
     }
   }
   return LET_OK;

@@ -18,7 +18,8 @@ static inline unsigned long let_yaml_line(const yaml_node_t *n) { return n->star
 static inline unsigned long let_yaml_column(const yaml_node_t *n) { return n->start_mark.column + 1; }
 
 /* "name:line:column: " before a sentence about |n|. */
-let_err let_yaml_fail(const char *name, const yaml_node_t *n, let_error *e, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+let_err let_yaml_fail(const char *name, const yaml_node_t *n, let_error *e, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* INVALID naming both lines when a key of mapping |n| is not a scalar or comes twice. */
 LET_CHECKED let_err let_yaml_keys(yaml_document_t *d, const yaml_node_t *n, const char *name, let_error *e);

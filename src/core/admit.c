@@ -42,8 +42,10 @@ bool let__hopeless(const let_core *c, const let_request *r, let_time now, let_ti
 
 /* The time that a place in a batch is worth asking for. While more arrives than can be run, a place in a small batch
  * costs several in a full one; but no model may be asked for more time than its SLO leaves beside a running batch. */
-static let_dur least_time(let_core *c, const let__route *r, const let_request *q, double share, double part, let_time now) {
-  double arriving = let_rate_get(&c->model[r->model].rate, now) * part * (double)r->predict[r->most] / 1e9 / r->size[r->most];
+static let_dur least_time(let_core *c, const let__route *r, const let_request *q, double share, double part,
+                          let_time now) {
+  double arriving =
+      let_rate_get(&c->model[r->model].rate, now) * part * (double)r->predict[r->most] / 1e9 / r->size[r->most];
   if (arriving + share < 0.95) return 0;
   uint32_t k = r->most;
   while (k > 0 && 2 * r->predict[k] + c->limits.margin > q->deadline - q->arrival) k--;
@@ -69,7 +71,7 @@ static double owed(let_core *c, const let__route *r, uint32_t n_on, let_time now
 }
 
 typedef struct neighbours {
-  double share;  /* of the gpu-let's time */
+  double share;   /* of the gpu-let's time */
   let_dur queued; /* time for what they have queued with an earlier deadline */
   let_dur least;  /* see least_time */
   let_dur room;   /* a queue longer than this would make a neighbour's next request late */
@@ -95,7 +97,8 @@ static neighbours look_around(let_core *c, const let__route *r, const let_reques
   }
   /* Only who takes more than was planned has to keep out of the neighbours' way. */
   double part, own = owed(c, r, n, now, &part);
-  if (let_rate_get(&c->model[r->model].rate, now) * part * (double)r->predict[r->full] / 1e9 / r->batch < own * 1.1) ret.room = INT64_MAX;
+  if (let_rate_get(&c->model[r->model].rate, now) * part * (double)r->predict[r->full] / 1e9 / r->batch < own * 1.1)
+    ret.room = INT64_MAX;
   ret.least = least_time(c, r, q, ret.share, part, now);
   return ret;
 }
@@ -116,7 +119,8 @@ static uint64_t capacity(const let_core *c, const let__route *r, neighbours besi
     let_dur slack = c->entry[m->root].deadline - start;
     uint32_t first = rows_within(r, slack);
     uint32_t k = first ? let__size_for(r, first) : 0;
-    if (first && k < r->most) rows = first < let__queue_rows(c, m) ? first : let__queue_rows(c, m), after -= r->predict[k], t -= r->predict[k];
+    if (first && k < r->most)
+      rows = first < let__queue_rows(c, m) ? first : let__queue_rows(c, m), after -= r->predict[k], t -= r->predict[k];
     if (after <= 0) return rows;
   }
   /* One batch needs its turn and no more. Further ones have to leave the neighbours their share, and are counted
@@ -131,7 +135,9 @@ static uint64_t capacity(const let_core *c, const let__route *r, neighbours besi
   return rows + (one > many ? one : many);
 }
 
-enum { EXAMINED = 8 }; /* gpu-lets of a model looked at for its neighbours' sake: beyond that the first ones stand for all */
+enum {
+  EXAMINED = 8
+}; /* gpu-lets of a model looked at for its neighbours' sake: beyond that the first ones stand for all */
 
 typedef struct view {
   let__route *route;
@@ -178,7 +184,8 @@ uint32_t let__most_rows(const let_core *c, uint32_t model) {
   uint32_t n, most = 0;
   const let__route *route = let__routes_of(c, model, &n);
   for (uint32_t i = 0; i < n; i++)
-    if (let__route_up(c, &route[i]) && route[i].size[route[i].n_sizes - 1] > most) most = route[i].size[route[i].n_sizes - 1];
+    if (let__route_up(c, &route[i]) && route[i].size[route[i].n_sizes - 1] > most)
+      most = route[i].size[route[i].n_sizes - 1];
   return most;
 }
 
@@ -190,23 +197,29 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   let_rate_add(&m->rate, now, r->rows);
   view v = {0};
   v.route = let__routes_of(c, r->model, &v.n);
-  if (v.n == 0) return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': no gpu-let runs it in the current plan", name);
+  if (v.n == 0)
+    return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': no gpu-let runs it in the current plan", name);
   if (!let__any_up(c, r->model))
-    return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': %u of its %u gpu-lets are down and being restarted; try again", name, v.n, v.n);
+    return let__refuse(r, LET_ERR_UNAVAILABLE,
+                       "model '%.80s': %u of its %u gpu-lets are down and being restarted; try again", name, v.n, v.n);
   uint32_t most = let__most_rows(c, r->model);
   /* Promised by the configuration, but not prepared yet: that comes, or another server has it. */
   if (r->rows > most && r->rows <= m->m->max_batch)
-    return let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': %u rows, but so far its batches hold at most %u, larger ones are being prepared: split the request or try again",
+    return let__refuse(r, LET_ERR_UNAVAILABLE,
+                       "model '%.80s': %u rows, but so far its batches hold at most %u, larger ones are being "
+                       "prepared: split the request or try again",
                        name, r->rows, most);
   if (r->rows < 1 || r->rows > most)
-    return let__refuse(r, LET_ERR_INVALID, "model '%.80s': %u rows, but its batches hold at most %u: split the request", name, r->rows, most);
+    return let__refuse(r, LET_ERR_INVALID, "model '%.80s': %u rows, but its batches hold at most %u: split the request",
+                       name, r->rows, most);
   if (m->queued >= m->limit)
     return let__refuse(r, LET_ERR_OVERLOADED, "model '%.80s': its queue of %u requests is full", name, m->limit);
 
   if (r->deadline == LET_NEVER) return LET_OK;
   let_dur given = r->deadline - r->arrival;
   if (r->deadline <= now)
-    return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': its deadline, %.3f ms after arrival, had passed", name, (double)given / 1e6);
+    return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': its deadline, %.3f ms after arrival, had passed", name,
+                       (double)given / 1e6);
   for (uint32_t i = 0; i < v.n && i < EXAMINED; i++)
     if (let__route_up(c, &v.route[i])) v.beside[i] = look_around(c, &v.route[i], r, now);
   uint64_t rows = let__queue_rows_before(c, m, let__key_of(m, r, UINT64_MAX)) + r->rows;
@@ -214,6 +227,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   if (capacity_of_all(c, &v, r->deadline, rows, now) >= rows && !let__hopeless(c, r, now, &ignored)) return LET_OK;
   if (m->queued == 0) relax_idle(c, r, now);
   let_dur soonest = earliest(c, &v, rows, now) + (now - r->arrival);
-  return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': the earliest finish is %.1f ms after arrival, the deadline is %.1f ms", name,
+  return let__refuse(r, LET_ERR_DEADLINE,
+                     "model '%.80s': the earliest finish is %.1f ms after arrival, the deadline is %.1f ms", name,
                      (double)soonest / 1e6, (double)given / 1e6);
 }

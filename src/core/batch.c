@@ -27,7 +27,8 @@ void let__touch_gpulet(let_core *c, uint32_t gpulet) {
 /* The first request, in order, that is in time when a batch starts at |start| and has as many rows as |rows|, or as
  * it has itself when |rows| is 0. Deadlines ascend within a priority level, so each level is entered at the first
  * deadline that can do. */
-static uint32_t first_in_time(const let_core *c, const let__model *m, const let__route *r, let_time start, uint32_t rows) {
+static uint32_t first_in_time(const let_core *c, const let__model *m, const let__route *r, let_time start,
+                              uint32_t rows) {
   uint32_t least = let__size_for(r, rows ? rows : 1);
   let__key k = {INT64_MIN, 0};
   for (;;) {
@@ -47,9 +48,9 @@ typedef struct pick {
   uint32_t first, n, rows, size; /* entry to begin at, requests, rows, index of the size */
 } pick;
 
-/* The run of requests from entry |i| on whose batch, started at |start|, is in time for each of them: the longest one, or
- * fewer where several smaller batches take less time than a large one that is mostly padding (5 rows, and only 4 and 32
- * are prepared) and still are in time. */
+/* The run of requests from entry |i| on whose batch, started at |start|, is in time for each of them: the longest one,
+ * or fewer where several smaller batches take less time than a large one that is mostly padding (5 rows, and only 4 and
+ * 32 are prepared) and still are in time. */
 static pick run_from(const let_core *c, const let__model *m, const let__route *r, let_time start, uint32_t i) {
   pick p = {.first = i}, full[LET_SIZES_MAX] = {0}; /* the longest of each size */
   let_time deadline = LET_NEVER;
@@ -88,7 +89,8 @@ static pick choose(const let_core *c, const let__model *m, const let__route *r, 
   if (later == LET__NONE || later == i) return p;
   if (let__key_priority(c->entry[later].key) != let__key_priority(c->entry[i].key)) return p;
   pick q = run_from(c, m, r, start, later);
-  if (q.size < let__size_for(r, aim)) return p; /* too few of them: the first ones would not have been late in this one */
+  if (q.size < let__size_for(r, aim))
+    return p; /* too few of them: the first ones would not have been late in this one */
   bool both = start + r->predict[p.size] + r->predict[q.size] <= c->entry[later].r->deadline;
   return !both && speed(r, q) > 1.25 * speed(r, p) ? q : p;
 }
@@ -142,7 +144,9 @@ static bool candidate_of(const let_core *c, uint32_t model, let_time now, candid
     let_time open = open_at(c, m, r, now);
     if (open == LET_NEVER) continue;
     bool idle = c->gpulet[r->gpulet].n == 0;
-    if (found && (best_idle > idle || (best_idle == idle && best.route->credit >= r->credit && (idle || best.at <= now)))) continue;
+    if (found &&
+        (best_idle > idle || (best_idle == idle && best.route->credit >= r->credit && (idle || best.at <= now))))
+      continue;
     pick p = choose(c, m, r, let__free_at(c, &c->gpulet[r->gpulet], now));
     if (p.n == 0) continue;
     let_time at = close_at(c, m, r, now);
@@ -168,9 +172,15 @@ static void submit(let_core *c, const candidate *k, let_time now, let_action *re
   LET_ASSERT(at != LET__NONE);
   let__batch *b = &c->batch[at];
   c->free_batch = b->next_free;
-  *b = (let__batch){.id = (++c->generation << 20) | at, .model = r->model, .gpulet = r->gpulet, .size = r->size[k->pick.size],
-                    .rows = k->pick.rows, .n = k->pick.n, .predict = r->predict[k->pick.size],
-                    .start = let__free_at(c, g, now), .next_free = LET__NONE};
+  *b = (let__batch){.id = (++c->generation << 20) | at,
+                    .model = r->model,
+                    .gpulet = r->gpulet,
+                    .size = r->size[k->pick.size],
+                    .rows = k->pick.rows,
+                    .n = k->pick.n,
+                    .predict = r->predict[k->pick.size],
+                    .start = let__free_at(c, g, now),
+                    .next_free = LET__NONE};
   ret->kind = LET_ACTION_SUBMIT, ret->why = LET_OK, ret->batch = b->id;
   ret->gpulet = b->gpulet, ret->model = b->model, ret->size = b->size, ret->rows = b->rows, ret->n = b->n;
   uint32_t i = k->pick.first;
@@ -197,7 +207,8 @@ static bool refuse_queued(let_core *c, let_request *r, let_action *ret) {
   let__queue_remove(c, m, r);
   let__entry_give(c, r);
   r->state = LET_REQUEST_IDLE;
-  *ret = (let_action){.kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = r->model, .rows = r->rows, .n = 1};
+  *ret = (let_action){
+      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = r->model, .rows = r->rows, .n = 1};
   ret->request[0] = r;
   return true;
 }
@@ -210,20 +221,25 @@ bool let__decide(let_core *c, uint32_t model, let_time now, let_action *ret) {
   uint32_t n;
   (void)let__routes_of(c, model, &n);
   if (!let__any_up(c, model)) {
-    if (n) let__refuse(urgent, LET_ERR_UNAVAILABLE, "model '%.80s': its gpu-lets (%u) went down while the request waited; try again", m->m->name, n);
-    else let__refuse(urgent, LET_ERR_UNAVAILABLE, "model '%.80s': the plan changed and no gpu-let runs it any more", m->m->name);
+    if (n)
+      let__refuse(urgent, LET_ERR_UNAVAILABLE,
+                  "model '%.80s': its gpu-lets (%u) went down while the request waited; try again", m->m->name, n);
+    else
+      let__refuse(urgent, LET_ERR_UNAVAILABLE, "model '%.80s': the plan changed and no gpu-let runs it any more",
+                  m->m->name);
     return refuse_queued(c, urgent, ret);
   }
   uint32_t most = let__most_rows(c, model);
   if (urgent->rows > most) { /* what could run it went down while it waited, and comes back small */
-    let__refuse(urgent, LET_ERR_UNAVAILABLE, "model '%.80s': %u rows, but at present its batches hold at most %u: split the request or try again", m->m->name,
-                urgent->rows, most);
+    let__refuse(urgent, LET_ERR_UNAVAILABLE,
+                "model '%.80s': %u rows, but at present its batches hold at most %u: split the request or try again",
+                m->m->name, urgent->rows, most);
     return refuse_queued(c, urgent, ret);
   }
   let_time until;
   if (let__hopeless(c, urgent, now, &until)) {
-    let__refuse(urgent, LET_ERR_DEADLINE, "model '%.80s': waited %.1f ms and can no longer finish within its %.1f ms", m->m->name,
-                (double)(now - urgent->arrival) / 1e6, (double)(urgent->deadline - urgent->arrival) / 1e6);
+    let__refuse(urgent, LET_ERR_DEADLINE, "model '%.80s': waited %.1f ms and can no longer finish within its %.1f ms",
+                m->m->name, (double)(now - urgent->arrival) / 1e6, (double)(urgent->deadline - urgent->arrival) / 1e6);
     return refuse_queued(c, urgent, ret);
   }
   candidate own, other;

@@ -16,7 +16,8 @@ let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core
   if (limits->models < 1 || limits->gpulets < 1 || limits->requests < 1 || limits->queue < 1)
     return let_fail(e, LET_ERR_INVALID, "core: the limits on models, gpu-lets, requests and queue must be at least 1");
   if (limits->models > 1u << 20 || limits->gpulets > (1u << 20) / LET__DEPTH_MAX || limits->requests > 1u << 30)
-    return let_fail(e, LET_ERR_INVALID, "core: limits above %u models, %u gpu-lets or %u requests", 1u << 20, (1u << 20) / LET__DEPTH_MAX, 1u << 30);
+    return let_fail(e, LET_ERR_INVALID, "core: limits above %u models, %u gpu-lets or %u requests", 1u << 20,
+                    (1u << 20) / LET__DEPTH_MAX, 1u << 30);
   if (limits->margin < 0) return let_fail(e, LET_ERR_INVALID, "core: the safety margin is negative");
   let_core *c = let_mem_zalloc(mem, sizeof *c);
   if (!c) return let_fail(e, LET_ERR_NOMEM, "core: out of memory");
@@ -29,8 +30,8 @@ let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core
   c->batch = array(c, c->n_batches, sizeof *c->batch, true);
   if (!let_heap_init(&c->wake, mem, limits->models) || !c->model || !c->gpulet || !c->entry || !c->batch) {
     let_core_free(c);
-    return let_fail(e, LET_ERR_NOMEM, "core: out of memory for %u models, %u gpu-lets, %u requests", limits->models, limits->gpulets,
-                    limits->requests);
+    return let_fail(e, LET_ERR_NOMEM, "core: out of memory for %u models, %u gpu-lets, %u requests", limits->models,
+                    limits->gpulets, limits->requests);
   }
   for (uint32_t i = 0; i < c->n_batches; i++) c->batch[i].next_free = i + 1 < c->n_batches ? i + 1 : LET__NONE;
   for (uint32_t i = 0; i < limits->models; i++) {
@@ -55,7 +56,8 @@ void let_core_free(let_core *c) {
 }
 
 let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_error *e) {
-  if (index >= c->limits.models) return let_fail(e, LET_ERR_INVALID, "core: model number %u is not below the limit of %u", index, c->limits.models);
+  if (index >= c->limits.models)
+    return let_fail(e, LET_ERR_INVALID, "core: model number %u is not below the limit of %u", index, c->limits.models);
   let__model *x = &c->model[index];
   if (!x->m) let_rate_init(&x->rate, LET_S, c->now);
   x->m = m;
@@ -67,8 +69,8 @@ let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_
 
 /* ---- gpu-lets -------------------------------------------------------------------------------------------- */
 
-let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets, const let_core_route *routes,
-                            uint32_t n_routes, let_time now, let_error *e) {
+let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets,
+                            const let_core_route *routes, uint32_t n_routes, let_time now, let_error *e) {
   c->now = now;
   let__table *t;
   let_err err = let__table_new(c, gpulets, n_gpulets, routes, n_routes, &t, e);
@@ -88,7 +90,9 @@ let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_
   return LET_OK;
 }
 
-bool let_core_gpulet_idle(const let_core *c, uint32_t gpulet) { return gpulet >= c->limits.gpulets || c->gpulet[gpulet].n == 0; }
+bool let_core_gpulet_idle(const let_core *c, uint32_t gpulet) {
+  return gpulet >= c->limits.gpulets || c->gpulet[gpulet].n == 0;
+}
 
 void let_core_gpulet_remove(let_core *c, uint32_t gpulet) {
   LET_ASSERT(gpulet < c->limits.gpulets && c->gpulet[gpulet].n == 0);
@@ -117,7 +121,8 @@ let_err let_core_arrive(let_core *c, let_request *r, let_time now) {
   LET_ASSERT(r->state == LET_REQUEST_IDLE);
   let_err err = let__admit(c, r, now);
   if (err) return err;
-  if (!let__entry_take(c, r)) return let__refuse(r, LET_ERR_OVERLOADED, "the server holds %u requests, its limit; try again", c->limits.requests);
+  if (!let__entry_take(c, r))
+    return let__refuse(r, LET_ERR_OVERLOADED, "the server holds %u requests, its limit; try again", c->limits.requests);
   r->attempts = 0, r->cancelled = false, r->status = LET_OK, r->why[0] = 0, r->next = NULL;
   let__queue_put(c, &c->model[r->model], r);
   let__touch(c, r->model);
@@ -142,7 +147,8 @@ static bool refuse_returned(let_core *c, let_action *ret) {
   if (!c->out) c->out_last = NULL;
   r->next = NULL, r->state = LET_REQUEST_IDLE;
   let__entry_give(c, r);
-  *ret = (let_action){.kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = r->model, .rows = r->rows, .n = 1};
+  *ret = (let_action){
+      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = r->model, .rows = r->rows, .n = 1};
   ret->request[0] = r;
   return true;
 }
@@ -199,10 +205,11 @@ static void give_back(let_core *c, let_request *q, let_err why, let_time now) {
   } else if (q->attempts >= LET__ATTEMPTS) {
     let__refuse(q, why, "model '%.80s': %s, %u times under this request", name, let_err_text(why), q->attempts);
   } else if (!let__any_up(c, q->model)) {
-    let__refuse(q, why, "model '%.80s': %s under this request and no other gpu-let of the model is up; try again", name, let_err_text(why));
+    let__refuse(q, why, "model '%.80s': %s under this request and no other gpu-let of the model is up; try again", name,
+                let_err_text(why));
   } else if (let__hopeless(c, q, now, &ignored)) {
-    let__refuse(q, why, "model '%.80s': %s under this request, %.1f ms after arrival: too late to run it again", name, let_err_text(why),
-                (double)(now - q->arrival) / 1e6);
+    let__refuse(q, why, "model '%.80s': %s under this request, %.1f ms after arrival: too late to run it again", name,
+                let_err_text(why), (double)(now - q->arrival) / 1e6);
   } else {
     let__queue_put(c, &c->model[q->model], q);
     return;
@@ -240,8 +247,12 @@ uint32_t let_core_batch_gpulet(const let_core *c, uint64_t id) {
 
 /* ---- introspection --------------------------------------------------------------------------------------- */
 
-uint32_t let_core_queued(const let_core *c, uint32_t model) { return model < c->limits.models ? c->model[model].queued : 0; }
-uint32_t let_core_running(const let_core *c, uint32_t model) { return model < c->limits.models ? c->model[model].running : 0; }
+uint32_t let_core_queued(const let_core *c, uint32_t model) {
+  return model < c->limits.models ? c->model[model].queued : 0;
+}
+uint32_t let_core_running(const let_core *c, uint32_t model) {
+  return model < c->limits.models ? c->model[model].running : 0;
+}
 
 let_dur let_core_predict(const let_core *c, uint32_t gpulet, uint32_t model, uint32_t size) {
   const let__route *r = let__route_find(c, model, gpulet);

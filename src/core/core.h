@@ -33,22 +33,22 @@
 typedef struct let_core let_core;
 
 typedef struct let_core_limits {
-  uint32_t models;      /* at most */
-  uint32_t gpulets;     /* at most, old and new generation together */
-  uint32_t requests;    /* in the core at once */
-  uint32_t queue;       /* waiting per model, unless the model says less */
-  bool eager;           /* close a batch whenever a gpu-let is idle */
-  let_dur margin;       /* least safety margin subtracted from the slack; 200 us is a good start */
+  uint32_t models;   /* at most */
+  uint32_t gpulets;  /* at most, old and new generation together */
+  uint32_t requests; /* in the core at once */
+  uint32_t queue;    /* waiting per model, unless the model says less */
+  bool eager;        /* close a batch whenever a gpu-let is idle */
+  let_dur margin;    /* least safety margin subtracted from the slack; 200 us is a good start */
 } let_core_limits;
 
 /* A model on a gpu-let: a row of the routing table. */
 typedef struct let_core_route {
   uint32_t model, gpulet;
-  uint32_t batch;                /* rows to aim for: "full" */
-  uint32_t n_sizes;              /* prepared sizes, ascending; the last may exceed |batch| */
+  uint32_t batch;   /* rows to aim for: "full" */
+  uint32_t n_sizes; /* prepared sizes, ascending; the last may exceed |batch| */
   uint32_t size[LET_SIZES_MAX];
   let_dur predict[LET_SIZES_MAX]; /* of one batch of that size, neighbours included */
-  double rate;                   /* planned requests/s; 0: share by speed */
+  double rate;                    /* planned requests/s; 0: share by speed */
 } let_core_route;
 
 /* An open gpu-let, numbered by the server; numbers are reused only after let_core_gpulet_remove. */

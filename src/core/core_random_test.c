@@ -112,7 +112,8 @@ static void check_submit(world *w, const let_action *a) {
   }
   flight f = {a->batch, a->gpulet, 0};
   double slip = let_rng_unit(&w->rng);
-  f.took = (let_dur)((double)(end - start) * (slip < 0.9 ? 0.7 + 0.35 * let_rng_unit(&w->rng) : 1 + 2 * let_rng_unit(&w->rng)));
+  f.took = (let_dur)((double)(end - start) *
+                     (slip < 0.9 ? 0.7 + 0.35 * let_rng_unit(&w->rng) : 1 + 2 * let_rng_unit(&w->rng)));
   assert_true(w->n_flights < LETS * DEPTH);
   w->flight[w->n_flights++] = f;
   clock_of *k = &ring[a->gpulet];
@@ -152,7 +153,8 @@ static void arrive(world *w) {
   w->arrived++;
   if (let_core_arrive(w->c, r, w->now) == LET_OK) {
     w->inside[i] = true;
-    assert_true(let_core_queued(w->c, r->model) <= (w->model[r->model].max_queue ? w->model[r->model].max_queue : QUEUE));
+    assert_true(let_core_queued(w->c, r->model) <=
+                (w->model[r->model].max_queue ? w->model[r->model].max_queue : QUEUE));
   } else {
     assert_true(r->why[0] && r->status != LET_OK && r->state == LET_REQUEST_IDLE);
     w->refused_at_once++;
@@ -220,7 +222,10 @@ static void replan(world *w) {
     for (uint32_t m = 0; m < MODELS; m++) {
       if (below(w, 3)) continue;
       let_core_route *r = &w->route[w->n_routes++];
-      *r = (let_core_route){.model = m, .gpulet = g, .n_sizes = (uint32_t)(1 + below(w, 5)), .rate = below(w, 2) ? 0 : (double)below(w, 1000)};
+      *r = (let_core_route){.model = m,
+                            .gpulet = g,
+                            .n_sizes = (uint32_t)(1 + below(w, 5)),
+                            .rate = below(w, 2) ? 0 : (double)below(w, 1000)};
       let_dur fixed = (let_dur)(200 + below(w, 1500)) * LET_US, each = (let_dur)(20 + below(w, 300)) * LET_US;
       for (uint32_t k = 0; k < r->n_sizes; k++) r->size[k] = 1u << k, r->predict[k] = fixed + each * (1 << k);
       r->batch = 1 + (uint32_t)below(w, r->size[r->n_sizes - 1]);
@@ -229,7 +234,8 @@ static void replan(world *w) {
   let_error e;
   assert_int_equal(let_core_routes_set(w->c, w->lets, w->n_lets, w->route, w->n_routes, w->now, &e), LET_OK);
   for (uint32_t g = 0; g < LETS; g++) {
-    if (w->named[g] && !named[g] && let_core_gpulet_idle(w->c, g)) let_core_gpulet_remove(w->c, g), w->down[g] = false, w->named[g] = false;
+    if (w->named[g] && !named[g] && let_core_gpulet_idle(w->c, g))
+      let_core_gpulet_remove(w->c, g), w->down[g] = false, w->named[g] = false;
     if (named[g]) w->named[g] = true;
   }
 }
@@ -264,7 +270,12 @@ static void run(uint64_t seed, bool eager, int events) {
   let_rng_seed(&w->rng, seed);
   memset(ring, 0, sizeof ring);
   let_mem_failing_init(&w->mem, -1, 0);
-  let_core_limits limits = {.models = MODELS, .gpulets = LETS, .requests = REQUESTS / 2, .queue = QUEUE, .eager = eager, .margin = 100 * LET_US};
+  let_core_limits limits = {.models = MODELS,
+                            .gpulets = LETS,
+                            .requests = REQUESTS / 2,
+                            .queue = QUEUE,
+                            .eager = eager,
+                            .margin = 100 * LET_US};
   let_error e;
   assert_int_equal(let_core_new(&limits, &w->mem.mem, &w->c, &e), LET_OK);
   for (uint32_t i = 0; i < MODELS; i++) {
@@ -282,7 +293,8 @@ static void run(uint64_t seed, bool eager, int events) {
     long allocations = w->mem.count, plans = w->plans;
     event(w);
     steps(w);
-    assert_int_equal(w->mem.count - allocations, w->plans - plans); /* a plan change allocates its table, nothing else anything */
+    assert_int_equal(w->mem.count - allocations,
+                     w->plans - plans); /* a plan change allocates its table, nothing else anything */
     if (i % 64 == 0 && !let_core_validate(w->c, &e)) {
       print_message("seed %llu, event %d: %s\n", (unsigned long long)seed, i, e.text);
       fail();
@@ -296,24 +308,33 @@ static void run(uint64_t seed, bool eager, int events) {
   for (uint32_t i = 0; i < REQUESTS; i++) assert_false(w->inside[i]);
   assert_true(let_core_wake(w->c) == LET_NEVER);
   assert_true(let_core_validate(w->c, &e));
-  print_message("seed %llu: %llu arrived, %llu refused at once, %llu later, %llu done (%llu after their deadline), %llu cancelled, "
+  print_message("seed %llu: %llu arrived, %llu refused at once, %llu later, %llu done (%llu after their deadline), "
+                "%llu cancelled, "
                 "%llu batches of %.2f rows, %llu failed\n",
                 (unsigned long long)seed, (unsigned long long)w->arrived, (unsigned long long)w->refused_at_once,
                 (unsigned long long)w->refused_later, (unsigned long long)w->done, (unsigned long long)w->late,
-                (unsigned long long)w->cancelled, (unsigned long long)w->batches, (double)w->rows / (double)w->batches, (unsigned long long)w->failed);
+                (unsigned long long)w->cancelled, (unsigned long long)w->batches, (double)w->rows / (double)w->batches,
+                (unsigned long long)w->failed);
   let_core_free(w->c);
   assert_int_equal(w->mem.live, 0);
   free(w);
 }
 
-static void test_deferred(void **state) { (void)state; run(1, false, EVENTS / 2); }
-static void test_eager(void **state) { (void)state; run(2, true, EVENTS / 4); }
+static void test_deferred(void **state) {
+  (void)state;
+  run(1, false, EVENTS / 2);
+}
+static void test_eager(void **state) {
+  (void)state;
+  run(2, true, EVENTS / 4);
+}
 static void test_more(void **state) {
   (void)state;
   for (uint64_t seed = 10; seed < 15; seed++) run(seed, seed % 3 == 0, EVENTS / 20);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_deferred), cmocka_unit_test(test_eager), cmocka_unit_test(test_more)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_deferred), cmocka_unit_test(test_eager),
+                                     cmocka_unit_test(test_more)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

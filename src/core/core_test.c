@@ -96,7 +96,8 @@ static void test_closes_when_slack_runs_out_or_full(void **state) {
   assert_int_equal(done(c, act.batch, 3 * LET_MS, t + 3 * LET_MS), 2);
   t += 3 * LET_MS;
   for (int i = 0; i < 5; i++) assert_int_equal(let_core_arrive(c, request(0, t, 20 * LET_MS), t), LET_OK);
-  assert_true(let_core_step(c, t, &act)); /* full for what the plan aims at, and more is welcome: the gpu-let is its own */
+  assert_true(
+      let_core_step(c, t, &act)); /* full for what the plan aims at, and more is welcome: the gpu-let is its own */
   assert_int_equal(act.rows, 5);
   assert_int_equal(act.size, 8);
   let_core_free(c);
@@ -356,7 +357,10 @@ static void test_dump_is_json_like(void **state) {
   let_core_dump(c, &b);
   int depth = 0, quotes = 0;
   for (size_t i = 0; i < b.n; i++) {
-    if (b.p[i] == '\\') { i++; continue; }
+    if (b.p[i] == '\\') {
+      i++;
+      continue;
+    }
     if (b.p[i] == '"') quotes++;
     depth += b.p[i] == '{' || b.p[i] == '[' ? 1 : b.p[i] == '}' || b.p[i] == ']' ? -1 : 0;
     assert_true(depth >= 0);
@@ -407,8 +411,8 @@ typedef struct trial {
   let_rng rng;
   let_core *c;
   let_time now;
-  double jitter, truth; /* what batches really take: |truth| times the prediction, +- |jitter| */
-  double hiccups;       /* that part of the batches takes |hiccup| longer */
+  double jitter, truth;  /* what batches really take: |truth| times the prediction, +- |jitter| */
+  double hiccups;        /* that part of the batches takes |hiccup| longer */
   let_dur hiccup, delay; /* delay: the models' max_queue_delay, 0: none */
   uint64_t batches, rows;
 } trial;
@@ -447,7 +451,8 @@ static void drive(trial *w, const let_core_route *r, uint32_t n_routes) {
 static void trial_run(trial *w, let_core_route *r, uint32_t n_routes, uint32_t depth, let_dur length) {
   static let_request many[4096];
   idle_list = NULL;
-  for (int i = 0; i < 4096; i++) many[i] = (let_request){.next = idle_list}, let_heap_node_init(&many[i].node), idle_list = &many[i];
+  for (int i = 0; i < 4096; i++)
+    many[i] = (let_request){.next = idle_list}, let_heap_node_init(&many[i].node), idle_list = &many[i];
   let_core_limits l = {.models = 3, .gpulets = 4, .requests = 4096, .queue = 1024, .margin = 200 * LET_US};
   let_error e;
   assert_int_equal(let_core_new(&l, &let_mem_libc, &w->c, &e), LET_OK);
@@ -475,7 +480,8 @@ static void trial_run(trial *w, let_core_route *r, uint32_t n_routes, uint32_t d
       assert_true(let_core_batch_done(w->c, d->batch[0], d->took[0], t, got, &n));
       for (uint32_t i = 0; i < n; i++) over(w, got[i], true);
       d->n--;
-      for (uint32_t i = 0; i < d->n; i++) d->end[i] = d->end[i + 1], d->took[i] = d->took[i + 1], d->batch[i] = d->batch[i + 1];
+      for (uint32_t i = 0; i < d->n; i++)
+        d->end[i] = d->end[i + 1], d->took[i] = d->took[i + 1], d->batch[i] = d->batch[i + 1];
     } else if (who >= 0) {
       tenant *x = &w->t[who];
       x->next = t + (let_time)let_rng_exponential(&w->rng, 1e9 / x->rate);
@@ -498,15 +504,17 @@ static double report(const char *what, const tenant *t, double capacity, let_dur
   uint64_t admitted = t->sent - t->refused;
   *goodput = (double)t->good / ((double)length / 1e9);
   double kept = admitted ? (double)t->good / (double)(t->good + t->late + t->dropped) : 1;
-  print_message("[%.1f rows/batch] %-28s offered %7.0f/s  goodput %7.0f/s (%5.1f %% of capacity %.0f/s)  refused at once %5.1f %%  of the admitted %6.2f %% in time\n",
-                last_fill, what, (double)t->sent / ((double)length / 1e9), *goodput, 100 * *goodput / capacity, capacity,
-                100.0 * (double)t->refused / (double)t->sent, 100 * kept);
+  print_message("[%.1f rows/batch] %-28s offered %7.0f/s  goodput %7.0f/s (%5.1f %% of capacity %.0f/s)  refused at "
+                "once %5.1f %%  of the admitted %6.2f %% in time\n",
+                last_fill, what, (double)t->sent / ((double)length / 1e9), *goodput, 100 * *goodput / capacity,
+                capacity, 100.0 * (double)t->refused / (double)t->sent, 100 * kept);
   return kept;
 }
 
 static let_core_route table(uint32_t m, uint32_t g, uint32_t batch, double fixed_ms, double row_ms, double rate) {
   let_core_route r = {.model = m, .gpulet = g, .batch = batch, .rate = rate};
-  for (uint32_t s = 1; s <= batch; s *= 2) r.size[r.n_sizes] = s, r.predict[r.n_sizes++] = (let_dur)((fixed_ms + row_ms * s) * 1e6);
+  for (uint32_t s = 1; s <= batch; s *= 2)
+    r.size[r.n_sizes] = s, r.predict[r.n_sizes++] = (let_dur)((fixed_ms + row_ms * s) * 1e6);
   return r;
 }
 
@@ -556,7 +564,8 @@ static void test_split_over_unequal_gpulets(void **state) {
     trial w = {.n_tenants = 1, .n_lets = 3, .jitter = 0.1, .truth = 1};
     let_rng_seed(&w.rng, 3);
     double speed[3] = {16 / 10e-3, 8 / 10e-3, 4 / 10e-3}, capacity = speed[0] + speed[1] + speed[2], goodput;
-    let_core_route r[] = {table(0, 0, 16, 2, 0.5, speed[0]), table(0, 1, 8, 2, 1, speed[1]), table(0, 2, 4, 2, 2, speed[2])};
+    let_core_route r[] = {table(0, 0, 16, 2, 0.5, speed[0]), table(0, 1, 8, 2, 1, speed[1]),
+                          table(0, 2, 4, 2, 2, speed[2])};
     w.t[0] = (tenant){.rate = capacity * loads[i], .slo = 30 * LET_MS};
     trial_run(&w, r, 3, 2, 10 * LET_S);
     double kept = report(i ? "three gpu-lets, 2x" : "three gpu-lets, 0.8x", &w.t[0], capacity, 10 * LET_S, &goodput);
@@ -585,11 +594,23 @@ static void test_short_batches(void **state) {
   (void)state;
   /* |plan|: how many times too long the plan says; |least|: of the goodput. Batches hit by 8 ms are late whatever is
    * done, and so is who arrives behind them. The last plan is longer than the SLO. */
-  static const struct { double plan, hiccups; let_dur hiccup; double least; } cases[] = {
-    {1, 0, 0, 0.999}, {1, 0.05, 4 * LET_MS, 0.97}, {1, 0.1, 8 * LET_MS, 0.78}, {1, 0.2, 2 * LET_MS, 0.99}, {1, 0.2, 4 * LET_MS, 0.9},
-    {1, 0.2, 8 * LET_MS, 0.58}, {1, 0.3, 4 * LET_MS, 0.72}, {5, 0, 0, 0.999}, {30, 0, 0, 0.99}, {60, 0, 0, 0.9}};
+  static const struct {
+    double plan, hiccups;
+    let_dur hiccup;
+    double least;
+  } cases[] = {{1, 0, 0, 0.999},           {1, 0.05, 4 * LET_MS, 0.97},
+               {1, 0.1, 8 * LET_MS, 0.78}, {1, 0.2, 2 * LET_MS, 0.99},
+               {1, 0.2, 4 * LET_MS, 0.9},  {1, 0.2, 8 * LET_MS, 0.58},
+               {1, 0.3, 4 * LET_MS, 0.72}, {5, 0, 0, 0.999},
+               {30, 0, 0, 0.99},           {60, 0, 0, 0.9}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    trial w = {.n_tenants = 1, .n_lets = 1, .jitter = 0.1, .truth = 1 / cases[i].plan, .hiccups = cases[i].hiccups, .hiccup = cases[i].hiccup, .delay = 2500 * LET_US};
+    trial w = {.n_tenants = 1,
+               .n_lets = 1,
+               .jitter = 0.1,
+               .truth = 1 / cases[i].plan,
+               .hiccups = cases[i].hiccups,
+               .hiccup = cases[i].hiccup,
+               .delay = 2500 * LET_US};
     let_rng_seed(&w.rng, 11);
     let_core_route r = {.batch = 8, .rate = 300, .n_sizes = 5, .size = {1, 2, 4, 8, 32}};
     for (int k = 0; k < 5; k++) r.predict[k] = (let_dur)((100 + 6 * r.size[k]) * 1e3 * cases[i].plan);
@@ -597,20 +618,29 @@ static void test_short_batches(void **state) {
     double goodput;
     trial_run(&w, &r, 1, 2, 20 * LET_S);
     char what[64];
-    snprintf(what, sizeof what, "plan %.0fx, %.0f %% by %.0f ms", cases[i].plan, 100 * cases[i].hiccups, (double)cases[i].hiccup / 1e6);
+    snprintf(what, sizeof what, "plan %.0fx, %.0f %% by %.0f ms", cases[i].plan, 100 * cases[i].hiccups,
+             (double)cases[i].hiccup / 1e6);
     report(what, &w.t[0], 300, 20 * LET_S, &goodput);
     assert_true((double)w.t[0].good >= cases[i].least * (double)w.t[0].sent);
   }
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_closes_when_slack_runs_out_or_full), cmocka_unit_test(test_no_large_batch_of_padding),
-      cmocka_unit_test(test_too_wide_for_what_is_up), cmocka_unit_test(test_order_is_priority_then_deadline),
-    cmocka_unit_test(test_refusals_say_why), cmocka_unit_test(test_failed_batch_runs_elsewhere_once), cmocka_unit_test(test_plan_change),
-    cmocka_unit_test(test_predictions_follow_both_ways), cmocka_unit_test(test_allocation_failure), cmocka_unit_test(test_dump_is_json_like),
-    cmocka_unit_test(test_rate), cmocka_unit_test(test_overload), cmocka_unit_test(test_overload_stays_at_home),
-    cmocka_unit_test(test_split_over_unequal_gpulets), cmocka_unit_test(test_survives_a_wrong_profile),
-    cmocka_unit_test(test_short_batches)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_closes_when_slack_runs_out_or_full),
+                                     cmocka_unit_test(test_no_large_batch_of_padding),
+                                     cmocka_unit_test(test_too_wide_for_what_is_up),
+                                     cmocka_unit_test(test_order_is_priority_then_deadline),
+                                     cmocka_unit_test(test_refusals_say_why),
+                                     cmocka_unit_test(test_failed_batch_runs_elsewhere_once),
+                                     cmocka_unit_test(test_plan_change),
+                                     cmocka_unit_test(test_predictions_follow_both_ways),
+                                     cmocka_unit_test(test_allocation_failure),
+                                     cmocka_unit_test(test_dump_is_json_like),
+                                     cmocka_unit_test(test_rate),
+                                     cmocka_unit_test(test_overload),
+                                     cmocka_unit_test(test_overload_stays_at_home),
+                                     cmocka_unit_test(test_split_over_unequal_gpulets),
+                                     cmocka_unit_test(test_survives_a_wrong_profile),
+                                     cmocka_unit_test(test_short_batches)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

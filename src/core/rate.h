@@ -5,11 +5,11 @@
 #include "base/time.h"
 
 typedef struct let_rate {
-  let_dur window;  /* time constant */
-  let_time since;  /* start of the current bucket */
-  double count;    /* arrivals in it */
-  double rate;     /* per second, smoothed over the past buckets */
-  int buckets;     /* full buckets seen, for the start-up */
+  let_dur window; /* time constant */
+  let_time since; /* start of the current bucket */
+  double count;   /* arrivals in it */
+  double rate;    /* per second, smoothed over the past buckets */
+  int buckets;    /* full buckets seen, for the start-up */
 } let_rate;
 
 void let_rate_init(let_rate *r, let_dur window, let_time now);

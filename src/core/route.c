@@ -74,9 +74,9 @@ static void believe(let__route *r) {
 }
 
 /* Up fast, because too low a prediction makes requests late; down slowly. But some batches are held up by what happens
- * elsewhere on the device, and those say nothing about the next one: were each believed by half, one in five would keep the
- * prediction near the longest, and everything would be refused that four in five could have served. So a single one counts for
- * an eighth of what is believed; only when they come in a row is it the new truth, then by half at once. */
+ * elsewhere on the device, and those say nothing about the next one: were each believed by half, one in five would keep
+ * the prediction near the longest, and everything would be refused that four in five could have served. So a single one
+ * counts for an eighth of what is believed; only when they come in a row is it the new truth, then by half at once. */
 static double follow(double was, double seen, uint32_t rising) {
   if (seen <= was) return was + (seen - was) / 16;
   double up = was + (seen - was) / 2, most = was * (rising < 2 ? 1.125 : rising < 3 ? 1.25 : 1.5);
@@ -115,7 +115,8 @@ void let__route_learn(let__route *r, uint32_t size, let_dur took, let_dur late, 
 void let__route_relax(let__route *r, bool plan_too) {
   double least = plan_too ? 0.125 : 1; /* of the plan */
   for (uint32_t i = 0; i < r->n_sizes; i++)
-    if (r->plan[i] > 0 && r->own[i] > least * (double)r->plan[i]) r->own[i] -= (r->own[i] - least * (double)r->plan[i]) / 8;
+    if (r->plan[i] > 0 && r->own[i] > least * (double)r->plan[i])
+      r->own[i] -= (r->own[i] - least * (double)r->plan[i]) / 8;
   if (r->factor > least) r->factor -= (r->factor - least) / 8;
   r->late -= r->late / 8;
   believe(r);
@@ -126,9 +127,11 @@ static let_err check_gpulets(const let_core *c, const let_core_gpulet *g, uint32
     return let_fail(e, LET_ERR_INVALID, "routes: %u gpu-lets are more than the limit of %u", n, c->limits.gpulets);
   for (uint32_t i = 0; i < n; i++) {
     if (g[i].number >= c->limits.gpulets)
-      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let number %u is not below the limit of %u", g[i].number, c->limits.gpulets);
+      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let number %u is not below the limit of %u", g[i].number,
+                      c->limits.gpulets);
     if (g[i].depth < 1 || g[i].depth > LET__DEPTH_MAX)
-      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u: depth %u is not within 1..%d", g[i].number, g[i].depth, LET__DEPTH_MAX);
+      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u: depth %u is not within 1..%d", g[i].number, g[i].depth,
+                      LET__DEPTH_MAX);
   }
   return LET_OK;
 }
@@ -138,26 +141,35 @@ static let_err check_route(const let_core *c, const let_core_route *r, let_error
     return let_fail(e, LET_ERR_INVALID, "routes: model %u was not declared", r->model);
   const char *name = c->model[r->model].m->name;
   if (r->n_sizes < 1 || r->n_sizes > LET_SIZES_MAX)
-    return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: %u batch sizes are not within 1..%d", name, r->gpulet,
-                    r->n_sizes, LET_SIZES_MAX);
+    return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: %u batch sizes are not within 1..%d", name,
+                    r->gpulet, r->n_sizes, LET_SIZES_MAX);
   for (uint32_t i = 0; i < r->n_sizes; i++) {
     if (r->size[i] < 1 || r->size[i] > LET_BATCH_MAX || (i > 0 && r->size[i] <= r->size[i - 1]))
-      return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: batch size %u is out of order or not within 1..%d", name,
+      return let_fail(e, LET_ERR_INVALID,
+                      "routes: model '%s' on gpu-let %u: batch size %u is out of order or not within 1..%d", name,
                       r->gpulet, r->size[i], LET_BATCH_MAX);
     if (r->predict[i] < 0 || r->predict[i] > 3600 * LET_S)
-      return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: the prediction for batch size %u is not within 0..1 h", name,
+      return let_fail(e, LET_ERR_INVALID,
+                      "routes: model '%s' on gpu-let %u: the prediction for batch size %u is not within 0..1 h", name,
                       r->gpulet, r->size[i]);
   }
   if (r->batch < 1 || r->batch > r->size[r->n_sizes - 1])
-    return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: batch %u is not within its prepared sizes", name, r->gpulet, r->batch);
+    return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: batch %u is not within its prepared sizes",
+                    name, r->gpulet, r->batch);
   if (!(r->rate >= 0 && isfinite(r->rate)))
-    return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: the rate is not a number >= 0", name, r->gpulet);
+    return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: the rate is not a number >= 0", name,
+                    r->gpulet);
   return LET_OK;
 }
 
 static void fill(const let_core *c, let__route *r, const let_core_route *from) {
-  *r = (let__route){.model = from->model, .gpulet = from->gpulet, .batch = from->batch, .n_sizes = from->n_sizes,
-                    .rate = from->rate, .factor = 1, .ran = c->now};
+  *r = (let__route){.model = from->model,
+                    .gpulet = from->gpulet,
+                    .batch = from->batch,
+                    .n_sizes = from->n_sizes,
+                    .rate = from->rate,
+                    .factor = 1,
+                    .ran = c->now};
   memcpy(r->size, from->size, from->n_sizes * sizeof *r->size);
   memcpy(r->plan, from->predict, from->n_sizes * sizeof *r->plan);
   r->full = let__size_for(r, r->batch);
@@ -169,7 +181,8 @@ static void fill(const let_core *c, let__route *r, const let_core_route *from) {
     r->rising = old->rising, r->learnt = old->learnt, r->ran = old->ran;
     for (uint32_t i = 0; i < r->n_sizes; i++) {
       uint32_t k = let__size_for(old, r->size[i]);
-      if (k != LET__NONE && old->size[k] == r->size[i] && old->own[k] > 0) r->own[i] = old->own[k], r->seen[i] = old->seen[k];
+      if (k != LET__NONE && old->size[k] == r->size[i] && old->own[k] > 0)
+        r->own[i] = old->own[k], r->seen[i] = old->seen[k];
     }
   }
   believe(r);
@@ -194,11 +207,12 @@ static void settle(let__table *t, uint32_t first, uint32_t n) {
 static void share_out(let__route *r, uint32_t n) {
   bool planned = true;
   for (uint32_t i = 0; i < n; i++) planned = planned && r[i].rate > 0;
-  for (uint32_t i = 0; i < n; i++) r[i].weight = planned ? r[i].rate : r[i].size[r[i].full] * 1e9 / (double)(r[i].predict[r[i].full] + LET_US);
+  for (uint32_t i = 0; i < n; i++)
+    r[i].weight = planned ? r[i].rate : r[i].size[r[i].full] * 1e9 / (double)(r[i].predict[r[i].full] + LET_US);
 }
 
-let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets, const let_core_route *routes,
-                       uint32_t n_routes, let__table **ret, let_error *e) {
+let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets,
+                       const let_core_route *routes, uint32_t n_routes, let__table **ret, let_error *e) {
   let_err err = check_gpulets(c, gpulets, n_gpulets, e);
   for (uint32_t i = 0; i < n_routes && !err; i++) err = check_route(c, &routes[i], e);
   if (err) return err;
@@ -215,7 +229,8 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
 
   /* |first_of_gpulet| first marks the gpu-lets that are named, then counts, then points. */
   for (uint32_t i = 0; i < n_gpulets && !err; i++)
-    if (t->first_of_gpulet[gpulets[i].number]++) err = let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u is named twice", gpulets[i].number);
+    if (t->first_of_gpulet[gpulets[i].number]++)
+      err = let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u is named twice", gpulets[i].number);
   for (uint32_t i = 0; i < n_routes && !err; i++)
     if (routes[i].gpulet >= lets || !t->first_of_gpulet[routes[i].gpulet])
       err = let_fail(e, LET_ERR_INVALID, "routes: model '%s' is routed to gpu-let %u, which is not among those named",
@@ -225,12 +240,20 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
 
   /* Two counting sorts: after the fill, first_of_x[i] has moved to the end of i, which is the start of i + 1. */
   for (uint32_t i = 0; i < n_routes; i++) t->first_of_model[routes[i].model]++;
-  for (uint32_t i = 0, at = 0; i <= models; i++) { uint32_t k = t->first_of_model[i]; t->first_of_model[i] = at; at += k; }
+  for (uint32_t i = 0, at = 0; i <= models; i++) {
+    uint32_t k = t->first_of_model[i];
+    t->first_of_model[i] = at;
+    at += k;
+  }
   for (uint32_t i = 0; i < n_routes; i++) fill(c, &t->route[t->first_of_model[routes[i].model]++], &routes[i]);
   memmove(t->first_of_model + 1, t->first_of_model, models * sizeof(uint32_t));
   t->first_of_model[0] = 0;
   for (uint32_t i = 0; i < n_routes; i++) t->first_of_gpulet[t->route[i].gpulet]++;
-  for (uint32_t i = 0, at = 0; i <= lets; i++) { uint32_t k = t->first_of_gpulet[i]; t->first_of_gpulet[i] = at; at += k; }
+  for (uint32_t i = 0, at = 0; i <= lets; i++) {
+    uint32_t k = t->first_of_gpulet[i];
+    t->first_of_gpulet[i] = at;
+    at += k;
+  }
   for (uint32_t i = 0; i < n_routes; i++) t->by_gpulet[t->first_of_gpulet[t->route[i].gpulet]++] = i;
   memmove(t->first_of_gpulet + 1, t->first_of_gpulet, lets * sizeof(uint32_t));
   t->first_of_gpulet[0] = 0;
@@ -245,7 +268,8 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
     settle(t, first, n);
   }
   if (err) return let__table_free(c, t), err;
-  for (uint32_t i = 0; i < models; i++) share_out(t->route + t->first_of_model[i], t->first_of_model[i + 1] - t->first_of_model[i]);
+  for (uint32_t i = 0; i < models; i++)
+    share_out(t->route + t->first_of_model[i], t->first_of_model[i + 1] - t->first_of_model[i]);
   *ret = t;
   return LET_OK;
 }

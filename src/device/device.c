@@ -14,7 +14,8 @@ static const char *after(const char *s, const char *prefix) {
 }
 
 static let_err unknown(const char *name, let_error *e) {
-  return let_fail(e, LET_ERR_INVALID, "device '%.100s' is not known: write \"cpu\", \"cpu:0-3\" (cores), \"cuda:0\" or \"sim:h200\"", name);
+  return let_fail(e, LET_ERR_INVALID,
+                  "device '%.100s' is not known: write \"cpu\", \"cpu:0-3\" (cores), \"cuda:0\" or \"sim:h200\"", name);
 }
 
 let_err let_device_open(const char *name, const char *profile_dir, let_device **ret, let_error *e) {
@@ -54,8 +55,11 @@ static let_err list_cuda(const char *which, let_device_name *ret, uint32_t cap, 
   for (const char *p = which; *p;) {
     char *end;
     unsigned long i = strtoul(p, &end, 10);
-    if (*p < '0' || *p > '9' || (*end && *end != ',')) return let_fail(e, LET_ERR_INVALID, "device 'cuda:%.60s': write \"cuda:0,1\"", which);
-    if (i >= n) return let_fail(e, LET_ERR_NOT_FOUND, "device 'cuda:%lu' does not exist: this machine has %u CUDA device(s)", i, n);
+    if (*p < '0' || *p > '9' || (*end && *end != ','))
+      return let_fail(e, LET_ERR_INVALID, "device 'cuda:%.60s': write \"cuda:0,1\"", which);
+    if (i >= n)
+      return let_fail(e, LET_ERR_NOT_FOUND, "device 'cuda:%lu' does not exist: this machine has %u CUDA device(s)", i,
+                      n);
     if (k == cap) return let_fail(e, LET_ERR_INVALID, "more than %u devices", cap);
     ret[k++] = all[i];
     p = *end ? end + 1 : end;
@@ -64,7 +68,8 @@ static let_err list_cuda(const char *which, let_device_name *ret, uint32_t cap, 
   return LET_OK;
 }
 
-static let_err list_one(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {
+static let_err list_one(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n,
+                        let_error *e) {
   if (cap == 0) return let_fail(e, LET_ERR_INVALID, "too many devices");
   if (strcmp(spec, "cpu") == 0 || after(spec, "cpu:")) return list_cpu(spec, ret, ret_n, e);
   const char *rest = after(spec, "sim:");
@@ -79,7 +84,8 @@ static let_err list_one(const char *spec, const char *profile_dir, let_device_na
   return unknown(spec, e);
 }
 
-let_err let_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {
+let_err let_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n,
+                        let_error *e) {
   char part[256];
   uint32_t n = 0;
   for (const char *p = spec;; p++) {

@@ -40,7 +40,8 @@ typedef struct let_device_i {
   let_err (*stock)(let_device *d, let_error *e);
   /* Granules [first, first+granules); |shared|: the whole device, no partition. |number| < 64 names the gpu-let
    * within the worker. */
-  let_err (*open)(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
+  let_err (*open)(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret,
+                  let_error *e);
   void (*shut)(let_gpulet *g);
   void (*target)(const let_gpulet *g, let_engine_target *ret);
   /* On the gpu-let's thread, before anything below: affinity, current context. */
@@ -52,7 +53,8 @@ typedef struct let_device_i {
   let_err (*mark)(let_gpulet *g, int instance, let_error *e);
   /* Blocks until what the last mark of |instance| covers is done; *ret_started and *ret_finished in
    * CLOCK_MONOTONIC ns. Errors: DEADLINE after |timeout| (the watchdog), GPULET, DEVICE. */
-  let_err (*wait)(let_gpulet *g, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
+  let_err (*wait)(let_gpulet *g, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
+                  let_error *e);
   /* Readable once what the last mark of |instance| covers is done, until wait() has returned; -1: there is none (wait
    * then). With it a worker takes in the next batch while one runs. A failed device may never make it readable. */
   int (*done_fd)(const let_gpulet *g, int instance);
@@ -79,6 +81,7 @@ typedef struct let_device_name {
   char name[64];
   let_device_type type;
 } let_device_name;
-LET_CHECKED let_err let_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e);
+LET_CHECKED let_err let_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap,
+                                    uint32_t *ret_n, let_error *e);
 
 #endif

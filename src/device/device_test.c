@@ -32,8 +32,11 @@ static int set_up(void **state) {
   assert_non_null(mkdtemp(dir));
   assert_non_null(mkdtemp(raw));
   put(dir, "device.yaml", "type: toy\nsms: 40\ngranules: 4\ngranule_sms: 10\nmemory_mib: 1000\n");
-  put(dir, "latency.csv", "model,batch,granules,p50_ms,p99_ms\na,1,1,4,4\na,1,4,1,1\na,8,1,400,400\na,8,4,100,100\nb,1,1,2,2\nb,1,4,2,2\n");
-  put(dir, "interference.yaml", "model: pressure\ncoefficients: {share_self: 0, share_other: 0, saturation: 0, default_pressure: 0.5, default_sensitivity: 1}\n");
+  put(dir, "latency.csv",
+      "model,batch,granules,p50_ms,p99_ms\na,1,1,4,4\na,1,4,1,1\na,8,1,400,400\na,8,4,100,100\nb,1,1,2,2\nb,1,4,2,2\n");
+  put(dir, "interference.yaml",
+      "model: pressure\ncoefficients: {share_self: 0, share_other: 0, saturation: 0, default_pressure: 0.5, "
+      "default_sensitivity: 1}\n");
   put(raw, "latency.csv", "model,batch,sms,ms\na,1,8,2.0\na,1,132,0.5\n");
   return 0;
 }
@@ -70,8 +73,9 @@ static void test_names(void **state) {
   assert_int_equal(let_device_list("sim:toy", dir, n, 8, &count, &e), LET_OK);
   assert_int_equal(n[0].type.granules, 4);
   assert_int_equal(let_device_list("sim:h200x9", "", n, 8, &count, &e), LET_ERR_INVALID);
-  static const char *const bad[] = {"", "gpu", "cpu:", "cpu:1-0", "cpu:0,0", "cpu:a", "cpu:5000", "sim:", "sim:h200#", "sim:h200#x", "sim:h200#99999",
-                                    "sim:toy", "sim:h200x4#1", "cpu+", "+cpu", "cuda:x"};
+  static const char *const bad[] = {
+      "",          "gpu",        "cpu:",           "cpu:1-0", "cpu:0,0",      "cpu:a", "cpu:5000", "sim:",
+      "sim:h200#", "sim:h200#x", "sim:h200#99999", "sim:toy", "sim:h200x4#1", "cpu+",  "+cpu",     "cuda:x"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     if (i == 2) continue; /* "cpu:" is all cores */
     e.text[0] = 0;
@@ -156,7 +160,8 @@ static void test_sim(void **state) {
   let_profile p;
   let_arena_init(&arena, &let_mem_libc);
   assert_int_equal(let_profile_load(dir, &arena, &p, &e), LET_OK);
-  double slow = let_profile_slowdown(&p, &(let_tenant){.model = 1, .batch = 1, .granules = 3, .busy = 1}, &(let_tenant){.model = 0, .batch = 8, .granules = 1, .busy = 1}, 1);
+  double slow = let_profile_slowdown(&p, &(let_tenant){.model = 1, .batch = 1, .granules = 3, .busy = 1},
+                                     &(let_tenant){.model = 0, .batch = 8, .granules = 1, .busy = 1}, 1);
   let_arena_fini(&arena);
   assert_true(slow > 1.2);
   (void)ms_of(one, "a", 8, 0, false);
@@ -210,6 +215,7 @@ static void test_sim(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_names), cmocka_unit_test(test_cpu), cmocka_unit_test(test_sim)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_names), cmocka_unit_test(test_cpu),
+                                     cmocka_unit_test(test_sim)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

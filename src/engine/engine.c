@@ -16,7 +16,10 @@ static let_err try_plugin(const char *path, const let_engine **ret, let_error *e
   memcpy(&entry, &symbol, sizeof entry);
   const let_engine *engine = entry ? entry(LET_ENGINE_ABI) : NULL;
   if (!engine || engine->abi != LET_ENGINE_ABI)
-    return let_fail(e, LET_ERR_INVALID, "%s is a plugin of another version of gpulet (this one speaks interface %d): install the two together", path, LET_ENGINE_ABI);
+    return let_fail(
+        e, LET_ERR_INVALID,
+        "%s is a plugin of another version of gpulet (this one speaks interface %d): install the two together", path,
+        LET_ENGINE_ABI);
   *ret = engine;
   return LET_OK;
 }
@@ -37,11 +40,13 @@ let_err let_engine_open(const char *backend, const char *plugin_dir, const let_e
   if (slash) *slash = 0;
   if (plugin_dir && *plugin_dir) snprintf(path[n++], sizeof *path, "%s/" PLUGIN, plugin_dir);
   if (slash)
-    for (int i = 0; i < 3; i++) snprintf(path[n++], sizeof *path, "%s%s/" PLUGIN, self, (const char *[]){"", "/../lib", "/../lib/gpulet"}[i]);
+    for (int i = 0; i < 3; i++)
+      snprintf(path[n++], sizeof *path, "%s%s/" PLUGIN, self, (const char *[]){"", "/../lib", "/../lib/gpulet"}[i]);
   for (int i = 0; i < n; i++) {
     tried[i] = path[i];
     if (access(path[i], F_OK) == 0) return try_plugin(path[i], ret, e);
   }
   for (int i = n; i < 4; i++) tried[i] = "";
-  return let_fail(e, LET_ERR_NOT_FOUND, "backend 'pytorch' needs " PLUGIN "; not found as %s %s %s %s", tried[0], tried[1], tried[2], tried[3]);
+  return let_fail(e, LET_ERR_NOT_FOUND, "backend 'pytorch' needs " PLUGIN "; not found as %s %s %s %s", tried[0],
+                  tried[1], tried[2], tried[3]);
 }

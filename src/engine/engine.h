@@ -19,12 +19,13 @@ enum { LET_ENGINE_ABI = 3 }; /* one more whenever a struct of this header change
 
 /* Where an engine is to run: filled by the device. */
 typedef struct let_engine_target {
-  int cuda;          /* CUDA ordinal, or -1: host memory */
-  void *context;     /* CUDA: the gpu-let's CUcontext (green context converted), else NULL */
-  void *stream;      /* CUDA: the gpu-let's CUstream; NULL on CPU */
-  int threads;       /* CPU: intra-op threads of this gpu-let */
-  uint32_t gpulet;   /* number of the gpu-let within the worker: graphs of one gpu-let may share memory, outputs too; others not */
-  void *workspace;   /* CUDA: device memory for library workspaces, owned by the gpu-let; NULL: none */
+  int cuda;        /* CUDA ordinal, or -1: host memory */
+  void *context;   /* CUDA: the gpu-let's CUcontext (green context converted), else NULL */
+  void *stream;    /* CUDA: the gpu-let's CUstream; NULL on CPU */
+  int threads;     /* CPU: intra-op threads of this gpu-let */
+  uint32_t gpulet; /* number of the gpu-let within the worker: graphs of one gpu-let may share memory, outputs too;
+                      others not */
+  void *workspace; /* CUDA: device memory for library workspaces, owned by the gpu-let; NULL: none */
   uint64_t workspace_bytes;
 } let_engine_target;
 
@@ -40,13 +41,13 @@ typedef struct let_exec_tensor {
  * the model's configuration. An exec is used by one thread at a time. */
 typedef struct let_exec let_exec;
 struct let_exec {
-  uint32_t size;      /* rows it runs, padding included */
+  uint32_t size; /* rows it runs, padding included */
   uint8_t n_in, n_out;
   let_exec_tensor in[LET_TENSORS_MAX];
   let_exec_tensor out[LET_TENSORS_MAX]; /* with |dynamic| valid only after run() and only for that batch */
-  bool dynamic;       /* shapes vary from request to request: use run_dynamic */
-  void **graphs;      /* CUgraphExec, launched one after another; of the engine's */
-  uint32_t n_graphs;  /* 0: call run() */
+  bool dynamic;                         /* shapes vary from request to request: use run_dynamic */
+  void **graphs;                        /* CUgraphExec, launched one after another; of the engine's */
+  uint32_t n_graphs;                    /* 0: call run() */
   /* Enqueues (GPU) or executes (CPU) the batch found in in[].data. NULL |stream| on CPU. */
   let_err (*run)(let_exec *x, void *stream, let_error *e);
   /* For models whose dims vary (-1), and for inputs of whatever shape: inputs given as tensors of |rows| rows
@@ -54,7 +55,7 @@ struct let_exec {
   let_err (*run_dynamic)(let_exec *x, const let_exec_tensor *in, void *stream, let_error *e);
   uint64_t memory_bytes; /* device memory this exec holds beyond the weights */
   void *impl;
-  const char *model;  /* the model's name; set by the worker after prepare, read by sim */
+  const char *model; /* the model's name; set by the worker after prepare, read by sim */
 };
 
 typedef struct let_engine_model let_engine_model; /* loaded weights, shared by all gpu-lets of the worker */

@@ -14,9 +14,20 @@ static let_time now_of(const let_front *f) { return f->i.now(f->i.ctx); }
 static const struct {
   int code;
   const char *text;
-} reasons[] = {{200, "OK"}, {202, "Accepted"}, {204, "No Content"}, {400, "Bad Request"}, {404, "Not Found"}, {405, "Method Not Allowed"}, {408, "Request Timeout"},
-               {409, "Conflict"}, {413, "Content Too Large"}, {431, "Request Header Fields Too Large"}, {499, "Client Closed Request"}, {500, "Internal Server Error"},
-               {501, "Not Implemented"}, {503, "Service Unavailable"}};
+} reasons[] = {{200, "OK"},
+               {202, "Accepted"},
+               {204, "No Content"},
+               {400, "Bad Request"},
+               {404, "Not Found"},
+               {405, "Method Not Allowed"},
+               {408, "Request Timeout"},
+               {409, "Conflict"},
+               {413, "Content Too Large"},
+               {431, "Request Header Fields Too Large"},
+               {499, "Client Closed Request"},
+               {500, "Internal Server Error"},
+               {501, "Not Implemented"},
+               {503, "Service Unavailable"}};
 
 static const char *reason(int code) {
   for (unsigned i = 0; i < sizeof reasons / sizeof *reasons; i++)
@@ -36,7 +47,8 @@ static void set_events(conn *c, int events) {
 }
 
 static void refuse(int fd) {
-  static const char text[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 43\r\nConnection: close\r\n\r\n{\"error\":\"too many connections, try again\"}\n";
+  static const char text[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: "
+                             "43\r\nConnection: close\r\n\r\n{\"error\":\"too many connections, try again\"}\n";
   (void)!send(fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
   close(fd);
 }
@@ -91,7 +103,8 @@ void conn_settle(conn *c) {
   f->stats.open--;
   c->next = f->free;
   f->free = c;
-  if (f->drained && !f->stats.open && !f->closing) uv_timer_start(&f->sweep, front_on_sweep, 0, f->sweep_ms); /* it says so */
+  if (f->drained && !f->stats.open && !f->closing)
+    uv_timer_start(&f->sweep, front_on_sweep, 0, f->sweep_ms); /* it says so */
 }
 
 static void on_closed(uv_handle_t *h) {
@@ -226,7 +239,8 @@ void conn_fail(conn *c, int status, const char *text) {
   let_buf_clear(&c->out);
   let_oip_error(&c->out, text);
   if (c->out.failed) let_buf_clear(&c->out); /* the status alone must do */
-  if (status == 400 || status == 404 || status == 405 || status == 413 || status == 431 || status == 501) c->f->stats.bad_requests++;
+  if (status == 400 || status == 404 || status == 405 || status == 413 || status == 431 || status == 501)
+    c->f->stats.bad_requests++;
   conn_send(c, status, "application/json", UINT64_MAX, 0);
 }
 
@@ -244,7 +258,8 @@ static bool slot_for(conn *c, uint64_t bytes) {
   const let_front_i *i = &c->f->i;
   uint64_t slot = i->slot_alloc(i->ctx, bytes);
   if (slot == FRONT_SLOT_NONE) {
-    fail_close(c, LET_ERR_NOMEM, "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
+    fail_close(c, LET_ERR_NOMEM,
+               "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
     return false;
   }
   if (c->slot != FRONT_SLOT_NONE) memcpy(i->at(i->ctx, slot), i->at(i->ctx, c->slot), c->got);
@@ -257,7 +272,8 @@ static bool slot_for(conn *c, uint64_t bytes) {
 
 static void too_large(conn *c) {
   char text[128];
-  snprintf(text, sizeof text, "the body is longer than the server's limit of %llu bytes", (unsigned long long)c->f->o.body_max);
+  snprintf(text, sizeof text, "the body is longer than the server's limit of %llu bytes",
+           (unsigned long long)c->f->o.body_max);
   fail_close(c, LET_ERR_TOO_LARGE, text);
 }
 
@@ -362,8 +378,7 @@ static bool step(conn *c) {
     let_err r = let_http1_parse(c->in + c->at, c->n - c->at, &c->scanned, &c->head, &used, &e);
     if (r == LET_ERR_AGAIN) {
       if (c->eof) conn_close(c);
-      else if (c->at) { /* room for the rest of it */
-        memmove(c->in, c->in + c->at, c->n - c->at);
+      else if (c->at) { /* room for the rest of it */ memmove(c->in, c->in + c->at, c->n - c->at);
         c->n -= c->at;
         c->at = 0;
       }
@@ -465,7 +480,8 @@ void conn_sweep(let_front *f, let_time now) {
     }
     bool head = c->state == CONN_HEAD;
     if (head) c->head = (let_http1_head){.minor = 1}, c->route = ROUTE_EXTRA, c->after = c->n;
-    fail_close(c, LET_ERR_READ_TIMEOUT, head ? "the request's head did not arrive in time" : "the request's body stopped arriving");
+    fail_close(c, LET_ERR_READ_TIMEOUT,
+               head ? "the request's head did not arrive in time" : "the request's body stopped arriving");
   }
   if (f->draining && f->drained && !f->stats.open) {
     void (*drained)(void *) = f->drained;

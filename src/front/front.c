@@ -46,14 +46,17 @@ static let_err listen_on(let_front *f, listener *l, const char *host, uint16_t p
   bool v6 = false;
   if (uv_ip4_addr(host, port, &a.v4) != 0) {
     v6 = true;
-    if (uv_ip6_addr(host, port, &a.v6) != 0) return let_fail(e, LET_ERR_INVALID, "'%s' is not an address to listen on: use 127.0.0.1, 0.0.0.0, :: or another numeric one", host);
+    if (uv_ip6_addr(host, port, &a.v6) != 0)
+      return let_fail(e, LET_ERR_INVALID,
+                      "'%s' is not an address to listen on: use 127.0.0.1, 0.0.0.0, :: or another numeric one", host);
   }
   int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
   if (fd < 0) return let_fail(e, LET_ERR_IO, "cannot make a socket: %s", strerror(errno));
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   socklen_t len = v6 ? sizeof a.v6 : sizeof a.v4;
   if (bind(fd, &a.any, len) || listen(fd, SOMAXCONN) || getsockname(fd, &a.any, &len)) {
-    let_err r = let_fail(e, LET_ERR_IO, "cannot listen on %s port %u: %s%s", host, port, strerror(errno), errno == EADDRINUSE ? " (stop what uses it, or choose another port)" : "");
+    let_err r = let_fail(e, LET_ERR_IO, "cannot listen on %s port %u: %s%s", host, port, strerror(errno),
+                         errno == EADDRINUSE ? " (stop what uses it, or choose another port)" : "");
     close(fd);
     return r;
   }
@@ -90,9 +93,11 @@ static uint64_t sweep_interval(const let_front_options *o) {
   return d < 5 * LET_MS ? 5 : d > LET_S ? 1000 : (uint64_t)(d / LET_MS);
 }
 
-let_err let_front_new(uv_loop_t *loop, const let_front_options *o, const let_front_i *i, const let_mem *mem, let_front **ret, let_error *e) {
+let_err let_front_new(uv_loop_t *loop, const let_front_options *o, const let_front_i *i, const let_mem *mem,
+                      let_front **ret, let_error *e) {
   if (!o->connections) return let_fail(e, LET_ERR_INVALID, "the limit of connections is 0: allow at least one");
-  if (o->head_timeout <= 0 || o->body_timeout <= 0 || o->idle_timeout <= 0) return let_fail(e, LET_ERR_INVALID, "a timeout of the front is 0 or less");
+  if (o->head_timeout <= 0 || o->body_timeout <= 0 || o->idle_timeout <= 0)
+    return let_fail(e, LET_ERR_INVALID, "a timeout of the front is 0 or less");
   let_front *f = let_mem_zalloc(mem, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   f->loop = loop, f->o = *o, f->i = *i, f->mem = mem;

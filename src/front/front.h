@@ -21,11 +21,11 @@ typedef struct let_front let_front;
 /* The server behind the front. |ctx| is passed to each. */
 typedef struct let_front_i {
   void *ctx;
-  bool (*ready)(void *ctx);                                /* every model can be served */
-  uint32_t (*models)(void *ctx);                           /* how many */
+  bool (*ready)(void *ctx);      /* every model can be served */
+  uint32_t (*models)(void *ctx); /* how many */
   const let_model *(*model)(void *ctx, uint32_t index);
   bool (*model_ready)(void *ctx, uint32_t index);
-  let_time (*now)(void *ctx);                              /* the loop's clock, fresh */
+  let_time (*now)(void *ctx); /* the loop's clock, fresh */
 
   /* Arena slots; LET_SLOT_NONE (UINT64_MAX) when full. at(): address of an arena offset. */
   uint64_t (*slot_alloc)(void *ctx, uint64_t bytes);
@@ -49,13 +49,13 @@ typedef struct let_front_i {
 } let_front_i;
 
 typedef struct let_front_options {
-  const char *host;             /* "127.0.0.1", "0.0.0.0", "::" */
-  uint16_t port;                /* 0: any free one, see let_front_port */
-  uint32_t connections;         /* at most; further ones get 503 and are closed */
-  uint64_t body_max;            /* 64 MiB as in Triton */
-  let_dur head_timeout;         /* a whole request head must arrive within this (slow loris) */
-  let_dur body_timeout;         /* between two pieces of a body */
-  let_dur idle_timeout;         /* between two requests on a keep-alive connection */
+  const char *host;                         /* "127.0.0.1", "0.0.0.0", "::" */
+  uint16_t port;                            /* 0: any free one, see let_front_port */
+  uint32_t connections;                     /* at most; further ones get 503 and are closed */
+  uint64_t body_max;                        /* 64 MiB as in Triton */
+  let_dur head_timeout;                     /* a whole request head must arrive within this (slow loris) */
+  let_dur body_timeout;                     /* between two pieces of a body */
+  let_dur idle_timeout;                     /* between two requests on a keep-alive connection */
   const char *server_name, *server_version; /* for GET v2 */
 } let_front_options;
 

@@ -23,7 +23,16 @@ enum {
 };
 
 typedef enum conn_state { CONN_HEAD, CONN_BODY, CONN_BUSY, CONN_WRITE, CONN_LINGER } conn_state;
-typedef enum route { ROUTE_SERVER, ROUTE_LIVE, ROUTE_READY, ROUTE_MODEL, ROUTE_MODEL_READY, ROUTE_INFER, ROUTE_INDEX, ROUTE_EXTRA } route;
+typedef enum route {
+  ROUTE_SERVER,
+  ROUTE_LIVE,
+  ROUTE_READY,
+  ROUTE_MODEL,
+  ROUTE_MODEL_READY,
+  ROUTE_INFER,
+  ROUTE_INDEX,
+  ROUTE_EXTRA
+} route;
 
 typedef struct conn conn;
 struct conn {
@@ -33,14 +42,15 @@ struct conn {
   conn *prev, *next; /* of the open ones; next alone: of the free ones */
   conn_state state;
   route route;
-  uint32_t model; /* of the request; kept as a guess for the next one */
-  bool metrics;   /* came through the metrics listener */
+  uint32_t model;    /* of the request; kept as a guess for the next one */
+  bool metrics;      /* came through the metrics listener */
   bool dead, closed; /* close was asked for; its handle is gone */
   bool eof, keep, unread, advancing;
   bool inflight, late; /* the server owes let_front_done, let_front_reply */
   let_time deadline, first_byte, received;
 
-  /* in[at, n) is not yet used up: the head of the request being worked on starts at |at|, what follows it at |after|. */
+  /* in[at, n) is not yet used up: the head of the request being worked on starts at |at|, what follows it at |after|.
+   */
   size_t at, n, after, scanned;
   let_http1_head head;
   let_http1_chunked chunked;
@@ -84,9 +94,10 @@ void front_on_sweep(uv_timer_t *t);
 
 /* conn.c */
 void conn_open(let_front *f, int fd, bool metrics);
-void conn_close(conn *c); /* at once; *c stays valid until the loop comes round */
+void conn_close(conn *c);                              /* at once; *c stays valid until the loop comes round */
 void conn_fail(conn *c, int status, const char *text); /* answers {"error"} */
-/* Sends top + c->out + iov[2..): |json| as Inference-Header-Content-Length unless UINT64_MAX; |raw| bytes in iov[2..). */
+/* Sends top + c->out + iov[2..): |json| as Inference-Header-Content-Length unless UINT64_MAX; |raw| bytes in iov[2..).
+ */
 void conn_send(conn *c, int status, const char *type, uint64_t json, uint64_t raw);
 void conn_advance(conn *c);
 void conn_sweep(let_front *f, let_time now);

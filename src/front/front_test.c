@@ -64,7 +64,9 @@ static uint64_t w_alloc(void *ctx, uint64_t bytes) {
   }
   return UINT64_MAX;
 }
-static uint32_t *run_of(world *w, uint64_t slot) { return &((uint32_t *)(void *)(w->arena + (uint64_t)SLOTS * SLOT))[slot / SLOT]; }
+static uint32_t *run_of(world *w, uint64_t slot) {
+  return &((uint32_t *)(void *)(w->arena + (uint64_t)SLOTS * SLOT))[slot / SLOT];
+}
 static void w_free(void *ctx, uint64_t slot) {
   world *w = ctx;
   for (uint32_t k = 0; k < *run_of(w, slot); k++) {
@@ -134,13 +136,20 @@ static int w_extra(void *ctx, let_str method, let_str path, let_str body, let_bu
 }
 
 static void options(world *w) {
-  w->o = (let_front_options){.host = "127.0.0.1", .connections = 1100, .body_max = 8 * 1024 * 1024, .head_timeout = 60 * LET_S, .body_timeout = 60 * LET_S,
-                             .idle_timeout = 60 * LET_S, .server_name = "gpulet", .server_version = "1"};
+  w->o = (let_front_options){.host = "127.0.0.1",
+                             .connections = 1100,
+                             .body_max = 8 * 1024 * 1024,
+                             .head_timeout = 60 * LET_S,
+                             .body_timeout = 60 * LET_S,
+                             .idle_timeout = 60 * LET_S,
+                             .server_name = "gpulet",
+                             .server_version = "1"};
 }
 
 static void start(world *w) {
   let_error e = {0};
-  let_front_i i = {w, w_ready, w_models, w_model, w_model_ready, w_now, w_alloc, w_free, w_bytes, w_at, w_take, w_release, w_infer, w_cancel, w_extra};
+  let_front_i i = {w,       w_ready, w_models, w_model,   w_model_ready, w_now,    w_alloc, w_free,
+                   w_bytes, w_at,    w_take,   w_release, w_infer,       w_cancel, w_extra};
   w->arena = calloc(1, (uint64_t)SLOTS * SLOT + SLOTS * sizeof(uint32_t));
   let_mem_failing_init(&w->mem, -1, 0);
   for (int k = 0; k < MODELS; k++) {
@@ -241,7 +250,8 @@ static void run_some(world *w) {
 }
 
 static const char *infer_json(char *out, size_t cap, const char *extra_head, const char *body) {
-  snprintf(out, cap, "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n%s", extra_head, strlen(body), body);
+  snprintf(out, cap, "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n%s", extra_head,
+           strlen(body), body);
   return out;
 }
 #define BODY "{\"id\":\"a\",\"inputs\":[{\"name\":\"IN\",\"datatype\":\"FP32\",\"shape\":[1,3],\"data\":[1,2.5,-3]}]}"
@@ -264,12 +274,31 @@ static void test_routes(void **state) {
     int status;
     const char *word;
   } rows[] = {
-    {"GET /v2", 200, "binary_tensor_data"}, {"GET /v2/", 200, "gpulet"}, {"HEAD /v2", 200, ""}, {"GET /v2/health/live", 200, ""}, {"GET /v2/health/ready", 200, ""},
-    {"GET /v2/models/echo", 200, "\"shape\":[-1,-1]"}, {"GET /v2/models/echo/versions/3", 200, "\"versions\":[\"3\"]"}, {"GET /v2/models/echo/versions/4", 404, "3"},
-    {"GET /v2/models/%65cho/ready", 200, ""}, {"GET /v2/models/other/ready", 503, ""}, {"GET /v2/models/nope", 404, "there is no"}, {"GET /v2/models/nope/ready", 404, "echo, other"},
-    {"POST /v2/models/nope/infer", 404, "echo, other"}, {"GET /v2/models/echo/infer", 405, "POST"}, {"DELETE /v2/models/echo/infer", 405, "POST"}, {"POST /v2", 405, "GET"},
-    {"POST /v2/repository/index", 200, "\"state\":\"READY\""}, {"GET /nowhere", 404, "/v2/health/live"}, {"BREW /pot", 404, ""}, {"GET /echo", 200, "GET"}, {"PUT /echo", 200, "PUT"},
-    {"GET /metrics", 200, "up 1"}, {"GET http://host/v2/health/live", 200, ""}, {"GET /v2/models/%zz/ready", 404, ""}, {"POST /v2/models/echo/infer", 400, "no body"},
+      {"GET /v2", 200, "binary_tensor_data"},
+      {"GET /v2/", 200, "gpulet"},
+      {"HEAD /v2", 200, ""},
+      {"GET /v2/health/live", 200, ""},
+      {"GET /v2/health/ready", 200, ""},
+      {"GET /v2/models/echo", 200, "\"shape\":[-1,-1]"},
+      {"GET /v2/models/echo/versions/3", 200, "\"versions\":[\"3\"]"},
+      {"GET /v2/models/echo/versions/4", 404, "3"},
+      {"GET /v2/models/%65cho/ready", 200, ""},
+      {"GET /v2/models/other/ready", 503, ""},
+      {"GET /v2/models/nope", 404, "there is no"},
+      {"GET /v2/models/nope/ready", 404, "echo, other"},
+      {"POST /v2/models/nope/infer", 404, "echo, other"},
+      {"GET /v2/models/echo/infer", 405, "POST"},
+      {"DELETE /v2/models/echo/infer", 405, "POST"},
+      {"POST /v2", 405, "GET"},
+      {"POST /v2/repository/index", 200, "\"state\":\"READY\""},
+      {"GET /nowhere", 404, "/v2/health/live"},
+      {"BREW /pot", 404, ""},
+      {"GET /echo", 200, "GET"},
+      {"PUT /echo", 200, "PUT"},
+      {"GET /metrics", 200, "up 1"},
+      {"GET http://host/v2/health/live", 200, ""},
+      {"GET /v2/models/%zz/ready", 404, ""},
+      {"POST /v2/models/echo/infer", 400, "no body"},
   };
   int fd = dial(let_front_port(w->f)); /* all on one connection: every answer leaves it in order */
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -310,16 +339,22 @@ static void test_infer(void **state) {
   assert_non_null(strstr(a.p, DATA));
   assert_int_equal(w->last_timeout, 0);
   assert_int_equal(w->last_priority, 2);
-  infer_json(text, sizeof text, "", "{\"parameters\":{\"timeout\":1500,\"priority\":1,\"x\":[{}]},\"inputs\":[{\"data\":[[1],[2]],\"shape\":[2,1],\"datatype\":\"FP32\",\"name\":\"IN\"}]}");
+  infer_json(text, sizeof text, "",
+             "{\"parameters\":{\"timeout\":1500,\"priority\":1,\"x\":[{}]},\"inputs\":[{\"data\":[[1],[2]],\"shape\":["
+             "2,1],\"datatype\":\"FP32\",\"name\":\"IN\"}]}");
   say(w, fd, text, strlen(text));
   assert_int_equal(hear(w, fd, 1).status, 200);
   assert_int_equal(w->last_timeout, 1500 * LET_US);
   assert_int_equal(w->last_priority, 1);
 
   /* binary there and back */
-  const char *json = "{\"inputs\":[{\"name\":\"IN\",\"datatype\":\"FP32\",\"shape\":[2,2],\"parameters\":{\"binary_data_size\":16}}],\"parameters\":{\"binary_data_output\":true}}";
+  const char *json = "{\"inputs\":[{\"name\":\"IN\",\"datatype\":\"FP32\",\"shape\":[2,2],\"parameters\":{\"binary_"
+                     "data_size\":16}}],\"parameters\":{\"binary_data_output\":true}}";
   float x[4] = {1, 2, 3, 4};
-  int n = snprintf(text, sizeof text, "POST /v2/models/echo/versions/3/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: %zu\r\nContent-Length: %zu\r\n\r\n%s", strlen(json), strlen(json) + 16, json);
+  int n = snprintf(text, sizeof text,
+                   "POST /v2/models/echo/versions/3/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: "
+                   "%zu\r\nContent-Length: %zu\r\n\r\n%s",
+                   strlen(json), strlen(json) + 16, json);
   memcpy(text + n, x, 16);
   for (int part = 0; part < 2; part++) { /* at once, and with the tensor later */
     size_t cut = (size_t)n + (part ? 5 : 16);
@@ -333,7 +368,9 @@ static void test_infer(void **state) {
     assert_non_null(h);
     assert_int_equal(strtoul(h + 33, NULL, 10), a.body - 16);
   }
-  n = snprintf(text, sizeof text, "POST /v2/models/other/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 0\r\nContent-Length: 16\r\n\r\n");
+  n = snprintf(text, sizeof text,
+               "POST /v2/models/other/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: "
+               "0\r\nContent-Length: 16\r\n\r\n");
   memcpy(text + n, x, 16);
   say(w, fd, text, (size_t)n + 16);
   a = hear(w, fd, 1);
@@ -346,7 +383,10 @@ static void test_pipelining_in_pieces(void **state) {
   world *w = *state;
   char one[1024], chunked[1024], all[8192];
   infer_json(one, sizeof one, "", BODY);
-  snprintf(chunked, sizeof chunked, "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%.5s\r\n%zX;e=1\r\n%s\r\n0\r\nT: x\r\n\r\n", BODY, strlen(BODY) - 5, &BODY[5]);
+  snprintf(chunked, sizeof chunked,
+           "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+           "chunked\r\n\r\n5\r\n%.5s\r\n%zX;e=1\r\n%s\r\n0\r\nT: x\r\n\r\n",
+           BODY, strlen(BODY) - 5, &BODY[5]);
   snprintf(all, sizeof all, "%s%sGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n%s%s", one, chunked, chunked, one);
   for (uint64_t seed = 0; seed < 30; seed++) {
     let_rng rng;
@@ -373,13 +413,23 @@ static void test_refusals(void **state) {
     const char *text;
     int status;
   } rows[] = {
-    {"GARBAGE\r\n\r\n", 400}, {"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400}, {"GET /v2 HTTP/1.1\n\n", 400}, {"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
-    {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400}, {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413},
-    {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400}, {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501},
-    {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400}, {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", 501},
-    {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 9\r\nContent-Length: 2\r\n\r\n{}", 400},
-    {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 400}, {"POST /v2/models/nope/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n{}", 404},
-    {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", 400},
+      {"GARBAGE\r\n\r\n", 400},
+      {"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400},
+      {"GET /v2 HTTP/1.1\n\n", 400},
+      {"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
+      {"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", 501},
+      {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 9\r\nContent-Length: "
+       "2\r\n\r\n{}",
+       400},
+      {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 400},
+      {"POST /v2/models/nope/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n{}", 404},
+      {"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n",
+       400},
   };
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
     int got = ask(w, rows[i].text);
@@ -400,7 +450,10 @@ static void test_expect_and_large(void **state) {
   char head[256], *data = malloc(n);
   for (size_t i = 0; i < n; i++) data[i] = (char)(i % 251);
   int fd = dial(let_front_port(w->f));
-  snprintf(head, sizeof head, "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nInference-Header-Content-Length: 0\r\nContent-Length: %zu\r\n\r\n", n);
+  snprintf(head, sizeof head,
+           "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nInference-Header-Content-Length: "
+           "0\r\nContent-Length: %zu\r\n\r\n",
+           n);
   say(w, fd, head, strlen(head));
   answer a = hear(w, fd, 1);
   assert_int_equal(a.status, 100);
@@ -571,11 +624,17 @@ static void test_allocation_failures(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test_setup_teardown(test_routes, setup, teardown), cmocka_unit_test_setup_teardown(test_infer, setup, teardown),
-    cmocka_unit_test_setup_teardown(test_pipelining_in_pieces, setup, teardown), cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
-    cmocka_unit_test_setup_teardown(test_expect_and_large, setup, teardown), cmocka_unit_test_setup_teardown(test_no_allocation, setup, teardown),
-    cmocka_unit_test_setup_teardown(test_disconnect, setup, teardown), cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
-    cmocka_unit_test(test_slow_loris), cmocka_unit_test(test_many_and_cap), cmocka_unit_test(test_allocation_failures),
+      cmocka_unit_test_setup_teardown(test_routes, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_infer, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_pipelining_in_pieces, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_expect_and_large, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_no_allocation, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_disconnect, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
+      cmocka_unit_test(test_slow_loris),
+      cmocka_unit_test(test_many_and_cap),
+      cmocka_unit_test(test_allocation_failures),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,8 @@
 static bool model_named(conn *c, let_str name, uint32_t *ret) {
   const let_front_i *i = &c->f->i;
   uint32_t n = i->models(i->ctx);
-  if (c->model < n && let_str_is(name, i->model(i->ctx, c->model)->name)) return *ret = c->model, true; /* a client mostly stays with its model */
+  if (c->model < n && let_str_is(name, i->model(i->ctx, c->model)->name))
+    return *ret = c->model, true; /* a client mostly stays with its model */
   for (uint32_t k = 0; k < n; k++)
     if (let_str_is(name, i->model(i->ctx, k)->name)) return *ret = k, true;
   return false;
@@ -17,7 +18,8 @@ static bool model_named(conn *c, let_str name, uint32_t *ret) {
 static void unknown_model(conn *c, let_str name) {
   const let_front_i *i = &c->f->i;
   char text[512];
-  size_t at = (size_t)snprintf(text, sizeof text, "model '%.*s' is not served here; served are:", name.n > 100 ? 100 : (int)name.n, name.p);
+  size_t at = (size_t)snprintf(
+      text, sizeof text, "model '%.*s' is not served here; served are:", name.n > 100 ? 100 : (int)name.n, name.p);
   uint32_t n = i->models(i->ctx), k = 0;
   for (; k < n && at < 400; k++) {
     int w = snprintf(text + at, sizeof text - at, "%s %s", k ? "," : "", i->model(i->ctx, k)->name);
@@ -32,9 +34,12 @@ static void unknown_model(conn *c, let_str name) {
 static void unknown_path(conn *c) {
   char text[512];
   snprintf(text, sizeof text,
-           "there is no %.*s %.*s; there are GET /v2, /v2/health/live, /v2/health/ready, /v2/models/MODEL[/versions/VERSION][/ready|/config|/stats], "
-           "POST /v2/models/MODEL[/versions/VERSION]/infer, POST /v2/repository/index, GET /v2/models/stats, GET and PUT /v2/gpulet/plan, GET /metrics",
-           c->head.method_name.n > 16 ? 16 : (int)c->head.method_name.n, c->head.method_name.p, c->head.path.n > 100 ? 100 : (int)c->head.path.n, c->head.path.p);
+           "there is no %.*s %.*s; there are GET /v2, /v2/health/live, /v2/health/ready, "
+           "/v2/models/MODEL[/versions/VERSION][/ready|/config|/stats], "
+           "POST /v2/models/MODEL[/versions/VERSION]/infer, POST /v2/repository/index, GET /v2/models/stats, GET and "
+           "PUT /v2/gpulet/plan, GET /metrics",
+           c->head.method_name.n > 16 ? 16 : (int)c->head.method_name.n, c->head.method_name.p,
+           c->head.path.n > 100 ? 100 : (int)c->head.path.n, c->head.path.p);
   conn_fail(c, 404, text);
 }
 
@@ -77,7 +82,8 @@ static bool model_route(conn *c, let_str rest) {
     snprintf(text, sizeof text, "%lld", (long long)m->version);
     if (!let_str_is(version, text)) {
       char say[256];
-      snprintf(say, sizeof say, "model '%s' has no version '%.*s' here: version %s is served", m->name, version.n > 32 ? 32 : (int)version.n, version.p, text);
+      snprintf(say, sizeof say, "model '%s' has no version '%.*s' here: version %s is served", m->name,
+               version.n > 32 ? 32 : (int)version.n, version.p, text);
       conn_fail(c, 404, say);
       return false;
     }
@@ -96,7 +102,8 @@ static bool path_route(conn *c) {
   }
   if (c->metrics) return true;
   if (let_str_is(s, "models")) return model_route(c, path);
-  if (let_str_is(s, "repository") && let_http1_segment(&path, &t) && let_str_is(t, "index") && !path.n) return wants(c, ROUTE_INDEX, true);
+  if (let_str_is(s, "repository") && let_http1_segment(&path, &t) && let_str_is(t, "index") && !path.n)
+    return wants(c, ROUTE_INDEX, true);
   return true;
 }
 
@@ -124,7 +131,9 @@ static let_err infer_json(conn *c, let_oip_body *b, const let_model *m, let_erro
   const let_front_i *i = &c->f->i;
   uint64_t want = let_oip_room(m, b->json_bytes, b->raw_bytes);
   uint64_t slot = want == UINT64_MAX ? FRONT_SLOT_NONE : i->slot_alloc(i->ctx, want);
-  if (slot == FRONT_SLOT_NONE) return let_fail(e, LET_ERR_NOMEM, "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
+  if (slot == FRONT_SLOT_NONE)
+    return let_fail(e, LET_ERR_NOMEM,
+                    "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
   c->r->in_slot = slot;
   b->room = i->at(i->ctx, slot);
   b->room_bytes = i->slot_bytes(i->ctx, slot);
@@ -138,8 +147,14 @@ static let_err infer_parse(conn *c, const let_model *m, let_error *e) {
   const let_http1_head *h = &c->head;
   let_request *r = c->r;
   uint64_t json = h->has_header_length ? h->header_length : c->body_bytes;
-  if (json > c->body_bytes) return let_fail(e, LET_ERR_INVALID, "Inference-Header-Content-Length is %llu but the body has %llu bytes", (unsigned long long)json, (unsigned long long)c->body_bytes);
-  let_oip_body b = {.json = c->body, .json_bytes = json, .raw = c->body + json, .raw_bytes = c->body_bytes - json, .raw_offset = c->slot + json};
+  if (json > c->body_bytes)
+    return let_fail(e, LET_ERR_INVALID, "Inference-Header-Content-Length is %llu but the body has %llu bytes",
+                    (unsigned long long)json, (unsigned long long)c->body_bytes);
+  let_oip_body b = {.json = c->body,
+                    .json_bytes = json,
+                    .raw = c->body + json,
+                    .raw_bytes = c->body_bytes - json,
+                    .raw_offset = c->slot + json};
   let_err why;
   if (!h->has_header_length) return infer_json(c, &b, m, e);
   why = json ? let_oip_infer_parse(&b, m, r->rec, &c->infer, e) : let_oip_infer_raw(&b, m, r->rec, &c->infer, e);
@@ -168,7 +183,9 @@ static void infer(conn *c) {
   }
   r->model = c->model;
   r->rows = r->rec->rows;
-  r->priority = m->priority_levels && c->infer.priority ? (uint8_t)c->infer.priority : m->default_priority ? m->default_priority : 1;
+  r->priority = m->priority_levels && c->infer.priority ? (uint8_t)c->infer.priority
+                : m->default_priority                   ? m->default_priority
+                                                        : 1;
   r->stamp[LET_STAGE_FIRST_BYTE] = c->first_byte;
   r->stamp[LET_STAGE_RECEIVED] = r->arrival = c->received;
   c->inflight = true;
@@ -236,7 +253,8 @@ static void extra(conn *c) {
   const char *type = "application/json";
   let_buf_clear(&c->out);
   c->late = true;
-  int status = i->extra(i->ctx, head ? LET_STR("GET") : c->head.method_name, c->head.path, (let_str){c->body, c->body_bytes}, &c->out, &type, c);
+  int status = i->extra(i->ctx, head ? LET_STR("GET") : c->head.method_name, c->head.path,
+                        (let_str){c->body, c->body_bytes}, &c->out, &type, c);
   conn_slot_free(c);
   if (status < 0) return;
   c->late = false;

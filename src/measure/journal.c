@@ -16,7 +16,8 @@ static bool parse(const let_journal *j, char *line, let_journal_entry *x) {
   memset(x, 0, sizeof *x);
   char kind[16];
   int used;
-  if (sscanf(line, "%15[^,],%u,%u%n", kind, &x->index, &x->n, &used) != 3 || x->n < 1 || x->n > LET_RIG_LANES_MAX) return false;
+  if (sscanf(line, "%15[^,],%u,%u%n", kind, &x->index, &x->n, &used) != 3 || x->n < 1 || x->n > LET_RIG_LANES_MAX)
+    return false;
   if (!strcmp(kind, "cell")) x->kind = LET_JOURNAL_CELL;
   else if (!strcmp(kind, "group")) x->kind = LET_JOURNAL_GROUP;
   else if (!strcmp(kind, "failed")) x->kind = LET_JOURNAL_FAILED;
@@ -27,8 +28,10 @@ static bool parse(const let_journal *j, char *line, let_journal_entry *x) {
     let_rig_lane *l = &x->lane[i];
     let_rig_result *r = &x->result[i];
     unsigned long long memory;
-    if (sscanf(line, ",%127[^,],%u,%u,%u,%u,%lf,%lf,%lf,%llu,%u,%lf,%lf,%lf%n", name, &l->batch, &l->first, &l->granules, &r->solo.n, &r->solo.p50_ms,
-               &r->solo.p99_ms, &r->solo.device_ms, &memory, &r->together.n, &r->together.p50_ms, &r->together.p99_ms, &r->together.device_ms, &used) != 13) return false;
+    if (sscanf(line, ",%127[^,],%u,%u,%u,%u,%lf,%lf,%lf,%llu,%u,%lf,%lf,%lf%n", name, &l->batch, &l->first,
+               &l->granules, &r->solo.n, &r->solo.p50_ms, &r->solo.p99_ms, &r->solo.device_ms, &memory, &r->together.n,
+               &r->together.p50_ms, &r->together.p99_ms, &r->together.device_ms, &used) != 13)
+      return false;
     l->model = find(j, name);
     if (l->model == j->n_models) return false;
     if (x->kind != LET_JOURNAL_FAILED && !(r->solo.p50_ms > 0 && r->solo.p99_ms >= r->solo.p50_ms)) return false;
@@ -40,14 +43,17 @@ static bool parse(const let_journal *j, char *line, let_journal_entry *x) {
   return *line == 0 || *line == ',';
 }
 
-let_err let_journal_open(let_journal *j, const char *dir, const char *head, bool resume, const let_model *models, uint32_t n_models,
-                         void (*take)(void *ctx, const let_journal_entry *x), void *ctx, let_error *e) {
+let_err let_journal_open(let_journal *j, const char *dir, const char *head, bool resume, const let_model *models,
+                         uint32_t n_models, void (*take)(void *ctx, const let_journal_entry *x), void *ctx,
+                         let_error *e) {
   *j = (let_journal){.models = models, .n_models = n_models};
   if (mkdir(dir, 0777) && errno != EEXIST) return let_fail(e, LET_ERR_IO, "%s: %s", dir, strerror(errno));
-  if (snprintf(j->path, sizeof j->path, "%s/journal.csv", dir) >= (int)sizeof j->path) return let_fail(e, LET_ERR_INVALID, "the path %.200s... is too long", dir);
+  if (snprintf(j->path, sizeof j->path, "%s/journal.csv", dir) >= (int)sizeof j->path)
+    return let_fail(e, LET_ERR_INVALID, "the path %.200s... is too long", dir);
   FILE *f = resume ? fopen(j->path, "r+") : NULL;
   char line[4096];
-  bool same = f && fgets(line, sizeof line, f) && strlen(line) == strlen(head) + 1 && !strncmp(line, head, strlen(head));
+  bool same =
+      f && fgets(line, sizeof line, f) && strlen(line) == strlen(head) + 1 && !strncmp(line, head, strlen(head));
   long whole = same ? ftell(f) : 0;
   while (same && fgets(line, sizeof line, f)) {
     size_t n = strlen(line);
@@ -74,8 +80,9 @@ let_err let_journal_add(let_journal *j, const let_journal_entry *x, let_error *e
   for (uint32_t i = 0; i < x->n; i++) {
     const let_rig_lane *l = &x->lane[i];
     const let_rig_result *r = &x->result[i];
-    fprintf(j->file, ",%s,%u,%u,%u,%u,%.6g,%.6g,%.6g,%llu,%u,%.6g,%.6g,%.6g", j->models[l->model].name, l->batch, l->first, l->granules, r->solo.n,
-            r->solo.p50_ms, r->solo.p99_ms, r->solo.device_ms, (unsigned long long)r->memory_bytes, r->together.n, r->together.p50_ms, r->together.p99_ms,
+    fprintf(j->file, ",%s,%u,%u,%u,%u,%.6g,%.6g,%.6g,%llu,%u,%.6g,%.6g,%.6g", j->models[l->model].name, l->batch,
+            l->first, l->granules, r->solo.n, r->solo.p50_ms, r->solo.p99_ms, r->solo.device_ms,
+            (unsigned long long)r->memory_bytes, r->together.n, r->together.p50_ms, r->together.p99_ms,
             r->together.device_ms);
   }
   if (x->text[0]) {

@@ -27,8 +27,9 @@ typedef struct let_journal {
 
 /* Opens |dir|/journal.csv for appending (|dir| is made). With |resume| and the same |head| (one line) every whole line
  * is first given to |take|; otherwise the file starts anew. A half-written last line is dropped. */
-LET_CHECKED let_err let_journal_open(let_journal *j, const char *dir, const char *head, bool resume, const let_model *models,
-                                     uint32_t n_models, void (*take)(void *ctx, const let_journal_entry *x), void *ctx, let_error *e);
+LET_CHECKED let_err let_journal_open(let_journal *j, const char *dir, const char *head, bool resume,
+                                     const let_model *models, uint32_t n_models,
+                                     void (*take)(void *ctx, const let_journal_entry *x), void *ctx, let_error *e);
 LET_CHECKED let_err let_journal_add(let_journal *j, const let_journal_entry *x, let_error *e);
 void let_journal_close(let_journal *j);
 

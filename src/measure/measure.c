@@ -22,8 +22,8 @@ typedef struct subject { /* a model being measured */
   uint32_t batch[LET_SIZES_MAX], n_batches;
   double p99_over_p50; /* the largest ratio seen: for cells that are interpolated */
   uint64_t memory[LET_SIZES_MAX];
-  double *p99;         /* like s.ms */
-  bool out;            /* cannot be measured */
+  double *p99; /* like s.ms */
+  bool out;    /* cannot be measured */
 } subject;
 
 typedef struct run {
@@ -119,17 +119,20 @@ static let_err prepare(run *r, let_error *e) {
 
 /* What the journal must agree on to be continued. */
 static void head(const run *r, let_buf *b) {
-  let_buf_fmt(b, "# gpulet profile 2: %s %s, %u granules, seed %llu:", r->o->device, r->type->name, r->type->granules, (unsigned long long)r->o->seed);
+  let_buf_fmt(b, "# gpulet profile 2: %s %s, %u granules, seed %llu:", r->o->device, r->type->name, r->type->granules,
+              (unsigned long long)r->o->seed);
   for (uint32_t m = 0; m < r->o->n_models; m++) {
     const subject *s = &r->subject[m];
-    let_buf_fmt(b, " %s/%lld/%u/%d%d", s->m->name, (long long)s->m->version, s->batch[s->n_batches - 1], s->m->precision, s->m->channels_last);
+    let_buf_fmt(b, " %s/%lld/%u/%d%d", s->m->name, (long long)s->m->version, s->batch[s->n_batches - 1],
+                s->m->precision, s->m->channels_last);
   }
 }
 
 static let_err measure_cell(run *r, subject *s, uint32_t b, uint32_t g, let_error *e) {
   let_journal_entry x = {.kind = LET_JOURNAL_CELL, .n = 1};
   x.lane[0] = (let_rig_lane){.model = (uint32_t)(s - r->subject), .batch = s->batch[b], .first = 0, .granules = g + 1};
-  snprintf(r->shown.doing, sizeof r->shown.doing, "%.80s, batch %u on %u granule%s", s->m->name, s->batch[b], g + 1, g ? "s" : "");
+  snprintf(r->shown.doing, sizeof r->shown.doing, "%.80s, batch %u on %u granule%s", s->m->name, s->batch[b], g + 1,
+           g ? "s" : "");
   show(r, "");
   let_error why = {0};
   let_err err = let_rig_run(r->rig, x.lane, 1, r->o->window, x.result, &why);
@@ -139,9 +142,12 @@ static let_err measure_cell(run *r, subject *s, uint32_t b, uint32_t g, let_erro
     let_err io = let_journal_add(&r->journal, &x, e);
     if (io) return io;
     take(r, &x);
-    if (err == LET_ERR_DEVICE) return let_fail(e, err, "%s: the device runs nothing any more; run the same command again to go on with the rest", why.text);
+    if (err == LET_ERR_DEVICE)
+      return let_fail(e, err, "%s: the device runs nothing any more; run the same command again to go on with the rest",
+                      why.text);
     let_error left;
-    let_fail(&left, err, "%s: batch %u %s: %.300s", s->m->name, x.lane[0].batch, s->out ? "and so the model is left out" : "and larger are left out", why.text);
+    let_fail(&left, err, "%s: batch %u %s: %.300s", s->m->name, x.lane[0].batch,
+             s->out ? "and so the model is left out" : "and larger are left out", why.text);
     show(r, left.text);
     return LET_OK;
   }
@@ -175,7 +181,8 @@ static let_err latencies(run *r, let_time until, let_error *e) {
   return LET_OK;
 }
 
-/* Group number |index|: two lanes of any models and sizes on all granules; of six groups one has three, one four, one eight. */
+/* Group number |index|: two lanes of any models and sizes on all granules; of six groups one has three, one four, one
+ * eight. */
 static bool choose_group(run *r, uint32_t index, let_journal_entry *x) {
   let_rng rng;
   let_rng_seed(&rng, r->o->seed * 1000003 + index);
@@ -184,7 +191,8 @@ static bool choose_group(run *r, uint32_t index, let_journal_entry *x) {
   x->kind = LET_JOURNAL_GROUP, x->index = index;
   x->n = (const uint32_t[]){2, 2, 4, 2, 8, 3}[index % 6];
   if (x->n > total) x->n = 2;
-  uint32_t part = total / (x->n > 2 ? x->n : 2u << (index / 6 + index) % 3), first = 0; /* pairs: a half, a quarter or an eighth */
+  uint32_t part = total / (x->n > 2 ? x->n : 2u << (index / 6 + index) % 3),
+           first = 0; /* pairs: a half, a quarter or an eighth */
   for (uint32_t i = 0; i < x->n; i++) fit[i] = i + 1 < x->n ? (part ? part : 1) : total - first, first += fit[i];
   first = 0;
   for (uint32_t i = 0; i < x->n; i++) {
@@ -192,7 +200,8 @@ static bool choose_group(run *r, uint32_t index, let_journal_entry *x) {
     for (uint32_t k = 0; r->subject[m].out && k < r->o->n_models; k++) m = (m + 1) % r->o->n_models;
     subject *s = &r->subject[m];
     if (s->out || !fit[i]) return false;
-    x->lane[i] = (let_rig_lane){.model = m, .batch = s->batch[let_rng_below(&rng, s->n_batches)], .first = first, .granules = fit[i]};
+    x->lane[i] = (let_rig_lane){
+        .model = m, .batch = s->batch[let_rng_below(&rng, s->n_batches)], .first = first, .granules = fit[i]};
     first += fit[i];
   }
   return true;
@@ -203,8 +212,8 @@ static let_err interference(run *r, let_time until, let_error *e) {
     let_journal_entry x;
     if (r->tried[i]) continue;
     if (!choose_group(r, i, &x)) return LET_OK;
-    snprintf(r->shown.doing, sizeof r->shown.doing, "%.40s %u beside %.40s %u%s", r->o->models[x.lane[0].model].name, x.lane[0].batch,
-             r->o->models[x.lane[1].model].name, x.lane[1].batch, x.n > 2 ? " and others" : "");
+    snprintf(r->shown.doing, sizeof r->shown.doing, "%.40s %u beside %.40s %u%s", r->o->models[x.lane[0].model].name,
+             x.lane[0].batch, r->o->models[x.lane[1].model].name, x.lane[1].batch, x.n > 2 ? " and others" : "");
     show(r, "");
     let_error why = {0};
     let_err err = let_rig_run(r->rig, x.lane, x.n, r->o->window, x.result, &why);
@@ -215,13 +224,17 @@ static let_err interference(run *r, let_time until, let_error *e) {
     take(r, &x);
     let_err io = let_journal_add(&r->journal, &x, e);
     if (io) return io;
-    if (err == LET_ERR_DEVICE) return let_fail(e, err, "%s: the device runs nothing any more; run the same command again to go on with the rest", why.text);
+    if (err == LET_ERR_DEVICE)
+      return let_fail(e, err, "%s: the device runs nothing any more; run the same command again to go on with the rest",
+                      why.text);
     if (err) show(r, why.text);
   }
   return LET_OK;
 }
 
-static bool row_written(const subject *s, uint32_t b) { return !isnan(s->s.ms[b * s->s.n_granules]) && !isnan(s->s.ms[(b + 1) * s->s.n_granules - 1]); }
+static bool row_written(const subject *s, uint32_t b) {
+  return !isnan(s->s.ms[b * s->s.n_granules]) && !isnan(s->s.ms[(b + 1) * s->s.n_granules - 1]);
+}
 
 /* The grid of the file: rows with both ends measured, columns with anything measured in such a row. */
 static bool describe(run *r, subject *s, let_arena *a, let_profile_model *m) {
@@ -247,7 +260,10 @@ static bool describe(run *r, subject *s, let_arena *a, let_profile_model *m) {
     for (uint32_t g = 0; g < n && row_written(s, b); g++) {
       if (!used[g]) continue;
       let_cell *c = &m->cell[m->n_cells++];
-      *c = (let_cell){.batch = s->batch[b], .granules = g + 1, .p50_ms = let_sampler_estimate(&s->s, b, g), .p99_ms = s->p99[b * n + g]};
+      *c = (let_cell){.batch = s->batch[b],
+                      .granules = g + 1,
+                      .p50_ms = let_sampler_estimate(&s->s, b, g),
+                      .p99_ms = s->p99[b * n + g]};
       if (!isnan(c->p99_ms)) continue;
       c->p99_ms = c->p50_ms * s->p99_over_p50;
       r->result.interpolated++;
@@ -261,7 +277,9 @@ static bool describe(run *r, subject *s, let_arena *a, let_profile_model *m) {
   return rows > 0;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const let_profile_model *)a)->name, ((const let_profile_model *)b)->name); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const let_profile_model *)a)->name, ((const let_profile_model *)b)->name);
+}
 
 static let_err collect_samples(run *r, const let_profile *p, let_arena *a, let_samples *ret, let_error *e) {
   ret->n = 0;
@@ -311,7 +329,9 @@ static let_err write_profile(run *r, let_error *e) {
     if (!r->subject[m].out && describe(r, &r->subject[m], &a, &p.model[p.n_models])) p.n_models++;
   r->result.models = p.n_models;
   if (!err && !p.n_models)
-    err = let_fail(e, LET_ERR_INVALID, "no model was measured far enough to be written: give a larger --budget (the journal is kept, the next run goes on)");
+    err = let_fail(e, LET_ERR_INVALID,
+                   "no model was measured far enough to be written: give a larger --budget (the journal is kept, the "
+                   "next run goes on)");
   let_samples samples = {0};
   if (!err) {
     qsort(p.model, p.n_models, sizeof *p.model, by_name);
@@ -321,9 +341,10 @@ static let_err write_profile(run *r, let_error *e) {
   r->result.pairs = r->n_groups;
   if (!err) {
     char comment[512];
-    snprintf(comment, sizeof comment, "Measured by `gpulet profile` on %s (%s): %u cells measured, %u more interpolated to complete the grid\n"
-             "(journal.csv has the measured ones); %u groups of models side by side.", r->o->device, r->type->name, r->result.cells,
-             r->result.interpolated, r->n_groups);
+    snprintf(comment, sizeof comment,
+             "Measured by `gpulet profile` on %s (%s): %u cells measured, %u more interpolated to complete the grid\n"
+             "(journal.csv has the measured ones); %u groups of models side by side.",
+             r->o->device, r->type->name, r->result.cells, r->result.interpolated, r->n_groups);
     err = let_profile_save(r->o->output, &p, samples.n ? &samples : NULL, comment, e);
   }
   let_arena_fini(&a);
@@ -342,7 +363,8 @@ let_err let_measure(const let_measure_options *o, let_measure_result *ret, let_e
   let_buf_init(&b, &let_mem_libc);
   if (!err) {
     head(&r, &b);
-    err = b.failed ? let_fail(e, LET_ERR_NOMEM, "out of memory") : let_journal_open(&r.journal, o->output, b.p, o->resume, o->models, o->n_models, take, &r, e);
+    err = b.failed ? let_fail(e, LET_ERR_NOMEM, "out of memory")
+                   : let_journal_open(&r.journal, o->output, b.p, o->resume, o->models, o->n_models, take, &r, e);
   }
   r.result.resumed = r.result.cells + r.n_groups;
   bool neighbours = r.type->granules >= 2;

@@ -1,8 +1,8 @@
 /* measure.h: `gpulet profile`: measures the models of a repository on one device and writes a profile directory.
  *
  * The budget goes first to latency, cell by cell where the profile's reader would be most wrong (sampler.h), then to
- * interference: pairs, and some groups of three, four and eight, on disjoint granules. Every measurement is appended to OUTPUT/journal.csv
- * before the next begins; a run with the same device and models goes on from there. */
+ * interference: pairs, and some groups of three, four and eight, on disjoint granules. Every measurement is appended to
+ * OUTPUT/journal.csv before the next begins; a run with the same device and models goes on from there. */
 #ifndef LET_MEASURE_MEASURE_H
 #define LET_MEASURE_MEASURE_H
 
@@ -11,7 +11,7 @@
 #include "model/model.h"
 
 typedef struct let_measure_progress {
-  double done;       /* 0..1, of the time it will take */
+  double done; /* 0..1, of the time it will take */
   let_dur left;
   uint32_t cells, pairs;
   char doing[160];   /* "resnet50, batch 8 on 4 granules" */
@@ -23,11 +23,11 @@ typedef struct let_measure_options {
   uint32_t n_models;
   const char *device, *output, *profile_dir, *plugin_dir; /* the last two may be "" */
   let_dur budget;
-  uint32_t max_batch;   /* 0: each model's own */
-  bool resume;          /* false: start the journal anew */
-  double tolerance;     /* stop refining below this expected relative error */
-  let_dur window;       /* of one measurement */
-  uint64_t seed;        /* which pairs */
+  uint32_t max_batch; /* 0: each model's own */
+  bool resume;        /* false: start the journal anew */
+  double tolerance;   /* stop refining below this expected relative error */
+  let_dur window;     /* of one measurement */
+  uint64_t seed;      /* which pairs */
   void (*progress)(void *ctx, const let_measure_progress *p);
   void *ctx;
 } let_measure_options;
@@ -35,7 +35,7 @@ typedef struct let_measure_options {
 typedef struct let_measure_result {
   uint32_t models, cells, interpolated, pairs, resumed; /* interpolated: cells written that were not measured */
   double interference_error_p95; /* of the fitted model on held-out samples; -1: too few samples, none was fitted */
-  double expected_error; /* the largest relative error still expected of a latency */
+  double expected_error;         /* the largest relative error still expected of a latency */
 } let_measure_result;
 
 /* Errors: as let_device_open and let_rig_run; what was measured before the error is in the journal. */

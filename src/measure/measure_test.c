@@ -49,8 +49,19 @@ static void on_progress(void *ctx, const let_measure_progress *p) {
 
 static let_measure_options options(uint32_t n, let_dur budget, int seen[2]) {
   seen[0] = seen[1] = 0;
-  return (let_measure_options){.models = models, .n_models = n, .device = "cpu", .output = dir, .profile_dir = "", .plugin_dir = "", .budget = budget,
-                               .resume = true, .tolerance = 0.02, .window = 10 * LET_MS, .seed = 1, .progress = on_progress, .ctx = seen};
+  return (let_measure_options){.models = models,
+                               .n_models = n,
+                               .device = "cpu",
+                               .output = dir,
+                               .profile_dir = "",
+                               .plugin_dir = "",
+                               .budget = budget,
+                               .resume = true,
+                               .tolerance = 0.02,
+                               .window = 10 * LET_MS,
+                               .seed = 1,
+                               .progress = on_progress,
+                               .ctx = seen};
 }
 
 static void a_profile(void **state) {
@@ -78,7 +89,8 @@ static void a_profile(void **state) {
   assert_true(one >= LET_MS && two >= 2 * LET_MS);
   assert_int_equal(p.model[0].input_bytes, 64);
   /* On a busy machine a pair may be measured too badly to be used, never wrongly. */
-  for (uint32_t i = 0; i < s.n; i++) assert_true(s.sample[i].n >= 1 && s.sample[i].together_ms >= s.sample[i].solo_ms / 2);
+  for (uint32_t i = 0; i < s.n; i++)
+    assert_true(s.sample[i].n >= 1 && s.sample[i].together_ms >= s.sample[i].solo_ms / 2);
   let_arena_fini(&a);
 
   /* Again, with hardly any time: everything comes out of the journal. */
@@ -93,7 +105,9 @@ static void a_profile(void **state) {
   snprintf(path, sizeof path, "%s/journal.csv", dir);
   FILE *f = fopen(path, "a");
   assert_non_null(f);
-  fputs("cell,0,1,m0,1,0,1,5,-3,2,1,0,0,0,0,0\ncell,0,9\nnonsense\ncell,0,1,nobody,1,0,1,5,1,2,1,0,0,0,0,0\ncell,0,1,m0,1,0,1,5,9", f);
+  fputs("cell,0,1,m0,1,0,1,5,-3,2,1,0,0,0,0,0\ncell,0,9\nnonsense\ncell,0,1,nobody,1,0,1,5,1,2,1,0,0,0,0,0\ncell,0,1,"
+        "m0,1,0,1,5,9",
+        f);
   fclose(f);
   let_measure_result torn;
   if (let_measure(&o, &torn, &e)) fail_msg("%s", e.text);
@@ -115,14 +129,17 @@ static void put(const char *name, const char *text) {
   fclose(f);
 }
 
-/* A simulated device has granules enough for crowds: they are measured, and slow each other down as they were told to. */
+/* A simulated device has granules enough for crowds: they are measured, and slow each other down as they were told to.
+ */
 static void crowds(void **state) {
   (void)state;
   char from[64];
   snprintf(from, sizeof from, "%s", dir);
   put("device.yaml", "type: t\nsms: 64\ngranules: 8\ngranule_sms: 8\nmemory_mib: 1000\n");
-  put("latency.csv", "model,batch,granules,p50_ms,p99_ms\nm0,1,1,2,2\nm0,1,8,1,1\nm0,4,1,4,4\nm0,4,8,2,2\nm1,1,1,2,2\nm1,1,8,1,1\nm1,4,1,4,4\nm1,4,8,2,2\n");
-  put("interference.yaml", "model: pressure\ncoefficients: {share_self: 0, share_other: 1, saturation: 0, default_pressure: 1, default_sensitivity: 1}\n");
+  put("latency.csv", "model,batch,granules,p50_ms,p99_ms\nm0,1,1,2,2\nm0,1,8,1,1\nm0,4,1,4,4\nm0,4,8,2,2\nm1,1,1,2,"
+                     "2\nm1,1,8,1,1\nm1,4,1,4,4\nm1,4,8,2,2\n");
+  put("interference.yaml", "model: pressure\ncoefficients: {share_self: 0, share_other: 1, saturation: 0, "
+                           "default_pressure: 1, default_sensitivity: 1}\n");
   snprintf(dir, sizeof dir, "%.60s/2", from);
   int seen[2];
   let_measure_options o = options(2, 2 * LET_S, seen);
@@ -168,7 +185,8 @@ static void what_cannot_be_measured(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(a_profile, setup, teardown), cmocka_unit_test_setup_teardown(crowds, setup, teardown),
+  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(a_profile, setup, teardown),
+                                     cmocka_unit_test_setup_teardown(crowds, setup, teardown),
                                      cmocka_unit_test_setup_teardown(what_cannot_be_measured, setup, teardown)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

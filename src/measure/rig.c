@@ -41,7 +41,7 @@ typedef struct lane {
   uint64_t host_bytes;
   pthread_t thread;
   bool threaded;
-  int want;      /* under the field's lock, as is all below */
+  int want; /* under the field's lock, as is all below */
   bool idle;
   uint64_t batches;
   let_err err;
@@ -61,8 +61,8 @@ struct field {
   lane lane[LET_RIG_LANES_MAX];
 };
 
-let_err let_rig_open(const char *device, const char *profile_dir, const char *plugin_dir, const let_model *models, uint32_t n,
-                     let_rig **ret, let_error *e) {
+let_err let_rig_open(const char *device, const char *profile_dir, const char *plugin_dir, const let_model *models,
+                     uint32_t n, let_rig **ret, let_error *e) {
   let_rig *r = calloc(1, sizeof *r);
   if (r) r->model = calloc(n ? n : 1, sizeof *r->model);
   if (!r || !r->model) {
@@ -105,11 +105,15 @@ static void fill(const let_exec_tensor *t, uint64_t bytes, char *to, let_rng *rn
     uint64_t x = let_rng_u64(rng);
     float f = (float)(x >> 40) / (float)(1 << 23) - 1;
     double d = f;
-    uint16_t half = (uint16_t)((x & 0x8000) | 0x3800 | (x >> 20 & 0x3ff)), bf = (uint16_t)((x & 0x8000) | 0x3f00 | (x >> 20 & 0x7f));
+    uint16_t half = (uint16_t)((x & 0x8000) | 0x3800 | (x >> 20 & 0x3ff)),
+             bf = (uint16_t)((x & 0x8000) | 0x3f00 | (x >> 20 & 0x7f));
     uint64_t bit = x >> 63;
     uint32_t size = let_dtype_size((let_dtype)t->dtype);
-    const void *from = t->dtype == LET_DTYPE_FP32 ? (const void *)&f : t->dtype == LET_DTYPE_FP64 ? (const void *)&d
-                       : t->dtype == LET_DTYPE_FP16 ? (const void *)&half : t->dtype == LET_DTYPE_BF16 ? (const void *)&bf : (const void *)&bit;
+    const void *from = t->dtype == LET_DTYPE_FP32   ? (const void *)&f
+                       : t->dtype == LET_DTYPE_FP64 ? (const void *)&d
+                       : t->dtype == LET_DTYPE_FP16 ? (const void *)&half
+                       : t->dtype == LET_DTYPE_BF16 ? (const void *)&bf
+                                                    : (const void *)&bit;
     if (!size) size = 1;
     if (size > bytes - i) size = (uint32_t)(bytes - i);
     memcpy(to + i, from, size);
@@ -117,7 +121,9 @@ static void fill(const let_exec_tensor *t, uint64_t bytes, char *to, let_rng *rn
   }
 }
 
-static uint64_t tensor_bytes(const lane *l, const let_exec_tensor *t) { return t->row_bytes * (l->m->max_batch ? l->x->size : 1); }
+static uint64_t tensor_bytes(const lane *l, const let_exec_tensor *t) {
+  return t->row_bytes * (l->m->max_batch ? l->x->size : 1);
+}
 
 static let_err batch(lane *l, let_dur *ret, let_dur *ret_device, let_error *e) {
   const let_device_i *d = l->f->device->i;
@@ -162,7 +168,8 @@ static void *work(void *user) {
     err = batch(l, &took, &device, &e);
     pthread_mutex_lock(&f->lock);
     l->batches++;
-    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX) l->device[l->n] = device, l->sample[l->n++] = took;
+    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX)
+      l->device[l->n] = device, l->sample[l->n++] = took;
   }
   l->err = err, l->error = e, l->idle = true;
   pthread_cond_broadcast(&f->changed);
@@ -176,7 +183,8 @@ static let_err host_memory(lane *l, let_error *e) {
   for (unsigned k = 0; k < l->x->n_in; k++) bytes += (tensor_bytes(l, &l->x->in[k]) + 63) & ~(uint64_t)63;
   for (unsigned k = 0; k < l->x->n_out; k++) bytes += (tensor_bytes(l, &l->x->out[k]) + 63) & ~(uint64_t)63;
   bytes = (bytes + 8191) & ~(uint64_t)4095;
-  if (!(l->host = aligned_alloc(4096, bytes))) return let_fail(e, LET_ERR_NOMEM, "out of host memory for a batch of %llu bytes", (unsigned long long)bytes);
+  if (!(l->host = aligned_alloc(4096, bytes)))
+    return let_fail(e, LET_ERR_NOMEM, "out of host memory for a batch of %llu bytes", (unsigned long long)bytes);
   let_err err = l->f->device->i->pin(l->f->device, l->host, bytes, e);
   if (err) {
     free(l->host);
@@ -195,7 +203,8 @@ static let_err host_memory(lane *l, let_error *e) {
   return LET_OK;
 }
 
-static let_err open_lane(let_rig *r, field *f, uint32_t i, const let_rig_lane *want, let_rig_result *ret, let_error *e) {
+static let_err open_lane(let_rig *r, field *f, uint32_t i, const let_rig_lane *want, let_rig_result *ret,
+                         let_error *e) {
   lane *l = &f->lane[i];
   const let_device_type *type = let_rig_type(r);
   l->f = f, l->m = &r->models[want->model];
@@ -206,9 +215,14 @@ static let_err open_lane(let_rig *r, field *f, uint32_t i, const let_rig_lane *w
   r->device->i->target(l->g, &l->target);
   if ((err = need(r, want->model, l->target.cuda, e)) != LET_OK) return err;
   l->engine = r->model[want->model].engine;
-  if ((err = l->engine->prepare(r->model[want->model].loaded, &l->target, want->batch, 0, &l->x, &ret->note, e)) != LET_OK) return err;
+  if ((err = l->engine->prepare(r->model[want->model].loaded, &l->target, want->batch, 0, &l->x, &ret->note, e)) !=
+      LET_OK)
+    return err;
   l->x->model = l->m->name; /* simulated devices ask for it */
-  if (l->x->dynamic) return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has dimensions that vary from request to request: its latency has no single value", l->m->name);
+  if (l->x->dynamic)
+    return let_fail(e, LET_ERR_UNSUPPORTED,
+                    "model '%s' has dimensions that vary from request to request: its latency has no single value",
+                    l->m->name);
   ret->memory_bytes = l->engine->weights_bytes(r->model[want->model].loaded) + l->x->memory_bytes;
   if ((err = host_memory(l, e)) != LET_OK) return err;
   if (pthread_create(&l->thread, NULL, work, l)) return let_fail(e, LET_ERR_NOMEM, "cannot start a thread");
@@ -243,7 +257,9 @@ static let_err failure(field *f, let_error *e) {
   return LET_OK;
 }
 
-static int by_dur(const void *a, const void *b) { return (*(const let_dur *)a > *(const let_dur *)b) - (*(const let_dur *)a < *(const let_dur *)b); }
+static int by_dur(const void *a, const void *b) {
+  return (*(const let_dur *)a > *(const let_dur *)b) - (*(const let_dur *)a < *(const let_dur *)b);
+}
 
 /* What a window brought: all of its batches, and the one in the middle. */
 static void keep(lane *l, int way) {
@@ -302,15 +318,20 @@ static double middle_ms(let_dur *v, uint32_t n) {
 
 static let_err times(lane *l, int way, let_rig_times *ret, let_error *e) {
   uint32_t n = l->n_all[way];
-  if (!n) return let_fail(e, LET_ERR_DEADLINE, "model '%s': no batch of %u fitted into the measuring window", l->m->name, l->x->size);
+  if (!n)
+    return let_fail(e, LET_ERR_DEADLINE, "model '%s': no batch of %u fitted into the measuring window", l->m->name,
+                    l->x->size);
   qsort(l->all[way], n, sizeof **l->all, by_dur);
-  *ret = (let_rig_times){.n = n, .p50_ms = middle_ms(l->middle[way], l->rounds[way]), .p99_ms = (double)l->all[way][(n - 1) * 99 / 100] / 1e6,
+  *ret = (let_rig_times){.n = n,
+                         .p50_ms = middle_ms(l->middle[way], l->rounds[way]),
+                         .p99_ms = (double)l->all[way][(n - 1) * 99 / 100] / 1e6,
                          .device_ms = middle_ms(l->middle_device[way], l->rounds[way])};
   if (ret->p99_ms < ret->p50_ms) ret->p99_ms = ret->p50_ms; /* a round that most batches are not of */
   return LET_OK;
 }
 
-let_err let_rig_run(let_rig *r, const let_rig_lane *want, uint32_t n, let_dur length, let_rig_result *ret, let_error *e) {
+let_err let_rig_run(let_rig *r, const let_rig_lane *want, uint32_t n, let_dur length, let_rig_result *ret,
+                    let_error *e) {
   LET_ASSERT(n >= 1 && n <= LET_RIG_LANES_MAX);
   field *f = calloc(1, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory");
@@ -325,7 +346,8 @@ let_err let_rig_run(let_rig *r, const let_rig_lane *want, uint32_t n, let_dur le
     for (uint32_t i = 0; !err && i < n; i++) err = window(f, 1u << i, SOLO, length, rounds, e);
     if (!err && n > 1) err = window(f, (1u << n) - 1, TOGETHER, length, rounds, e);
   }
-  if (!err && n == 1 && !f->lane[0].n_all[SOLO]) err = window(f, 1, SOLO, 20 * length, 1, e); /* a very slow batch: all the time it needs */
+  if (!err && n == 1 && !f->lane[0].n_all[SOLO])
+    err = window(f, 1, SOLO, 20 * length, 1, e); /* a very slow batch: all the time it needs */
   for (uint32_t i = 0; !err && i < n; i++) {
     err = times(&f->lane[i], SOLO, &ret[i].solo, e);
     if (!err && n > 1) err = times(&f->lane[i], TOGETHER, &ret[i].together, e);

@@ -28,15 +28,17 @@ typedef struct let_rig_result {
 } let_rig_result;
 
 /* |models| are borrowed. |plugin_dir| may be "". */
-LET_CHECKED let_err let_rig_open(const char *device, const char *profile_dir, const char *plugin_dir, const let_model *models,
-                                 uint32_t n, let_rig **ret, let_error *e);
+LET_CHECKED let_err let_rig_open(const char *device, const char *profile_dir, const char *plugin_dir,
+                                 const let_model *models, uint32_t n, let_rig **ret, let_error *e);
 void let_rig_close(let_rig *r);
 const let_device_type *let_rig_type(const let_rig *r);
 
 /* Each lane alone (|solo|), then all of them together when there are several, every window about |window| long
- * (longer for slow batches, at most ten times). With several, in LET_RIG_ROUNDS rounds of so much shorter windows: clocks
- * drift and hosts have other things to do, and a slowdown must not be that. p50 is the middle one of the rounds'. Errors: NOMEM (this batch does not fit), DEVICE (nothing will run any
- * more), others: this model at this size. */
-LET_CHECKED let_err let_rig_run(let_rig *r, const let_rig_lane *lane, uint32_t n, let_dur window, let_rig_result *ret, let_error *e);
+ * (longer for slow batches, at most ten times). With several, in LET_RIG_ROUNDS rounds of so much shorter windows:
+ * clocks drift and hosts have other things to do, and a slowdown must not be that. p50 is the middle one of the
+ * rounds'. Errors: NOMEM (this batch does not fit), DEVICE (nothing will run any more), others: this model at this
+ * size. */
+LET_CHECKED let_err let_rig_run(let_rig *r, const let_rig_lane *lane, uint32_t n, let_dur window, let_rig_result *ret,
+                                let_error *e);
 
 #endif

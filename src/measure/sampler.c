@@ -3,21 +3,22 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define COARSE 1e9      /* expected error of a cell of the coarse grid */
+#define COARSE         1e9 /* expected error of a cell of the coarse grid */
 #define PRIOR_GRANULES 0.2 /* of the log of the latency ratio over a gap: half of what a wave too many costs */
-#define PRIOR_BATCH 0.15
-#define INFEASIBLE 0.1  /* weight of a cell whose batch misses the SLO by far */
+#define PRIOR_BATCH    0.15
+#define INFEASIBLE     0.1 /* weight of a cell whose batch misses the SLO by far */
 
 static double *at(const let_sampler *s, uint32_t b, uint32_t g) { return &s->ms[b * s->n_granules + g]; }
 static double surprise(const let_sampler *s, uint32_t b, uint32_t g) { return s->surprise[b * s->n_granules + g]; }
 static bool known(const let_sampler *s, uint32_t b, uint32_t g) { return !isnan(*at(s, b, g)); }
 static bool active(const let_sampler *s, uint32_t b) { return known(s, b, 0) && known(s, b, s->n_granules - 1); }
 
-let_err let_sampler_init(let_sampler *s, const uint32_t *batch, uint32_t n_batches, const uint32_t *granules, uint32_t n_granules,
-                         double slo_ms, let_error *e) {
+let_err let_sampler_init(let_sampler *s, const uint32_t *batch, uint32_t n_batches, const uint32_t *granules,
+                         uint32_t n_granules, double slo_ms, let_error *e) {
   if (!n_batches || !n_granules) return let_fail(e, LET_ERR_INVALID, "no batch sizes or no granules to measure");
   size_t n = (size_t)n_batches * n_granules;
-  *s = (let_sampler){.n_batches = n_batches, .n_granules = n_granules, .batch = batch, .granules = granules, .slo_ms = slo_ms};
+  *s = (let_sampler){
+      .n_batches = n_batches, .n_granules = n_granules, .batch = batch, .granules = granules, .slo_ms = slo_ms};
   s->ms = malloc(2 * n * sizeof *s->ms);
   if (!s->ms) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   s->surprise = s->ms + n;
@@ -86,7 +87,9 @@ static void offer_row(const let_sampler *s, uint32_t b, pick *p) {
     double want = sqrt((double)s->granules[lo] * s->granules[hi]);
     for (uint32_t g = lo + 1; g < hi; g++)
       if (fabs(s->granules[g] - want) < fabs(s->granules[mid] - want)) mid = g;
-    offer(p, b, mid, weight(s, b, mid) * gap_error(*at(s, b, lo), *at(s, b, hi), surprise(s, b, lo), surprise(s, b, hi), PRIOR_GRANULES));
+    offer(p, b, mid,
+          weight(s, b, mid) *
+              gap_error(*at(s, b, lo), *at(s, b, hi), surprise(s, b, lo), surprise(s, b, hi), PRIOR_GRANULES));
   }
 }
 
@@ -97,7 +100,9 @@ static void offer_between_rows(const let_sampler *s, uint32_t lo, uint32_t hi, p
     if (fabs(s->batch[b] - want) < fabs(s->batch[mid] - want)) mid = b;
   for (int end = 0; end < 2; end++) {
     uint32_t g = end ? s->n_granules - 1 : 0;
-    offer(p, mid, g, weight(s, mid, g) * gap_error(*at(s, lo, g), *at(s, hi, g), surprise(s, lo, g), surprise(s, hi, g), PRIOR_BATCH));
+    offer(p, mid, g,
+          weight(s, mid, g) *
+              gap_error(*at(s, lo, g), *at(s, hi, g), surprise(s, lo, g), surprise(s, hi, g), PRIOR_BATCH));
   }
 }
 

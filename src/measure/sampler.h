@@ -24,8 +24,8 @@ typedef struct let_sampler {
   uint32_t measured;
 } let_sampler;
 
-LET_CHECKED let_err let_sampler_init(let_sampler *s, const uint32_t *batch, uint32_t n_batches, const uint32_t *granules,
-                                     uint32_t n_granules, double slo_ms, let_error *e);
+LET_CHECKED let_err let_sampler_init(let_sampler *s, const uint32_t *batch, uint32_t n_batches,
+                                     const uint32_t *granules, uint32_t n_granules, double slo_ms, let_error *e);
 void let_sampler_fini(let_sampler *s);
 
 /* The most wanted cell, as indices; *ret_error is the relative error expected there (above 1e6: the coarse grid is not

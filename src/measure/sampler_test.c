@@ -25,7 +25,8 @@ static int n_models;
 static int load(void **state) {
   (void)state;
   char path[1024];
-  snprintf(path, sizeof path, "%.*s/../../test/fixtures/h200_latency.csv", (int)(strrchr(__FILE__, '/') - __FILE__), __FILE__);
+  snprintf(path, sizeof path, "%.*s/../../test/fixtures/h200_latency.csv", (int)(strrchr(__FILE__, '/') - __FILE__),
+           __FILE__);
   FILE *f = fopen(path, "r");
   if (!f) return -1;
   for (uint32_t i = 0; i < G; i++) granules[i] = i + 1;
@@ -167,6 +168,7 @@ static void infeasible_cells_wait(void **state) { /* with an SLO, cells that can
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(error_against_cells), cmocka_unit_test(asks_for_every_cell_once), cmocka_unit_test(infeasible_cells_wait)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(error_against_cells), cmocka_unit_test(asks_for_every_cell_once),
+                                     cmocka_unit_test(infeasible_cells_wait)};
   return cmocka_run_group_tests(tests, load, NULL);
 }

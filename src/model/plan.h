@@ -13,9 +13,9 @@
 /* One model in one gpu-let. */
 typedef struct let_plan_entry {
   char name[LET_NAME_MAX];
-  uint32_t batch;    /* the batch size to aim for */
-  double rate;       /* requests/s it is meant to take here; 0: not known */
-  let_dur latency;   /* predicted time of one batch, interference included; 0: not known, measured at load */
+  uint32_t batch;  /* the batch size to aim for */
+  double rate;     /* requests/s it is meant to take here; 0: not known */
+  let_dur latency; /* predicted time of one batch, interference included; 0: not known, measured at load */
   let_dur slo;
 } let_plan_entry;
 
@@ -43,7 +43,7 @@ typedef struct let_plan {
   double cost;        /* of the devices used */
   double time_ms;     /* spent planning */
   uint32_t n_reasons;
-  char **reason;      /* sentences: why infeasible, what would help, what was assumed */
+  char **reason; /* sentences: why infeasible, what would help, what was assumed */
   uint32_t n_gpus;
   let_plan_gpu *gpu;
   uint64_t generation; /* given by serve when it takes the plan; 0 before */
@@ -60,7 +60,7 @@ LET_CHECKED let_err let_plan_place(let_plan *p, let_error *e);
 /* What to plan for. */
 typedef struct let_demand {
   char name[LET_NAME_MAX];
-  double rate;  /* requests/s; 0 is legal: the model must be loaded nowhere */
+  double rate; /* requests/s; 0 is legal: the model must be loaded nowhere */
   let_dur slo;
 } let_demand;
 

@@ -39,6 +39,7 @@ static void no_room(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(the_largest_last), cmocka_unit_test(among_others), cmocka_unit_test(no_room)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(the_largest_last), cmocka_unit_test(among_others),
+                                     cmocka_unit_test(no_room)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,11 +53,14 @@ static uint32_t floor_of(const uint32_t *axis, uint32_t n, uint32_t v) {
   return lo;
 }
 
-static let_err outside(const let_profile *p, const let_profile_model *m, uint32_t batch, uint32_t granules, let_error *e) {
+static let_err outside(const let_profile *p, const let_profile_model *m, uint32_t batch, uint32_t granules,
+                       let_error *e) {
   if (!e) return LET_ERR_NOT_FOUND;
-  if (m->n_cells == 0) return let_fail(e, LET_ERR_NOT_FOUND, "model '%s' has no latency cells on '%s'", m->name, p->device.name);
+  if (m->n_cells == 0)
+    return let_fail(e, LET_ERR_NOT_FOUND, "model '%s' has no latency cells on '%s'", m->name, p->device.name);
   return let_fail(e, LET_ERR_NOT_FOUND,
-                  "model '%s' on '%s' is not profiled at batch %u on %u granules: measured are batches %u to %u on %u to %u granules",
+                  "model '%s' on '%s' is not profiled at batch %u on %u granules: measured are batches %u to %u on %u "
+                  "to %u granules",
                   m->name, p->device.name, batch, granules, m->batch[0], m->batch[m->n_batches - 1], m->granule[0],
                   m->granule[m->n_granules - 1]);
 }
@@ -78,10 +81,13 @@ static double on_batch(const let_profile_model *m, uint32_t bi, uint32_t batch, 
 
 let_err let_profile_latency(const let_profile *p, uint32_t model, uint32_t batch, uint32_t granules, unsigned flags,
                             let_dur *ret, let_error *e) {
-  if (model >= p->n_models) return let_fail(e, LET_ERR_NOT_FOUND, "model number %u is not in the profile of '%s'", model, p->device.name);
+  if (model >= p->n_models)
+    return let_fail(e, LET_ERR_NOT_FOUND, "model number %u is not in the profile of '%s'", model, p->device.name);
   const let_profile_model *m = &p->model[model];
-  if (m->n_cells == 0 || batch == 0 || granules == 0 || granules > p->device.granules) return outside(p, m, batch, granules, e);
-  uint32_t b_min = m->batch[0], b_max = m->batch[m->n_batches - 1], g_min = m->granule[0], g_max = m->granule[m->n_granules - 1];
+  if (m->n_cells == 0 || batch == 0 || granules == 0 || granules > p->device.granules)
+    return outside(p, m, batch, granules, e);
+  uint32_t b_min = m->batch[0], b_max = m->batch[m->n_batches - 1], g_min = m->granule[0],
+           g_max = m->granule[m->n_granules - 1];
   double scale = 1;
   if (batch < b_min || batch > b_max || granules < g_min || granules > g_max) {
     if (!(flags & LET_PROFILE_EXTRAPOLATE)) return outside(p, m, batch, granules, e);
@@ -95,8 +101,9 @@ let_err let_profile_latency(const let_profile *p, uint32_t model, uint32_t batch
   double ms = on_granules(m, bi, gi, granules, flags);
   if (m->batch[bi] != batch) ms = on_batch(m, bi, batch, ms, on_granules(m, bi + 1, gi, granules, flags));
   ms *= scale;
-  if (!(ms >= 0 && ms < 1e9)) return let_fail(e, LET_ERR_NOT_FOUND, "model '%s' on '%s' has no usable latency at batch %u on %u granules", m->name,
-                                              p->device.name, batch, granules);
+  if (!(ms >= 0 && ms < 1e9))
+    return let_fail(e, LET_ERR_NOT_FOUND, "model '%s' on '%s' has no usable latency at batch %u on %u granules",
+                    m->name, p->device.name, batch, granules);
   *ret = (let_dur)(ms * 1e6 + 0.5);
   return LET_OK;
 }
@@ -104,7 +111,9 @@ let_err let_profile_latency(const let_profile *p, uint32_t model, uint32_t batch
 void let_profile_latencies(const let_profile *p, uint32_t model, uint32_t granules, uint32_t most, let_dur *ret) {
   const let_profile_model *m = &p->model[model];
   for (uint32_t b = 1; b <= most; b++) ret[b - 1] = LET_NEVER;
-  if (!m->n_cells || granules > p->device.granules || granules < m->granule[0] || granules > m->granule[m->n_granules - 1]) return;
+  if (!m->n_cells || granules > p->device.granules || granules < m->granule[0] ||
+      granules > m->granule[m->n_granules - 1])
+    return;
   uint32_t gi = floor_of(m->granule, m->n_granules, granules);
   double a = 0, z = on_granules(m, 0, gi, granules, LET_PROFILE_P99);
   for (uint32_t bi = 0; bi < m->n_batches; bi++) {
@@ -122,8 +131,9 @@ void let_profile_latencies(const let_profile *p, uint32_t model, uint32_t granul
 static let_pressure pressure_of(const let_profile *p, uint32_t model, uint32_t batch) {
   const let_profile_model *m = &p->model[model];
   if (m->n_pressure == 0)
-    return (let_pressure){p->coef[LET_COEF_DEFAULT_L2], p->coef[LET_COEF_DEFAULT_DRAM], p->coef[LET_COEF_DEFAULT_PRESSURE],
-                          p->coef[LET_COEF_DEFAULT_SENSITIVITY], p->coef[LET_COEF_DEFAULT_DELAY]};
+    return (let_pressure){p->coef[LET_COEF_DEFAULT_L2], p->coef[LET_COEF_DEFAULT_DRAM],
+                          p->coef[LET_COEF_DEFAULT_PRESSURE], p->coef[LET_COEF_DEFAULT_SENSITIVITY],
+                          p->coef[LET_COEF_DEFAULT_DELAY]};
   uint32_t i = 0;
   while (i + 1 < m->n_pressure && m->pressure[i + 1].batch <= batch) i++;
   let_pressure a = m->pressure[i].p;
@@ -153,15 +163,17 @@ static double slowdown_linear(const let_profile *p, const let_tenant *self, cons
     l2 += o.l2_util * w, dram += o.dram_util * w;
   }
   return p->coef[LET_COEF_L2_SELF] * me.l2_util * mine + p->coef[LET_COEF_L2_OTHER] * l2 +
-         p->coef[LET_COEF_DRAM_SELF] * me.dram_util * mine + p->coef[LET_COEF_DRAM_OTHER] * dram + p->coef[LET_COEF_CONSTANT];
+         p->coef[LET_COEF_DRAM_SELF] * me.dram_util * mine + p->coef[LET_COEF_DRAM_OTHER] * dram +
+         p->coef[LET_COEF_CONSTANT];
 }
 
-/* 1 + (sensitivity share_self^a + delay / latency) x / (1 + c x), x = (sum over neighbours of pressure^(1/q) share busy)^q:
- * one neighbour weighs pressure share^q, and weighs the same when it is cut in pieces; one more neighbour never makes it
- * less. A cell that is not measured has no delay. */
+/* 1 + (sensitivity share_self^a + delay / latency) x / (1 + c x), x = (sum over neighbours of pressure^(1/q) share
+ * busy)^q: one neighbour weighs pressure share^q, and weighs the same when it is cut in pieces; one more neighbour
+ * never makes it less. A cell that is not measured has no delay. */
 static double slowdown_pressure(const let_profile *p, const let_tenant *self, const let_tenant *others, uint32_t n) {
   const double *c = p->coef;
-  double q = c[LET_COEF_SHARE_OTHER] > LET_SHARE_OTHER_MIN ? c[LET_COEF_SHARE_OTHER] : LET_SHARE_OTHER_MIN, most = 0, sum = 0;
+  double q = c[LET_COEF_SHARE_OTHER] > LET_SHARE_OTHER_MIN ? c[LET_COEF_SHARE_OTHER] : LET_SHARE_OTHER_MIN, most = 0,
+         sum = 0;
   for (uint32_t i = 0; i < n; i++) { /* relative to the largest: the power of a small exponent overflows otherwise */
     double w = pressure_of(p, others[i].model, others[i].batch).pressure;
     if (w > most) sum *= most > 0 ? pow(most / w, 1 / q) : 0, most = w;
@@ -171,7 +183,10 @@ static double slowdown_pressure(const let_profile *p, const let_tenant *self, co
   double x = most * pow(sum, q), s = me.sensitivity;
   if (c[LET_COEF_SHARE_SELF] != 0) s *= pow(share_of(p, self), c[LET_COEF_SHARE_SELF]);
   let_dur alone;
-  if (me.delay_ms > 0 && let_profile_latency(p, self->model, self->batch, self->granules, LET_PROFILE_P99 | LET_PROFILE_EXTRAPOLATE, &alone, NULL) == LET_OK && alone > 0)
+  if (me.delay_ms > 0 &&
+      let_profile_latency(p, self->model, self->batch, self->granules, LET_PROFILE_P99 | LET_PROFILE_EXTRAPOLATE,
+                          &alone, NULL) == LET_OK &&
+      alone > 0)
     s += me.delay_ms * 1e6 / (double)alone;
   return 1 + s * x / (1 + c[LET_COEF_SATURATION] * x);
 }
@@ -180,7 +195,8 @@ double let_profile_slowdown(const let_profile *p, const let_tenant *self, const 
   if (n == 0 || p->interference == LET_INTERFERENCE_NONE || self->model >= p->n_models) return 1;
   for (uint32_t i = 0; i < n; i++)
     if (others[i].model >= p->n_models) return 1;
-  double a = p->interference == LET_INTERFERENCE_LINEAR ? slowdown_linear(p, self, others, n) : slowdown_pressure(p, self, others, n);
+  double a = p->interference == LET_INTERFERENCE_LINEAR ? slowdown_linear(p, self, others, n)
+                                                        : slowdown_pressure(p, self, others, n);
   return a > 1 ? a : 1; /* NaN too: a fit is checked when it is loaded, this is the last line */
 }
 

@@ -22,7 +22,7 @@ typedef struct let_tensor {
   uint64_t bytes;
   int64_t shape[LET_RANK_MAX]; /* batch dimension included */
   uint8_t rank;
-  uint8_t dtype; /* let_dtype */
+  uint8_t dtype;   /* let_dtype */
   uint8_t present; /* inputs: 0 when an optional input was not sent */
   uint8_t pad[5];
 } let_tensor;
@@ -59,25 +59,25 @@ typedef enum let_request_state {
 
 typedef struct let_request let_request;
 struct let_request {
-  uint64_t id;         /* unique within the server's life */
-  uint32_t index;      /* of its record */
-  uint32_t model;      /* index into the server's models */
-  uint8_t priority;    /* 1 = highest; within a level the earliest deadline goes first */
-  uint8_t attempts;    /* how often it was put into a batch that failed */
-  bool cancelled;      /* nobody waits for the answer any more */
+  uint64_t id;      /* unique within the server's life */
+  uint32_t index;   /* of its record */
+  uint32_t model;   /* index into the server's models */
+  uint8_t priority; /* 1 = highest; within a level the earliest deadline goes first */
+  uint8_t attempts; /* how often it was put into a batch that failed */
+  bool cancelled;   /* nobody waits for the answer any more */
   let_request_state state;
-  let_time arrival;    /* LET_STAGE_RECEIVED */
-  let_time deadline;   /* answered at or after this is late */
-  let_heap_node node;  /* core: in the model's queue */
-  let_request *next;   /* core: free for lists */
-  let_record *rec;     /* the shared half; rec->rows is copied to |rows| so that no worker can change it */
+  let_time arrival;   /* LET_STAGE_RECEIVED */
+  let_time deadline;  /* answered at or after this is late */
+  let_heap_node node; /* core: in the model's queue */
+  let_request *next;  /* core: free for lists */
+  let_record *rec;    /* the shared half; rec->rows is copied to |rows| so that no worker can change it */
   uint32_t rows;
   uint64_t in_slot, out_slot; /* server: arena slots to give back */
   uint64_t out_cap;           /* server's own copy of rec->out_bytes */
   let_err status;             /* outcome, once done */
   char why[160];              /* a sentence for the user when status != OK */
   let_time stamp[LET_STAGE_COUNT];
-  void *owner;                /* front: the call this request belongs to */
+  void *owner; /* front: the call this request belongs to */
 };
 
 #endif

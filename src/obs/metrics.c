@@ -23,14 +23,14 @@ void let_metrics_finish(let_model_metrics *m, const let_request *r, let_time now
   }
   m->fail_ns += whole;
   switch (r->status) {
-    case LET_ERR_DEADLINE:
-    case LET_ERR_OVERLOADED:
-    case LET_ERR_UNAVAILABLE: m->fail_rejected++; break;
-    case LET_ERR_CANCELLED: m->fail_cancelled++; break;
-    case LET_ERR_GPULET:
-    case LET_ERR_DEVICE:
-    case LET_ERR_INTERNAL: m->fail_backend++; break;
-    default: m->fail_other++;
+  case LET_ERR_DEADLINE:
+  case LET_ERR_OVERLOADED:
+  case LET_ERR_UNAVAILABLE: m->fail_rejected++; break;
+  case LET_ERR_CANCELLED: m->fail_cancelled++; break;
+  case LET_ERR_GPULET:
+  case LET_ERR_DEVICE:
+  case LET_ERR_INTERNAL: m->fail_backend++; break;
+  default: m->fail_other++;
   }
 }
 
@@ -77,7 +77,8 @@ typedef struct column {
   double scale;
 } column;
 
-#define COLUMN(name, type, help, field, scale) {name, type, help, offsetof(let_model_metrics, field), scale}
+#define COLUMN(name, type, help, field, scale) \
+  { name, type, help, offsetof(let_model_metrics, field), scale }
 static const column columns[] = {
     COLUMN("nv_inference_request_success", "counter", "Requests answered with a result", success, 1),
     COLUMN("nv_inference_count", "counter", "Inferences performed (rows)", rows, 1),
@@ -85,11 +86,15 @@ static const column columns[] = {
     COLUMN("nv_inference_pending_request_count", "gauge", "Requests received and not yet answered", pending, 1),
     COLUMN("nv_inference_request_duration_us", "counter", "Cumulative time of successful requests", success_ns, 1e-3),
     COLUMN("nv_inference_queue_duration_us", "counter", "Cumulative time in the queue", queue_ns, 1e-3),
-    COLUMN("nv_inference_compute_input_duration_us", "counter", "Cumulative time from the ring to the start of the batch", input_ns, 1e-3),
-    COLUMN("nv_inference_compute_infer_duration_us", "counter", "Cumulative time of batches, per request", compute_ns, 1e-3),
-    COLUMN("nv_inference_compute_output_duration_us", "counter", "Cumulative time from the end of the batch to the answer", output_ns, 1e-3),
+    COLUMN("nv_inference_compute_input_duration_us", "counter",
+           "Cumulative time from the ring to the start of the batch", input_ns, 1e-3),
+    COLUMN("nv_inference_compute_infer_duration_us", "counter", "Cumulative time of batches, per request", compute_ns,
+           1e-3),
+    COLUMN("nv_inference_compute_output_duration_us", "counter",
+           "Cumulative time from the end of the batch to the answer", output_ns, 1e-3),
     COLUMN("gpulet_requests_received", "counter", "Requests received", received, 1),
-    COLUMN("gpulet_requests_in_slo", "counter", "Requests answered within their SLO; its rate is the goodput", in_slo, 1),
+    COLUMN("gpulet_requests_in_slo", "counter", "Requests answered within their SLO; its rate is the goodput", in_slo,
+           1),
     COLUMN("gpulet_requests_retried", "counter", "Requests run again after their gpu-let failed", retries, 1),
 };
 
@@ -103,22 +108,29 @@ static void failures(const let_metrics_model *models, uint32_t n, let_buf *out) 
   let_metrics_head(out, "nv_inference_request_failure", "counter", "Requests answered with an error, by reason");
   for (uint32_t i = 0; i < n; i++) {
     const let_model_metrics *m = models[i].m;
-    const struct { const char *label; uint64_t v; } rows[] = {
-        {",reason=\"REJECTED\"", m->fail_rejected}, {",reason=\"CANCELED\"", m->fail_cancelled},
-        {",reason=\"BACKEND\"", m->fail_backend}, {",reason=\"OTHER\"", m->fail_other}};
-    for (unsigned k = 0; k < 4; k++) sample(out, "nv_inference_request_failure", &models[i], rows[k].label, (double)rows[k].v);
+    const struct {
+      const char *label;
+      uint64_t v;
+    } rows[] = {{",reason=\"REJECTED\"", m->fail_rejected},
+                {",reason=\"CANCELED\"", m->fail_cancelled},
+                {",reason=\"BACKEND\"", m->fail_backend},
+                {",reason=\"OTHER\"", m->fail_other}};
+    for (unsigned k = 0; k < 4; k++)
+      sample(out, "nv_inference_request_failure", &models[i], rows[k].label, (double)rows[k].v);
   }
 }
 
 static void histograms(const let_metrics_model *models, uint32_t n, let_buf *out) {
   static const double ms[] = {0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000};
-  let_metrics_head(out, "gpulet_request_duration_seconds", "histogram", "Whole request: last byte read to answer ready");
+  let_metrics_head(out, "gpulet_request_duration_seconds", "histogram",
+                   "Whole request: last byte read to answer ready");
   for (uint32_t i = 0; i < n; i++) {
     const let_hist *h = &models[i].m->latency;
     char more[64];
     for (unsigned k = 0; k < sizeof ms / sizeof *ms; k++) {
       snprintf(more, sizeof more, ",le=\"%g\"", ms[k] / 1e3);
-      sample(out, "gpulet_request_duration_seconds_bucket", &models[i], more, (double)let_hist_below(h, (let_dur)(ms[k] * 1e6)));
+      sample(out, "gpulet_request_duration_seconds_bucket", &models[i], more,
+             (double)let_hist_below(h, (let_dur)(ms[k] * 1e6)));
     }
     sample(out, "gpulet_request_duration_seconds_bucket", &models[i], ",le=\"+Inf\"", (double)h->count);
     sample(out, "gpulet_request_duration_seconds_sum", &models[i], "", (double)h->sum / 1e9);
@@ -132,7 +144,8 @@ void let_metrics_models_text(const let_metrics_model *models, uint32_t n, let_bu
     for (uint32_t i = 0; i < n; i++) sample(out, columns[c].name, &models[i], "", field(models[i].m, &columns[c]));
   }
   failures(models, n, out);
-  let_metrics_head(out, "gpulet_slo_attainment", "gauge", "Requests answered within their SLO / requests answered, since the start");
+  let_metrics_head(out, "gpulet_slo_attainment", "gauge",
+                   "Requests answered within their SLO / requests answered, since the start");
   for (uint32_t i = 0; i < n; i++) {
     const let_model_metrics *m = models[i].m;
     uint64_t answered = m->received - m->pending;

@@ -14,18 +14,18 @@
 
 /* Per model. Times in ns. */
 typedef struct let_model_metrics {
-  uint64_t received;          /* every request that named the model and could be parsed */
-  uint64_t success;           /* answered with an inference result */
-  uint64_t in_slo;            /* of these, within their SLO */
-  uint64_t fail_rejected;     /* refused: deadline, queue full, unavailable */
+  uint64_t received;      /* every request that named the model and could be parsed */
+  uint64_t success;       /* answered with an inference result */
+  uint64_t in_slo;        /* of these, within their SLO */
+  uint64_t fail_rejected; /* refused: deadline, queue full, unavailable */
   uint64_t fail_cancelled, fail_backend, fail_other;
-  uint64_t rows, batches;     /* inferences done, executions */
+  uint64_t rows, batches;                                                  /* inferences done, executions */
   uint64_t success_ns, queue_ns, compute_ns, input_ns, output_ns, fail_ns; /* sums over requests */
-  uint64_t retries;           /* requests put into a second batch after the first failed */
-  uint64_t pending;           /* gauge: received and not answered */
+  uint64_t retries; /* requests put into a second batch after the first failed */
+  uint64_t pending; /* gauge: received and not answered */
   uint64_t batch_count[LET_BATCH_MAX + 1], batch_compute_ns[LET_BATCH_MAX + 1]; /* by rows */
-  let_time last_inference_ms; /* wall clock, for model statistics */
-  let_hist latency;           /* whole request: last byte read to answer ready */
+  let_time last_inference_ms;                                                   /* wall clock, for model statistics */
+  let_hist latency; /* whole request: last byte read to answer ready */
 } let_model_metrics;
 
 /* Folds one finished request into |m|; |now_wall_ms| for last_inference. */

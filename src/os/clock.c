@@ -6,8 +6,7 @@
 void let_sleep_until(let_time when) {
   struct timespec t = {.tv_sec = when / LET_S, .tv_nsec = when % LET_S};
   if (when <= 0) return;
-  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {
-  }
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {}
 }
 
 const char *let_wall_text(char out[LET_WALL_MAX]) {

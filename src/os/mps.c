@@ -13,8 +13,8 @@
 #include "os/clock.h"
 #include "os/process.h"
 
-#define CONNECTIONS "CUDA_DEVICE_MAX_CONNECTIONS"
-#define PROGRAM "nvidia-cuda-mps-control"
+#define CONNECTIONS  "CUDA_DEVICE_MAX_CONNECTIONS"
+#define PROGRAM      "nvidia-cuda-mps-control"
 #define START_WITHIN (20 * LET_S)
 enum { PATH_MAX_ = 512 };
 
@@ -33,8 +33,8 @@ void let_mps_env(const let_mps *m, uint32_t percent, char out[LET_MPS_ENV][LET_M
   snprintf(out[0], LET_MPS_ENV_MAX, "%s", m->pipe);
   snprintf(out[1], LET_MPS_ENV_MAX, "%s", m->log);
   snprintf(out[2], LET_MPS_ENV_MAX, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=%u", percent);
-  /* All clients share one pool of connections, of which a worker per gpu-let needs few: with the 32 that a worker of its
-   * own takes (device/cuda), seven clients were too many for an H200. */
+  /* All clients share one pool of connections, of which a worker per gpu-let needs few: with the 32 that a worker of
+   * its own takes (device/cuda), seven clients were too many for an H200. */
   snprintf(out[3], LET_MPS_ENV_MAX, CONNECTIONS "=8");
 }
 
@@ -64,7 +64,8 @@ static void last_words(const char *path, char out[200]) {
     if (*c == '\n') *c = ' ';
 }
 
-static let_err spawn(const let_mps *m, const char *argument, const let_process_fd *fds, uint32_t n, let_process *ret, let_error *e) {
+static let_err spawn(const let_mps *m, const char *argument, const let_process_fd *fds, uint32_t n, let_process *ret,
+                     let_error *e) {
   /* env(1) sets the variables for this child alone; setenv here would reach every other child too. */
   const char *argv[] = {"env", "-u", CONNECTIONS, m->pipe, m->log, m->program, argument, NULL};
   return let_process_spawn("/usr/bin/env", argv, fds, n, ret, e);
@@ -78,9 +79,11 @@ static let_err wait_until_up(let_mps *m, const char *out_path, let_error *e) {
     if (let_process_wait(&m->daemon, 10 * LET_MS, &status)) {
       char how[LET_PROCESS_TEXT_MAX], words[200];
       last_words(out_path, words);
-      return let_fail(e, LET_ERR_UNAVAILABLE, "the MPS daemon %s: %s (logs in %.200s)", let_process_text(status, how), words, value(m->log));
+      return let_fail(e, LET_ERR_UNAVAILABLE, "the MPS daemon %s: %s (logs in %.200s)", let_process_text(status, how),
+                      words, value(m->log));
     }
-    if (let_now() > until) return let_fail(e, LET_ERR_DEADLINE, "the MPS daemon is not up after 20 s (logs in %.200s)", value(m->log));
+    if (let_now() > until)
+      return let_fail(e, LET_ERR_DEADLINE, "the MPS daemon is not up after 20 s (logs in %.200s)", value(m->log));
   }
   return LET_OK;
 }
@@ -94,11 +97,16 @@ let_err let_mps_start(const char *dir, let_mps **ret, let_error *e) {
   snprintf(m->pipe, sizeof m->pipe, "CUDA_MPS_PIPE_DIRECTORY=%.200s/pipe", dir);
   snprintf(m->log, sizeof m->log, "CUDA_MPS_LOG_DIRECTORY=%.200s/log", dir);
   snprintf(out_path, sizeof out_path, "%.200s/log/daemon.out", dir);
-  if (strlen(dir) + sizeof "/pipe/control" > sizeof ((struct sockaddr_un *)0)->sun_path)
-    err = let_fail(e, LET_ERR_INVALID, "the directory '%.120s' is too long for MPS, whose sockets allow about 90 bytes: choose a shorter one", dir);
+  if (strlen(dir) + sizeof "/pipe/control" > sizeof((struct sockaddr_un *)0)->sun_path)
+    err = let_fail(
+        e, LET_ERR_INVALID,
+        "the directory '%.120s' is too long for MPS, whose sockets allow about 90 bytes: choose a shorter one", dir);
   else if (!on_path(m->program))
-    err = let_fail(e, LET_ERR_NOT_FOUND, "--isolation process needs NVIDIA MPS, and " PROGRAM " is not on PATH: install the driver's utilities, or use --isolation device");
-  if (!err && ((mkdir(dir, 0700) && errno != EEXIST) || (mkdir(value(m->pipe), 0700) && errno != EEXIST) || (mkdir(value(m->log), 0700) && errno != EEXIST)))
+    err = let_fail(e, LET_ERR_NOT_FOUND,
+                   "--isolation process needs NVIDIA MPS, and " PROGRAM
+                   " is not on PATH: install the driver's utilities, or use --isolation device");
+  if (!err && ((mkdir(dir, 0700) && errno != EEXIST) || (mkdir(value(m->pipe), 0700) && errno != EEXIST) ||
+               (mkdir(value(m->log), 0700) && errno != EEXIST)))
     err = let_fail(e, LET_ERR_IO, "%.200s: %s", dir, strerror(errno));
   if (!err) {
     char control[LET_MPS_ENV_MAX + 16];

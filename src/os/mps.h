@@ -14,7 +14,8 @@ typedef struct let_mps let_mps;
 
 /* Starts nvidia-cuda-mps-control (found on PATH) with |dir|/pipe and |dir|/log, which it makes; returns once it
  * answers. The daemon ends with the calling thread at the latest. Errors: NOT_FOUND (no such program here: says what to
- * use instead), INVALID (|dir| too long for a socket), UNAVAILABLE (it ended at once; with its last words), DEADLINE, IO. */
+ * use instead), INVALID (|dir| too long for a socket), UNAVAILABLE (it ended at once; with its last words), DEADLINE,
+ * IO. */
 LET_CHECKED let_err let_mps_start(const char *dir, let_mps **ret, let_error *e);
 
 /* False once the daemon has ended: its clients have lost the GPU and must be started anew after let_mps_start. */

@@ -57,9 +57,9 @@ static void percent(void **state) {
     for (uint32_t sms = 1; sms <= total; sms++) assert_true(let_mps_percent(sms, total) * total / 100 >= sms);
 }
 
-#define DAEMON                                                                                       \
+#define DAEMON                                                                                           \
   "if [ \"$1\" = -f ]; then mkfifo $CUDA_MPS_PIPE_DIRECTORY/quit; : >$CUDA_MPS_PIPE_DIRECTORY/control; " \
-  "read word <$CUDA_MPS_PIPE_DIRECTORY/quit; echo \"$word\" >$CUDA_MPS_LOG_DIRECTORY/word; exit 0; fi; "   \
+  "read word <$CUDA_MPS_PIPE_DIRECTORY/quit; echo \"$word\" >$CUDA_MPS_LOG_DIRECTORY/word; exit 0; fi; " \
   "read word; echo \"$word\" >$CUDA_MPS_PIPE_DIRECTORY/quit"
 
 static void start_and_stop(void **state) {
@@ -88,7 +88,8 @@ static void start_and_stop(void **state) {
 
 static void deaf(void **state) { /* one that does not quit is killed */
   (void)state;
-  script("if [ \"$1\" = -f ]; then : >$CUDA_MPS_PIPE_DIRECTORY/control; exec tail -f /dev/null; fi; exec tail -f /dev/null");
+  script("if [ \"$1\" = -f ]; then : >$CUDA_MPS_PIPE_DIRECTORY/control; exec tail -f /dev/null; fi; exec tail -f "
+         "/dev/null");
   let_mps *m = NULL;
   let_error e = {0};
   if (let_mps_start(dir, &m, &e)) fail_msg("%s", e.text);
@@ -106,7 +107,8 @@ static void dies(void **state) {
   assert_non_null(strstr(e.text, "no such GPU"));
   assert_non_null(strstr(e.text, "exited with 3"));
   /* One that ends after it was up is noticed. */
-  script("if [ \"$1\" = -f ]; then mkfifo $CUDA_MPS_PIPE_DIRECTORY/go; : >$CUDA_MPS_PIPE_DIRECTORY/control; read x <$CUDA_MPS_PIPE_DIRECTORY/go; fi; exit 0");
+  script("if [ \"$1\" = -f ]; then mkfifo $CUDA_MPS_PIPE_DIRECTORY/go; : >$CUDA_MPS_PIPE_DIRECTORY/control; read x "
+         "<$CUDA_MPS_PIPE_DIRECTORY/go; fi; exit 0");
   if (let_mps_start(dir, &m, &e)) fail_msg("%s", e.text);
   assert_true(let_mps_alive(m));
   char go[128];
@@ -127,7 +129,12 @@ static void missing(void **state) {
   let_error e = {0};
   assert_int_equal(let_mps_start(dir, &m, &e), LET_ERR_NOT_FOUND);
   assert_non_null(strstr(e.text, "--isolation device"));
-  assert_int_equal(let_mps_start("/tmp/a-directory-whose-name-is-so-long-that-no-unix-domain-socket-can-ever-be-bound-in-it-whatever-it-is-called", &m, &e), LET_ERR_INVALID);
+  assert_int_equal(
+      let_mps_start(
+          "/tmp/"
+          "a-directory-whose-name-is-so-long-that-no-unix-domain-socket-can-ever-be-bound-in-it-whatever-it-is-called",
+          &m, &e),
+      LET_ERR_INVALID);
   let_mps_stop(NULL, 0);
 }
 
@@ -135,7 +142,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(percent),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-      T(start_and_stop), T(deaf), T(dies), T(missing),
+      T(start_and_stop),         T(deaf), T(dies), T(missing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,7 +90,10 @@ static void test_process(void **state) {
   /* Crossed over on purpose: 3 gets what lies at a high number, and the other way round. */
   int high = fcntl(a[1], F_DUPFD_CLOEXEC, 20);
   let_process_fd map[] = {{high, 3}, {a[0], 20}};
-  const char *argv[] = {"sh", "-c", "echo hello >&3; for f in /proc/self/fd/*; do case ${f##*/} in 0|1|2|3|20) ;; *) [ -e $f ] && exit 9;; esac; done; exit 5", NULL};
+  const char *argv[] = {"sh", "-c",
+                        "echo hello >&3; for f in /proc/self/fd/*; do case ${f##*/} in 0|1|2|3|20) ;; *) [ -e $f ] && "
+                        "exit 9;; esac; done; exit 5",
+                        NULL};
   assert_int_equal(let_process_spawn("/bin/sh", argv, map, 2, &p, &e), LET_OK);
   reap(&p, "exited with 5");
   assert_int_equal(read(a[0], text, sizeof text - 1), 6);
@@ -137,8 +140,11 @@ static void test_process_orphan(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_clock), cmocka_unit_test(test_cpu),    cmocka_unit_test(test_shm),
-    cmocka_unit_test(test_process), cmocka_unit_test(test_process_orphan),
+      cmocka_unit_test(test_clock),
+      cmocka_unit_test(test_cpu),
+      cmocka_unit_test(test_shm),
+      cmocka_unit_test(test_process),
+      cmocka_unit_test(test_process_orphan),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

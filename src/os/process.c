@@ -17,7 +17,8 @@
 extern char **environ;
 
 /* Runs in the child, between fork and exec: async-signal-safe calls only. Returns only on failure, with errno. */
-static void child(const char *path, const char *const argv[], const let_process_fd *fds, uint32_t n, int *report, pid_t parent) {
+static void child(const char *path, const char *const argv[], const let_process_fd *fds, uint32_t n, int *report,
+                  pid_t parent) {
   int high[LET_PROCESS_FDS_MAX + 1], top = 3;
   sigset_t none;
   for (uint32_t i = 0; i < n; i++)
@@ -41,8 +42,8 @@ static void child(const char *path, const char *const argv[], const let_process_
   execve(path, (char *const *)(uintptr_t)argv, environ);
 }
 
-let_err let_process_spawn(const char *path, const char *const argv[], const let_process_fd *fds, uint32_t n, let_process *ret,
-                          let_error *e) {
+let_err let_process_spawn(const char *path, const char *const argv[], const let_process_fd *fds, uint32_t n,
+                          let_process *ret, let_error *e) {
   int report[2], err = 0;
   LET_ASSERT(n <= LET_PROCESS_FDS_MAX);
   if (pipe2(report, O_CLOEXEC) < 0) return let_fail(e, LET_ERR_IO, "cannot start %s: %s", path, strerror(errno));
@@ -61,12 +62,10 @@ let_err let_process_spawn(const char *path, const char *const argv[], const let_
     return let_fail(e, LET_ERR_IO, "cannot start %s: %s", path, strerror(fork_err));
   }
   ssize_t got;
-  while ((got = read(report[0], &err, sizeof err)) < 0 && errno == EINTR) {
-  }
+  while ((got = read(report[0], &err, sizeof err)) < 0 && errno == EINTR) {}
   close(report[0]);
   if (got == sizeof err) {
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-    }
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {}
     return let_fail(e, err == ENOENT ? LET_ERR_NOT_FOUND : LET_ERR_IO, "cannot start %s: %s", path, strerror(err));
   }
   ret->pid = pid;
@@ -78,8 +77,7 @@ static bool reap(let_process *p, int flags, int *ret_status) {
   int status = 0;
   pid_t r;
   if (p->pid <= 0) return false;
-  while ((r = waitpid(p->pid, &status, flags)) < 0 && errno == EINTR) {
-  }
+  while ((r = waitpid(p->pid, &status, flags)) < 0 && errno == EINTR) {}
   if (r == 0) return false;
   if (p->pidfd >= 0) close(p->pidfd);
   p->pid = 0, p->pidfd = -1;

@@ -10,17 +10,17 @@
  * every gpu-let has a neighbour and L_i is at least L_i alone times the slowdown by the gentlest neighbour that there
  * is room for (problem.c, lows). T_i and all below are computed from these times.
  *
- * Claim 2. A piece of model i in a gpu-let takes a part w of its time. Where it is alone, count w = 1: it serves at most
- * T_i(g). Where it takes turns with another model: w = L_i(b) / D, it serves b / D, D <= SLO_i - L_i(b), and b is at most
- * turns_i(g), the largest batch for which any other model fits into the cycle beside it. So however small its rate,
- * w >= least_i(g), and to serve all of r_i in one piece w >= once_i(g), the least over these cases. The parts of a
- * gpu-let add up to at most 1, so at prices p(g) of gpu-lets, i costs at least U_i = min(one piece, more pieces)
- *   = min(min_g p(g) once(g), max(2 min_g p(g) least(g), r_i min_g p(g) / T_i(g))).
+ * Claim 2. A piece of model i in a gpu-let takes a part w of its time. Where it is alone, count w = 1: it serves at
+ * most T_i(g). Where it takes turns with another model: w = L_i(b) / D, it serves b / D, D <= SLO_i - L_i(b), and b is
+ * at most turns_i(g), the largest batch for which any other model fits into the cycle beside it. So however small its
+ * rate, w >= least_i(g), and to serve all of r_i in one piece w >= once_i(g), the least over these cases. The parts of
+ * a gpu-let add up to at most 1, so at prices p(g) of gpu-lets, i costs at least U_i = min(one piece, more pieces) =
+ * min(min_g p(g) once(g), max(2 min_g p(g) least(g), r_i min_g p(g) / T_i(g))).
  *
  * Bound. Let p_k(g) be any prices >= 0 and K_k = max { sum p_k(g_j) : sum g_j <= G_k }, a knapsack that a table solves
  * exactly. A plan with x_k devices of kind k has gpu-lets worth at most sum_k x_k K_k, and by claim 2 at least
- * sum_i U_i. With K_k <= c_k + s_k, s_k >= 0 and x_k <= N_k: cost = sum c_k x_k >= sum_i U_i - sum_k s_k N_k. That holds
- * for every p, whatever the solver did: certify() computes it; the linear program and its column generation over
+ * sum_i U_i. With K_k <= c_k + s_k, s_k >= 0 and x_k <= N_k: cost = sum c_k x_k >= sum_i U_i - sum_k s_k N_k. That
+ * holds for every p, whatever the solver did: certify() computes it; the linear program and its column generation over
  * splits of a device only look for good prices. Inputs give another bound where there is one type: all bytes/s over
  * what one device takes.
  */
@@ -33,12 +33,12 @@
 typedef struct master {
   let__problem *p;
   let__lp *lp;
-  uint32_t *row0;     /* per kind: its first size row; the row behind its sizes limits its devices */
+  uint32_t *row0; /* per kind: its first size row; the row behind its sizes limits its devices */
   uint32_t rows;
-  double *scale;      /* per model: its row is in units of its best throughput */
-  double **size;      /* per kind: prices of sizes */
+  double *scale; /* per model: its row is in units of its best throughput */
+  double **size; /* per kind: prices of sizes */
   double *y, *excess;
-  uint32_t *last;     /* per size: the last piece of the best split */
+  uint32_t *last; /* per size: the last piece of the best split */
   int *row;
   double *value;
 } master;
@@ -106,7 +106,8 @@ static void bounds(master *w) {
   let__problem *p = w->p;
   double worst = 0;
   double plain = certify(w, false), scaled = certify(w, true);
-  for (uint32_t k = 0; k < p->n_kinds; k++) worst = let__max(worst, p->kind[k].room[p->kind[k].granules] / p->kind[k].cost);
+  for (uint32_t k = 0; k < p->n_kinds; k++)
+    worst = let__max(worst, p->kind[k].room[p->kind[k].granules] / p->kind[k].cost);
   if (plain > scaled) keep(w, plain, 1);
   else keep(w, scaled, worst > 0 ? 1 / worst : 1);
 }
@@ -136,8 +137,10 @@ static bool add_lets(master *w) {
   uint32_t G = 0;
   for (uint32_t k = 0; k < p->n_kinds; k++) G += p->kind[k].granules;
   size_t most = (size_t)p->n * G;
-  int *start = let_arena_array(p->scratch, most + 1, sizeof *start), *row = let_arena_array(p->scratch, 2 * most + 1, sizeof *row);
-  double *value = let_arena_array(p->scratch, 2 * most + 1, sizeof *value), *cost = let_arena_array(p->scratch, most + 1, sizeof *cost);
+  int *start = let_arena_array(p->scratch, most + 1, sizeof *start),
+      *row = let_arena_array(p->scratch, 2 * most + 1, sizeof *row);
+  double *value = let_arena_array(p->scratch, 2 * most + 1, sizeof *value),
+         *cost = let_arena_array(p->scratch, most + 1, sizeof *cost);
   if (!start || !row || !value || !cost) return false;
   uint32_t n = 0;
   int at = 0;
@@ -185,11 +188,13 @@ static bool master_make(master *w) {
   if (!w->last || !w->row || !w->value || !lo || !hi) return false;
   for (uint32_t r = p->n; r < w->rows; r++) lo[r] = -LET__LP_INF;
   for (uint32_t m = 0; m < p->n; m++) {
-    for (uint32_t k = 0; k < p->n_kinds; k++) w->scale[m] = let__max(w->scale[m], let__best(&p->kind[k], m, p->kind[k].granules));
+    for (uint32_t k = 0; k < p->n_kinds; k++)
+      w->scale[m] = let__max(w->scale[m], let__best(&p->kind[k], m, p->kind[k].granules));
     lo[m] = w->scale[m] > 0 ? p->model[m].rate / w->scale[m] : 0, hi[m] = LET__LP_INF;
     if (!(w->scale[m] > 0)) w->scale[m] = 1;
   }
-  for (uint32_t k = 0; k < p->n_kinds; k++) hi[w->row0[k] + p->kind[k].granules] = p->one_type ? LET__LP_INF : p->kind[k].count;
+  for (uint32_t k = 0; k < p->n_kinds; k++)
+    hi[w->row0[k] + p->kind[k].granules] = p->one_type ? LET__LP_INF : p->kind[k].count;
   w->lp = let__lp_new(w->rows, lo, hi);
   return w->lp != NULL;
 }
@@ -254,7 +259,9 @@ static double wire_bound(const let__problem *p) {
   double bytes = 0;
   for (uint32_t m = 0; m < p->n; m++)
     if (k->at[m] != UINT32_MAX) bytes += p->model[m].rate * (double)k->profile->model[k->at[m]].input_bytes;
-  return p->n_kinds == 1 && k->profile->device.bandwidth > 0 ? bytes / k->profile->device.bandwidth * k->cost * (1 - 1e-9) : 0;
+  return p->n_kinds == 1 && k->profile->device.bandwidth > 0
+             ? bytes / k->profile->device.bandwidth * k->cost * (1 - 1e-9)
+             : 0;
 }
 
 let_err let__bound(let__problem *p) {

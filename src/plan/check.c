@@ -46,11 +46,13 @@ static let_tenant tenant_of(const let_profile *p, const let_plan_gpulet *l, cons
 
 enum { NEIGHBOURS = 256 };
 
-let_err let__plan_latency(const let_profile *p, const let_plan_gpu *g, uint32_t l, uint32_t k, let_dur *ret, let_error *e) {
+let_err let__plan_latency(const let_profile *p, const let_plan_gpu *g, uint32_t l, uint32_t k, let_dur *ret,
+                          let_error *e) {
   const let_plan_gpulet *own = &g->gpulet[l];
   let_tenant self = tenant_of(p, own, &own->entry[k]), other[NEIGHBOURS];
   if (self.model == UINT32_MAX)
-    return let_fail(e, LET_ERR_INVALID, "the profile of '%s' does not know model '%s'", p->device.name, own->entry[k].name);
+    return let_fail(e, LET_ERR_INVALID, "the profile of '%s' does not know model '%s'", p->device.name,
+                    own->entry[k].name);
   let_dur alone = 0;
   let_err r = let_profile_latency(p, self.model, self.batch, self.granules, LET_PROFILE_P99, &alone, e);
   if (r) return r;
@@ -70,19 +72,22 @@ let_err let__plan_latency(const let_profile *p, const let_plan_gpu *g, uint32_t 
   return LET_OK;
 }
 
-static let_err entry_check(judge *j, const let_profile *p, const let_plan_gpu *g, uint32_t l, uint32_t k, let_dur *ret_latency,
-                           let_error *e) {
+static let_err entry_check(judge *j, const let_profile *p, const let_plan_gpu *g, uint32_t l, uint32_t k,
+                           let_dur *ret_latency, let_error *e) {
   const let_plan_entry *m = &g->gpulet[l].entry[k];
   need *d = need_of(j, m->name);
-  if (!d) return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: model '%s' is not in the workload", g->id, l, m->name);
+  if (!d)
+    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: model '%s' is not in the workload", g->id, l, m->name);
   uint32_t at = let_profile_find(p, m->name);
   if (at == UINT32_MAX)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: the profile of '%s' does not know model '%s'", g->id, l, p->device.name, m->name);
+    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: the profile of '%s' does not know model '%s'", g->id, l,
+                    p->device.name, m->name);
   const let_profile_model *pm = &p->model[at];
   uint32_t most = pm->n_batches ? pm->batch[pm->n_batches - 1] : 0;
   if (j->in->max_batch && j->in->max_batch < most) most = j->in->max_batch;
   if (m->batch < 1 || m->batch > most || m->batch > LET_BATCH_MAX)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': batch %u is outside 1 to %u", g->id, l, m->name, m->batch, most);
+    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': batch %u is outside 1 to %u", g->id, l,
+                    m->name, m->batch, most);
   let_error why = {0};
   let_err r = let__plan_latency(p, g, l, k, ret_latency, &why);
   if (r) return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': %s", g->id, l, m->name, why.text);
@@ -96,7 +101,9 @@ static let_err entry_check(judge *j, const let_profile *p, const let_plan_gpu *g
 static let_err gpulet_check(judge *j, const let_profile *p, const let_plan_gpu *g, uint32_t l, let_error *e) {
   const let_plan_gpulet *t = &g->gpulet[l];
   if (t->shared && j->promises)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u: overlaps its neighbours, so policy '%s' cannot promise its latency", g->id, l, j->plan->policy);
+    return let_fail(e, LET_ERR_INVALID,
+                    "gpu %u, gpu-let %u: overlaps its neighbours, so policy '%s' cannot promise its latency", g->id, l,
+                    j->plan->policy);
   let_dur cycle = 0, lat;
   for (uint32_t k = 0; k < t->n_entries; k++) {
     let_err r = entry_check(j, p, g, l, k, &lat, e);
@@ -111,10 +118,13 @@ static let_err gpulet_check(judge *j, const let_profile *p, const let_plan_gpu *
     let_err r = let__plan_latency(p, g, l, k, &lat, e);
     if (r) return r;
     if (cycle + lat > d->slo)
-      return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': waits up to %s and runs %s at batch %u, longer than its SLO of %s",
-                      g->id, l, m->name, let_print_dur(cycle, a), let_print_dur(lat, b), m->batch, let_print_dur(d->slo, c));
+      return let_fail(
+          e, LET_ERR_INVALID,
+          "gpu %u, gpu-let %u, model '%s': waits up to %s and runs %s at batch %u, longer than its SLO of %s", g->id, l,
+          m->name, let_print_dur(cycle, a), let_print_dur(lat, b), m->batch, let_print_dur(d->slo, c));
     if (!let__plan_covers(m->batch, cycle, m->rate))
-      return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': %.6g/s are planned, batch %u every %s serves %.6g/s", g->id, l,
+      return let_fail(e, LET_ERR_INVALID,
+                      "gpu %u, gpu-let %u, model '%s': %.6g/s are planned, batch %u every %s serves %.6g/s", g->id, l,
                       m->name, m->rate, m->batch, let_print_dur(cycle, a), (double)m->batch / (double)cycle * 1e9);
   }
   return LET_OK;
@@ -125,9 +135,11 @@ static let_err gpu_check(judge *j, const let_plan_gpu *g, let_error *e) {
   if (!pool) return let_fail(e, LET_ERR_INVALID, "gpu %u is not in the inventory", g->id);
   const let_profile *p = pool->profile;
   if (strcmp(g->type, p->device.name) != 0)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u is a '%s' in the plan and a '%s' in the inventory", g->id, g->type, p->device.name);
+    return let_fail(e, LET_ERR_INVALID, "gpu %u is a '%s' in the plan and a '%s' in the inventory", g->id, g->type,
+                    p->device.name);
   if (g->granules != p->device.granules)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u has %u granules in the plan, a '%s' has %u", g->id, g->granules, g->type, p->device.granules);
+    return let_fail(e, LET_ERR_INVALID, "gpu %u has %u granules in the plan, a '%s' has %u", g->id, g->granules,
+                    g->type, p->device.granules);
   uint64_t memory = 0, granules = 0;
   double bytes = 0;
   for (uint32_t l = 0; l < g->n_gpulets; l++) {
@@ -143,13 +155,15 @@ static let_err gpu_check(judge *j, const let_plan_gpu *g, let_error *e) {
     }
   }
   if (granules > g->granules)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u: its gpu-lets take %llu granules, the device has %u", g->id, (unsigned long long)granules, g->granules);
+    return let_fail(e, LET_ERR_INVALID, "gpu %u: its gpu-lets take %llu granules, the device has %u", g->id,
+                    (unsigned long long)granules, g->granules);
   char a[LET_UNITS_MAX], b[LET_UNITS_MAX];
   if (p->device.memory_bytes && memory > p->device.memory_bytes)
-    return let_fail(e, LET_ERR_INVALID, "gpu %u: its models take %s, the device has %s", g->id, let_print_size(memory, a),
-                    let_print_size(p->device.memory_bytes, b));
+    return let_fail(e, LET_ERR_INVALID, "gpu %u: its models take %s, the device has %s", g->id,
+                    let_print_size(memory, a), let_print_size(p->device.memory_bytes, b));
   if (p->device.bandwidth > 0 && bytes > p->device.bandwidth * (1 + LET__PLAN_EPS))
-    return let_fail(e, LET_ERR_INVALID, "gpu %u: inputs of %.4g bytes/s, the device can take %.4g", g->id, bytes, p->device.bandwidth);
+    return let_fail(e, LET_ERR_INVALID, "gpu %u: inputs of %.4g bytes/s, the device can take %.4g", g->id, bytes,
+                    p->device.bandwidth);
   return LET_OK;
 }
 
@@ -157,7 +171,8 @@ static let_err devices_check(judge *j, let_error *e) {
   for (uint32_t i = 0; i < j->plan->n_gpus; i++) j->seen[i] = j->plan->gpu[i].id;
   if (j->plan->n_gpus > 1) qsort(j->seen, j->plan->n_gpus, sizeof *j->seen, by_u64);
   for (uint32_t i = 1; i < j->plan->n_gpus; i++)
-    if (j->seen[i] == j->seen[i - 1]) return let_fail(e, LET_ERR_INVALID, "gpu %u is listed twice", (unsigned)j->seen[i]);
+    if (j->seen[i] == j->seen[i - 1])
+      return let_fail(e, LET_ERR_INVALID, "gpu %u is listed twice", (unsigned)j->seen[i]);
   uint32_t used = 0;
   for (uint32_t i = 0; i < j->plan->n_gpus; i++) {
     used += j->plan->gpu[i].n_gpulets > 0;
@@ -172,7 +187,8 @@ static let_err devices_check(judge *j, let_error *e) {
 static void needs_of(judge *j) {
   const let_workload *w = j->in->workload;
   for (uint32_t i = 0; i < w->n; i++)
-    j->need[i] = (need){.name = w->demand[i].name, .rate = w->demand[i].rate * (1 + j->in->headroom), .slo = w->demand[i].slo};
+    j->need[i] =
+        (need){.name = w->demand[i].name, .rate = w->demand[i].rate * (1 + j->in->headroom), .slo = w->demand[i].slo};
   if (w->n > 1) qsort(j->need, w->n, sizeof *j->need, by_name);
   for (uint32_t i = 0; i < w->n; i++) {
     need *last = j->n_needs ? &j->need[j->n_needs - 1] : NULL;
@@ -186,7 +202,9 @@ static void needs_of(judge *j) {
 }
 
 let_err let_plan_check(const let_plan *p, const let_plan_input *in, let_error *e) {
-  if (!p->feasible) return let_fail(e, LET_ERR_INVALID, "the plan is not feasible: %s", p->n_reasons ? p->reason[0] : "no reason given");
+  if (!p->feasible)
+    return let_fail(e, LET_ERR_INVALID, "the plan is not feasible: %s",
+                    p->n_reasons ? p->reason[0] : "no reason given");
   const let_policy *policy = let_policy_find(p->policy);
   judge j = {.plan = p, .in = in, .promises = !policy || policy->promises};
   j.need = calloc(in->workload->n + 1u, sizeof *j.need);
@@ -198,7 +216,8 @@ let_err let_plan_check(const let_plan *p, const let_plan_input *in, let_error *e
     if (!r) r = devices_check(&j, e);
     for (uint32_t i = 0; !r && i < j.n_needs; i++)
       if (!(j.need[i].got >= j.need[i].rate * (1 - LET__PLAN_EPS)))
-        r = let_fail(e, LET_ERR_INVALID, "model '%s' gets %.6g of %.6g requests/s", j.need[i].name, j.need[i].got, j.need[i].rate);
+        r = let_fail(e, LET_ERR_INVALID, "model '%s' gets %.6g of %.6g requests/s", j.need[i].name, j.need[i].got,
+                     j.need[i].rate);
   } else {
     (void)let_fail(e, LET_ERR_NOMEM, "out of memory while checking the plan");
   }

@@ -1,5 +1,6 @@
-/* A fourth certified bound: column generation over contents of a device, told by classes. It asks more time than joint.c
- * and sees more: that nobody wants more of a model than its rate, and that who takes turns shares his neighbours.
+/* A fourth certified bound: column generation over contents of a device, told by classes. It asks more time than
+ * joint.c and sees more: that nobody wants more of a model than its rate, and that who takes turns shares his
+ * neighbours.
  *
  * Claim. Under the pressure fit weights add up as powers 1/q, and a gpu-let of g granules in which model m runs weighs
  * at least c_m g, the least over its batches and sizes: neighbours count with the entry that slows most. Let a gpu-let
@@ -7,45 +8,59 @@
  * at least w_t + c_t (u_t - g) beside it, w_t the sum of c_s u_s of the other classes. So gpu-lets with t alone that
  * take h of the u_t granules serve at most S_t(h), the best split of h. In a shared one of class t model m finds t, or
  * t finds a lighter one, whose batch of 1 at least takes its turn as well: m's batch takes L <= min((SLO_m - L_o(1)) /
- * 2, SLO_o - 2 L_o(1)), o the other, and serves at most E_tm = max b / (L g) per granule and part of its time. The parts
- * in shared gpu-lets of class t add up to u_t - h, and t has at least f_t = min L_t(1) / (SLO_t - L_t(1)) of them.
- * So beside given u, contents are worth at most max sum_m y_m min(1, S_m(h_m) + sum_t E_tm x_tm), in parts of the
+ * 2, SLO_o - 2 L_o(1)), o the other, and serves at most E_tm = max b / (L g) per granule and part of its time. The
+ * parts in shared gpu-lets of class t add up to u_t - h, and t has at least f_t = min L_t(1) / (SLO_t - L_t(1)) of
+ * them. So beside given u, contents are worth at most max sum_m y_m min(1, S_m(h_m) + sum_t E_tm x_tm), in parts of the
  * rates, and for every 0 <= d <= y no more than (relax the min)
- *   sum_m d_m + sum_t max_h { (y_t - d_t) S_t(h) + (u_t - h) (f_t z_tt + (1 - f_t) max_m z_tm) },  z_tm = (y_m - d_m) E_tm.
- * A gpu-let of the whole device that is shared has no neighbours and stands apart: model m takes a part f of the cycle D =
- * L(b) / f with D + L(b) <= SLO, as a table over f in PARTS steps, each rounded down (joint.c).
- * Without interference c = 0. Weights are rounded down to a level. K(y) is the largest of these, over all u; every plan
- * costs at least sum y / K (Farley).
+ *   sum_m d_m + sum_t max_h { (y_t - d_t) S_t(h) + (u_t - h) (f_t z_tt + (1 - f_t) max_m z_tm) },  z_tm = (y_m - d_m)
+ * E_tm. A gpu-let of the whole device that is shared has no neighbours and stands apart: model m takes a part f of the
+ * cycle D = L(b) / f with D + L(b) <= SLO, as a table over f in PARTS steps, each rounded down (joint.c). Without
+ * interference c = 0. Weights are rounded down to a level. K(y) is the largest of these, over all u; every plan costs
+ * at least sum y / K (Farley).
  *
- * K is found by branch and bound over u, the heaviest class first. A few vectors d are good for all u at once: then what is
- * left is a sum over classes, of which a table knows the best split of the granules that are left, beside the weight
- * chosen so far and the least that these granules add. Where that is not enough, a small linear program finds the best
- * d for one u; it is judged by the formula above, not by what the solver says. Branches worth no more than the cut are
- * left out, those that the effort does not reach count with their estimate: K is the largest of all of these.
+ * K is found by branch and bound over u, the heaviest class first. A few vectors d are good for all u at once: then
+ * what is left is a sum over classes, of which a table knows the best split of the granules that are left, beside the
+ * weight chosen so far and the least that these granules add. Where that is not enough, a small linear program finds
+ * the best d for one u; it is judged by the formula above, not by what the solver says. Branches worth no more than the
+ * cut are left out, those that the effort does not reach count with their estimate: K is the largest of all of these.
  *
  * Whole devices. A plan of no more than N devices has, of every kind of device, a whole number of them: either at most
- * k or at least k + 1 devices are one gpu-let in which m runs, or have a granules or more in class t. A tree of such rules is a
- * row of the program each, whose price every content that they count is worth more. Where K and the prices y and b of
- * a leaf say (sum y + sum b rhs) / K > N, no plan with N devices obeys its rules; where all leaves say so there is none. */
+ * k or at least k + 1 devices are one gpu-let in which m runs, or have a granules or more in class t. A tree of such
+ * rules is a row of the program each, whose price every content that they count is worth more. Where K and the prices y
+ * and b of a leaf say (sum y + sum b rhs) / K > N, no plan with N devices obeys its rules; where all leaves say so
+ * there is none. */
 #include <math.h>
 #include <string.h>
 
 #include "plan/crowd.h"
 #include "plan/lp.h"
 
-enum { LEVELS = 96, COARSE = 3, STEPS = LEVELS / COARSE, MODELS = 16, GRANULES = 18, TURNS = 100, KEEP = 10, COLUMNS = 1024, RULES = 24, PARTS = 192, RELAX = 4 };
+enum {
+  LEVELS = 96,
+  COARSE = 3,
+  STEPS = LEVELS / COARSE,
+  MODELS = 16,
+  GRANULES = 18,
+  TURNS = 100,
+  KEEP = 10,
+  COLUMNS = 1024,
+  RULES = 24,
+  PARTS = 192,
+  RELAX = 4
+};
 #define GAP_MIN 2e-5
 #define GAP_MAX 0.3
 
 typedef struct content {
-  bool one;         /* a gpu-let of the whole device: its models are those with u > 0 */
+  bool one; /* a gpu-let of the whole device: its models are those with u > 0 */
   uint8_t u[MODELS];
   double worth, out[MODELS]; /* what it serves, in parts of the rates */
 } content;
 
-typedef struct rule { /* of devices that are one gpu-let with model |m| (|a| = 0), or have |a| granules or more in its class */
+typedef struct rule { /* of devices that are one gpu-let with model |m| (|a| = 0), or have |a| granules or more in its
+                         class */
   uint32_t m, a;
-  bool least;       /* at least |count| of them, or at most */
+  bool least; /* at least |count| of them, or at most */
   double count, price;
 } rule;
 
@@ -54,14 +69,14 @@ typedef struct classes {
   let__kind *k;
   let__scale scale;
   uint32_t G, n, last;
-  uint32_t who[MODELS];                 /* the heaviest first: below, models are counted in this order */
-  double c[MODELS], light[MODELS + 1];  /* light: the least from here on */
+  uint32_t who[MODELS];                /* the heaviest first: below, models are counted in this order */
+  double c[MODELS], light[MODELS + 1]; /* light: the least from here on */
   double low, press[LEVELS];
   uint8_t with[MODELS][LEVELS][GRANULES + 1]; /* the level with so many more granules of a class */
-  double *own;                          /* S_t: [t][level of the others][u][h] */
-  double *duo;                          /* E_tm: [t][m][level][u] */
-  double *turn;                         /* [m][part], of the whole device shared */
-  double least[MODELS];                 /* f_t */
+  double *own;                                /* S_t: [t][level of the others][u][h] */
+  double *duo;                                /* E_tm: [t][m][level][u] */
+  double *turn;                               /* [m][part], of the whole device shared */
+  double least[MODELS];                       /* f_t */
   double y[MODELS];
   double relax[RELAX][MODELS], sum[RELAX]; /* vectors d, and their sums */
   uint32_t n_relax, next;
@@ -69,30 +84,43 @@ typedef struct classes {
   content now, keep[KEEP], *column;
   uint32_t n_keep, n_columns, n_rules;
   rule rule[RULES];
-  double more[MODELS][GRANULES + 1];    /* what rules make granules of a class worth more; 0: of one gpu-let with the model */
-  uint64_t left;                        /* effort */
-  double goal;  /* whole devices: a bound above the number below is as good as any */
-  double cut;   /* contents worth no more are of no interest */
-  double open;  /* the largest estimate of what the effort did not reach */
+  double more[MODELS]
+             [GRANULES + 1]; /* what rules make granules of a class worth more; 0: of one gpu-let with the model */
+  uint64_t left;             /* effort */
+  double goal;               /* whole devices: a bound above the number below is as good as any */
+  double cut;                /* contents worth no more are of no interest */
+  double open;               /* the largest estimate of what the effort did not reach */
   let__lp *lp;
 } classes;
 
 /* Levels are eighths of octaves from |low|, rounded down. */
 static uint32_t level_of(const classes *c, double w) {
   if (c->k->alone || w < c->low) return 0;
-  union { float f; uint32_t u; } x = {.f = (float)(w / c->low * (1 - 1e-6))};
+  union {
+    float f;
+    uint32_t u;
+  } x = {.f = (float)(w / c->low * (1 - 1e-6))};
   uint32_t l = x.f < 1 ? 0 : (x.u >> 20) - (127u << 3) + 1;
   return l < LEVELS ? l : LEVELS - 1;
 }
 static double edge_of(const classes *c, uint32_t l) {
-  union { uint32_t u; float f; } x = {.u = (l - 1 + (127u << 3)) << 20};
+  union {
+    uint32_t u;
+    float f;
+  } x = {.u = (l - 1 + (127u << 3)) << 20};
   return l ? c->low * (double)x.f : 0;
 }
 
-static double *own_at(const classes *c, uint32_t t, uint32_t l, uint32_t u) { return &c->own[((t * LEVELS + l) * (c->G + 1) + u) * (c->G + 1)]; }
-static double *duo_at(const classes *c, uint32_t t, uint32_t m, uint32_t l) { return &c->duo[((t * c->n + m) * LEVELS + l) * (c->G + 1)]; }
+static double *own_at(const classes *c, uint32_t t, uint32_t l, uint32_t u) {
+  return &c->own[((t * LEVELS + l) * (c->G + 1) + u) * (c->G + 1)];
+}
+static double *duo_at(const classes *c, uint32_t t, uint32_t m, uint32_t l) {
+  return &c->duo[((t * c->n + m) * LEVELS + l) * (c->G + 1)];
+}
 static const let__want *want_of(const classes *c, uint32_t m) { return &c->p->model[c->who[m]]; }
-static let_dur lat_of(const classes *c, uint32_t m, uint32_t b, uint32_t g) { return c->k->most[c->who[m]] ? let__lat(c->k, c->who[m], b, g) : LET_NEVER; }
+static let_dur lat_of(const classes *c, uint32_t m, uint32_t b, uint32_t g) {
+  return c->k->most[c->who[m]] ? let__lat(c->k, c->who[m], b, g) : LET_NEVER;
+}
 
 static void weights(classes *c) {
   double least = INFINITY, most = 0;
@@ -101,7 +129,8 @@ static void weights(classes *c) {
     double w = c->k->alone ? 0 : INFINITY;
     for (uint32_t g = 1; g <= c->G && !c->k->alone; g++)
       for (uint32_t i = 0; i <= pm->n_pressure; i++) { /* linear between measured batches: the knots suffice */
-        let_tenant t = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
+        let_tenant t = {
+            .model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
         w = fmin(w, pow(fmax(0, let__weight(&c->scale, &t, 1)), 1 / c->scale.power) / g * (1 - 1e-9));
       }
     uint32_t j = m;
@@ -114,7 +143,8 @@ static void weights(classes *c) {
   c->light[c->n] = 0;
   c->low = fmax(least, most * 1e-3);
   c->last = most > 0 ? level_of(c, most * c->G) : 0;
-  for (uint32_t l = 1; l <= c->last; l++) c->press[l] = let__press(&c->scale, pow(edge_of(c, l) * (1 - 1e-9), c->scale.power) * (1 - 2e-9));
+  for (uint32_t l = 1; l <= c->last; l++)
+    c->press[l] = let__press(&c->scale, pow(edge_of(c, l) * (1 - 1e-9), c->scale.power) * (1 - 2e-9));
   for (uint32_t t = 0; t < c->n; t++)
     for (uint32_t l = 0; l <= c->last; l++)
       for (uint32_t h = 0; h <= c->G; h++) c->with[t][l][h] = (uint8_t)level_of(c, edge_of(c, l) + c->c[t] * h);
@@ -137,7 +167,8 @@ static void speeds(const classes *c, uint32_t m, uint32_t g, speed *s) {
     let_dur d = lat_of(c, m, b, g);
     s->alone[b] = d == LET_NEVER ? INFINITY : (double)d, s->feel[b] = 0;
     if (!c->k->alone && d <= want_of(c, m)->slo / 2)
-      s->feel[b] = let__feel(&c->scale, (let_tenant){.model = c->k->at[c->who[m]], .batch = b, .granules = g, .busy = 1});
+      s->feel[b] =
+          let__feel(&c->scale, (let_tenant){.model = c->k->at[c->who[m]], .batch = b, .granules = g, .busy = 1});
   }
 }
 
@@ -149,7 +180,8 @@ static void paces(const classes *c, uint32_t m, uint32_t l, const speed *s, pace
     double d = s->alone[b] * (l ? let__slowed(&c->scale, s->feel[b], c->press[l]) : 1);
     if (2 * d > (double)want_of(c, m)->slo * (1 + 1e-12)) continue;
     uint32_t at = ret->n++;
-    for (; at && ret->time[at - 1] > d; at--) ret->time[at] = ret->time[at - 1], ret->batch[at] = ret->batch[at - 1]; /* they seldom fall */
+    for (; at && ret->time[at - 1] > d; at--)
+      ret->time[at] = ret->time[at - 1], ret->batch[at] = ret->batch[at - 1]; /* they seldom fall */
     ret->time[at] = d, ret->batch[at] = b;
   }
   for (uint32_t i = 0; i < ret->n; i++) {
@@ -261,7 +293,8 @@ static bool solve(const classes *c, content *x, const uint32_t *l, double *d) {
   double lo[4 * MODELS] = {0}, hi[4 * MODELS] = {0}, rate[MODELS * (GRANULES + 1) + MODELS * MODELS];
   uint32_t n = c->n, who[MODELS * (GRANULES + 1) + MODELS * MODELS], cols = 0;
   for (uint32_t m = 0; m < n; m++) { /* one h; time that is shared; no more than all; the class's own part of it */
-    lo[m] = hi[m] = 1, lo[n + m] = lo[2 * n + m] = -LET__LP_INF, hi[n + m] = 0, hi[2 * n + m] = 1, lo[3 * n + m] = 0, hi[3 * n + m] = LET__LP_INF;
+    lo[m] = hi[m] = 1, lo[n + m] = lo[2 * n + m] = -LET__LP_INF, hi[n + m] = 0, hi[2 * n + m] = 1, lo[3 * n + m] = 0,
+    hi[3 * n + m] = LET__LP_INF;
   }
   let__lp *lp = let__lp_new(4 * n, lo, hi);
   if (!lp) return false;
@@ -332,7 +365,8 @@ static void rests(classes *c, uint32_t j) {
     for (uint32_t t = c->n; t-- > 0;) {
       double *part = c->part[j][t][i], *rest = c->rest[j][t][i], *next = c->rest[j][t + 1][i];
       for (uint32_t u = 0; u <= c->G; u++) {
-        part[u] = worth_of(c, t, level_of(c, edge_of(c, i * COARSE) - c->c[t] * u * (1 + 1e-9)), u, z) + (u ? c->more[t][u] : 0);
+        part[u] = worth_of(c, t, level_of(c, edge_of(c, i * COARSE) - c->c[t] * u * (1 + 1e-9)), u, z) +
+                  (u ? c->more[t][u] : 0);
         rest[u] = part[0] + next[u];
         for (uint32_t h = 1; h <= u; h++) rest[u] = fmax(rest[u], part[h] + next[u - h]);
       }
@@ -414,7 +448,9 @@ static double price(classes *c, double gap, uint64_t effort) {
   return most;
 }
 
-static bool counts(const rule *r, const content *x) { return r->a ? !x->one && x->u[r->m] >= r->a : x->one && x->u[r->m] > 0; }
+static bool counts(const rule *r, const content *x) {
+  return r->a ? !x->one && x->u[r->m] >= r->a : x->one && x->u[r->m] > 0;
+}
 
 static void add_column(classes *c, const content *x) {
   int start[2] = {0, 0}, row[MODELS + RULES];
@@ -537,7 +573,8 @@ static bool none(classes *c, double n, uint64_t end) {
 
 let_err let__classes(let__problem *p, double most, uint64_t effort) {
   let__kind *k = &p->kind[0];
-  if (p->n_kinds != 1 || !p->n || p->n > MODELS || k->granules > GRANULES || k->granules < 2 || let__expired(p)) return LET_OK;
+  if (p->n_kinds != 1 || !p->n || p->n > MODELS || k->granules > GRANULES || k->granules < 2 || let__expired(p))
+    return LET_OK;
   if (ceil(p->bound - 1e-6) > most - 0.5) return LET_OK;
   if (!k->alone && k->profile->interference != LET_INTERFERENCE_PRESSURE) return LET_OK;
   let_arena *a = p->scratch;

@@ -2,10 +2,11 @@
  *
  * A device is a set of sizes g_1 .. g_q, sum g_j <= G. Both forms of interference see neighbours as one weight, which
  * grows with the weight of each, so gpu-let j is slowed at least as by x_j, the weight of the others together when each
- * is the gentlest content of its size. With T_i(g, x) the most requests/s of model i on g granules beside x, the claims of bound.c hold within each set
- * of sizes P: at prices y a device is worth at most K_P = sum_j max_i y_i T_i(g_j, x_j), and cost >= sum_i y_i r_i /
- * max_P K_P. All sets are enumerated; the prices come from column generation over them. Then the slots of P may be
- * priced at anything that adds up to the cost of a device, and model i costs at least U_i at those prices (bound.c). */
+ * is the gentlest content of its size. With T_i(g, x) the most requests/s of model i on g granules beside x, the claims
+ * of bound.c hold within each set of sizes P: at prices y a device is worth at most K_P = sum_j max_i y_i T_i(g_j,
+ * x_j), and cost >= sum_i y_i r_i / max_P K_P. All sets are enumerated; the prices come from column generation over
+ * them. Then the slots of P may be priced at anything that adds up to the cost of a device, and model i costs at least
+ * U_i at those prices (bound.c). */
 #include <math.h>
 #include <string.h>
 
@@ -35,7 +36,7 @@ typedef struct crowd {
   uint32_t *pair_cell, *pair_count, *cell_of;
   cell *cell;
   double *serve, *slow; /* [cell][model] */
-  double *heavy;        /* per size: the least weight of a neighbour, in what adds up; INFINITY: nobody can live there */
+  double *heavy; /* per size: the least weight of a neighbour, in what adds up; INFINITY: nobody can live there */
   double edge[LEVELS], press[LEVELS]; /* per level: from which sum of those on, and what that does */
   double *y;
   let__lp *lp;
@@ -60,11 +61,15 @@ bool let__scale_make(let__scale *s, const let__problem *p, const let__kind *k, l
   s->probe->n_pressure = s->wall->n_pressure = 1, s->fake.n_models += 2;
   s->probe->pressure[0].p.sensitivity = 1e6;
   s->bare = s->fake;
-  if (s->linear) s->bare.coef[LET_COEF_CONSTANT] = 1, s->bare.coef[LET_COEF_L2_OTHER] *= 1e6, s->bare.coef[LET_COEF_DRAM_OTHER] *= 1e6;
+  if (s->linear)
+    s->bare.coef[LET_COEF_CONSTANT] = 1, s->bare.coef[LET_COEF_L2_OTHER] *= 1e6,
+    s->bare.coef[LET_COEF_DRAM_OTHER] *= 1e6;
   else s->bare.coef[LET_COEF_SATURATION] = 0;
   s->unit = let__press(s, 1);
   *err = LET_OK;
-  if (s->linear) return f->coef[LET_COEF_L2_OTHER] >= 0 && f->coef[LET_COEF_DRAM_OTHER] >= 0 && f->coef[LET_COEF_L2_OTHER] + f->coef[LET_COEF_DRAM_OTHER] > 0;
+  if (s->linear)
+    return f->coef[LET_COEF_L2_OTHER] >= 0 && f->coef[LET_COEF_DRAM_OTHER] >= 0 &&
+           f->coef[LET_COEF_L2_OTHER] + f->coef[LET_COEF_DRAM_OTHER] > 0;
   return f->coef[LET_COEF_SATURATION] >= 0;
 }
 
@@ -84,7 +89,8 @@ static double walled(const let__scale *s, const let_tenant *self, double x) {
   return let_profile_slowdown(&s->fake, self, &wall, 1);
 }
 
-/* The linear form adds the two (a wall so heavy that the least slowdown of 1 is far away), the other multiplies them. */
+/* The linear form adds the two (a wall so heavy that the least slowdown of 1 is far away), the other multiplies them.
+ */
 double let__feel(const let__scale *s, let_tenant self) {
   if (s->linear) return walled(s, &self, 1e5) - 1e5;
   return (walled(s, &self, 1) - 1) / s->unit;
@@ -98,7 +104,8 @@ const double *let__feels(const let__scale *s, let__problem *p, let__kind *k, uin
     for (uint32_t b = 1; b <= most; b++) {
       double *x = &feel[(size_t)(g - 1) * most + b - 1];
       if (let__lat(k, m, b, g) > p->model[m].slo / 2) *x = INFINITY;
-      else if (!k->alone && g < k->granules) *x = let__feel(s, (let_tenant){.model = k->at[m], .batch = b, .granules = g, .busy = 1});
+      else if (!k->alone && g < k->granules)
+        *x = let__feel(s, (let_tenant){.model = k->at[m], .batch = b, .granules = g, .busy = 1});
     }
   return feel;
 }
@@ -108,8 +115,8 @@ double let__press(const let__scale *s, double x) {
   return s->linear ? x : (walled(s, &probe, x) - 1) * 1e-6;
 }
 
-/* Least weight of any content of each size, in what adds up: in between measured batches pressure is linear, so the knots
- * suffice; and who is gentler does not depend on the size. */
+/* Least weight of any content of each size, in what adds up: in between measured batches pressure is linear, so the
+ * knots suffice; and who is gentler does not depend on the size. */
 static bool gentles(crowd *c) {
   uint32_t G = c->k->granules;
   let_tenant *least = let_arena_array(c->p->scratch, c->p->n, sizeof *least);
@@ -120,7 +127,8 @@ static bool gentles(crowd *c) {
     const let_profile_model *pm = c->k->most[m] ? &c->k->profile->model[c->k->at[m]] : NULL;
     weight[m] = INFINITY;
     for (uint32_t i = 0; pm && i <= pm->n_pressure; i++) {
-      let_tenant t = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = G, .busy = 1};
+      let_tenant t = {
+          .model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = G, .busy = 1};
       double w = let__weight(&c->scale, &t, 1);
       if (w < weight[m]) weight[m] = w, least[m] = t;
     }
@@ -167,7 +175,8 @@ static void close_set(crowd *c, const uint32_t *size, uint32_t slots) {
     double others = 0;
     for (uint32_t j = 0; j < slots; j++)
       if (j != i) others += c->heavy[size[j]];
-    c->pair_cell[c->n_pairs] = cell_at(c, size[i], slots > 1 ? level_of(c, others) : ALONE), c->pair_count[c->n_pairs++] = 1, s->n++;
+    c->pair_cell[c->n_pairs] = cell_at(c, size[i], slots > 1 ? level_of(c, others) : ALONE),
+    c->pair_count[c->n_pairs++] = 1, s->n++;
   }
 }
 
@@ -194,7 +203,8 @@ static bool serve_cells(crowd *c, uint32_t g, uint32_t m) {
     if (!at) continue;
     for (uint32_t b = 1; b <= c->k->most[m]; b++) {
       if (isinf(feel[b - 1])) continue;
-      double slow = l == ALONE ? 1 : let__slowed(&c->scale, feel[b - 1], c->press[l]), d = (double)let__lat(c->k, m, b, g) * slow;
+      double slow = l == ALONE ? 1 : let__slowed(&c->scale, feel[b - 1], c->press[l]),
+             d = (double)let__lat(c->k, m, b, g) * slow;
       if (slow < least) least = slow;
       if (2 * d <= slo && b * 1e9 > most * d) most = b * 1e9 / d;
     }
@@ -316,7 +326,8 @@ static bool tables(crowd *c) {
 }
 
 static bool master(crowd *c) {
-  double *lo = let_arena_array(c->p->scratch, c->p->n, sizeof *lo), *hi = let_arena_array(c->p->scratch, c->p->n, sizeof *hi);
+  double *lo = let_arena_array(c->p->scratch, c->p->n, sizeof *lo),
+         *hi = let_arena_array(c->p->scratch, c->p->n, sizeof *hi);
   if (!lo || !hi) return false;
   for (uint32_t m = 0; m < c->p->n; m++) lo[m] = 1, hi[m] = LET__LP_INF;
   c->lp = let__lp_new(c->p->n, lo, hi);
@@ -365,7 +376,9 @@ static void generate(crowd *c, double *bound) {
 
 let_err let__crowd(let__problem *p) {
   crowd c = {.p = p, .k = &p->kind[0]};
-  if (p->n_kinds != 1 || c.k->alone || !p->n || p->n > MODELS || c.k->granules > 18 || c.k->granules < 2 || let__expired(p)) return LET_OK;
+  if (p->n_kinds != 1 || c.k->alone || !p->n || p->n > MODELS || c.k->granules > 18 || c.k->granules < 2 ||
+      let__expired(p))
+    return LET_OK;
   let_err err;
   if (!let__scale_make(&c.scale, p, c.k, &err)) return err;
   if (!gentles(&c) || !tables(&c)) return LET_ERR_NOMEM;

@@ -1,5 +1,5 @@
-/* `elastic` and `elastic-int`: the gpu-let paper's elastic partitioning (ATC'22, algorithm 1). At most two gpu-lets on a
- * device, shares from one list. Models by falling rate; each takes gpu-lets of its most efficient share (the knee of
+/* `elastic` and `elastic-int`: the gpu-let paper's elastic partitioning (ATC'22, algorithm 1). At most two gpu-lets on
+ * a device, shares from one list. Models by falling rate; each takes gpu-lets of its most efficient share (the knee of
  * requests/s over share) or of the least share that holds the rest of its rate, whichever is smaller, best fit first;
  * before a new gpu-let is made, one that exists is tried in turns (up to three models). Percents become granules by
  * rounding: on 16 granules 20 % are 3, 40 % 6, 60 % 10, 80 % 13, and the pairs still fill the device.
@@ -75,7 +75,8 @@ static double best_fit(let__greedy *g, uint32_t job, double rate, bool *oom) {
 
 static double open_new(let__greedy *g, uint32_t job, double rate, bool *oom) {
   for (uint32_t p = 0; p < g->in->n_pools; p++) {
-    uint32_t k = knee(g, p, job), r = least(g, p, job, rate), want = k < r ? k : r, all = let__greedy_profile(g, p)->device.granules;
+    uint32_t k = knee(g, p, job), r = least(g, p, job, rate), want = k < r ? k : r,
+             all = let__greedy_profile(g, p)->device.granules;
     if (let__greedy_capacity(g, p, job, all) <= 0) continue;
     let__gpu *x = let__greedy_open(g, p);
     if (!x) continue;
@@ -86,7 +87,8 @@ static double open_new(let__greedy *g, uint32_t job, double rate, bool *oom) {
   return 0;
 }
 
-static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_error *e, const let_policy *policy, bool interference) {
+static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_error *e, const let_policy *policy,
+                    bool interference) {
   double started = let__greedy_now(in);
   let__greedy g;
   let_err r = let__greedy_init(&g, in, a, interference, e);
@@ -122,5 +124,7 @@ static let_err make_elastic_int(const let_plan_input *in, let_arena *a, let_plan
   return make(in, a, ret, e, &let__policy_elastic_int, true);
 }
 
-const let_policy let__policy_elastic = {"elastic", "elastic partitioning of the gpu-let paper: two gpu-lets on a device", make_elastic, true};
-const let_policy let__policy_elastic_int = {"elastic-int", "elastic, and predicted interference is part of every check", make_elastic_int, true};
+const let_policy let__policy_elastic = {
+    "elastic", "elastic partitioning of the gpu-let paper: two gpu-lets on a device", make_elastic, true};
+const let_policy let__policy_elastic_int = {"elastic-int", "elastic, and predicted interference is part of every check",
+                                            make_elastic_int, true};

@@ -14,8 +14,8 @@ typedef struct exact {
   double (*cap)[MODELS]; /* per pattern: what it serves, no more than anybody wants */
   let__item item[LET__ITEMS];
   uint32_t kind, *used;
-  uint64_t left;         /* effort */
-  bool full;             /* gave up */
+  uint64_t left; /* effort */
+  bool full;     /* gave up */
   uint32_t pick[64], n_pick, best[64], n_best;
   double best_cost, most[MODELS], most_value; /* per unit of cost */
 } exact;
@@ -102,7 +102,9 @@ static void cover(exact *x, const double *rest, uint32_t from, double cost) {
   for (uint32_t i = from; i < x->all.n; i++) {
     uint32_t k = x->all.p[i].kind;
     if (spent(x)) return;
-    if ((x->p->n_kinds > 1 && x->used[k] == x->p->kind[k].count) || cost + x->p->kind[k].cost >= x->best_cost * (1 - 1e-9)) continue;
+    if ((x->p->n_kinds > 1 && x->used[k] == x->p->kind[k].count) ||
+        cost + x->p->kind[k].cost >= x->best_cost * (1 - 1e-9))
+      continue;
     bool helps = false;
     for (uint32_t m = 0; m < x->p->n; m++) {
       helps = helps || (rest[m] > 0 && x->cap[i][m] > 0);

@@ -2,8 +2,8 @@
  *
  * A gpu-let's content is a choice of a cycle D, and then a knapsack: model i takes L_i(b) of the cycle for the batch
  * b = rate D that it needs, is worth price x rate, and may take part when D + L_i(b) <= SLO_i. Which size comes next:
- * the one for which its worth plus the worth of what stays free (at the bound's prices) is most. What a size can be worth
- * at most is cheap to know, so only those are made that might be the one. */
+ * the one for which its worth plus the worth of what stays free (at the bound's prices) is most. What a size can be
+ * worth at most is cheap to know, so only those are made that might be the one. */
 #include <math.h>
 #include <string.h>
 
@@ -20,10 +20,10 @@ typedef struct content {
 
 /* One active model on the size that is being made. */
 typedef struct seat {
-  const let_dur *lat;  /* alone, by batch - 1 */
-  double slow;         /* times that, beside neighbours */
+  const let_dur *lat; /* alone, by batch - 1 */
+  double slow;        /* times that, beside neighbours */
   double rest, price, slo;
-  double first;        /* the time of a batch of 1 */
+  double first; /* the time of a batch of 1 */
   uint32_t model, most;
 } seat;
 
@@ -34,10 +34,10 @@ typedef struct choice {
 
 struct let__fill {
   let__problem *p;
-  double *rest;            /* per model: what this device has not taken yet */
-  double *slow;            /* per class, kind and model: slowdown to expect beside neighbours */
-  uint32_t class;          /* gpu-lets have at least 2^class granules: fewer neighbours, less interference */
-  content *best;           /* per size */
+  double *rest;   /* per model: what this device has not taken yet */
+  double *slow;   /* per class, kind and model: slowdown to expect beside neighbours */
+  uint32_t class; /* gpu-lets have at least 2^class granules: fewer neighbours, less interference */
+  content *best;  /* per size */
   seat seat[ACTIVE];
   choice pick[ACTIVE];
   uint32_t active[ACTIVE], n_active, n_seats;
@@ -106,7 +106,8 @@ static uint32_t batch_for(const seat *s, double cycle) {
 static double cycle_of(const seat *s) {
   double each = 1e9 / s->rest;
   uint32_t at = 1;
-  for (uint32_t left = s->most, half; left > 1; left -= half) { /* b / rest grows with b, SLO - L(b) falls: where they cross */
+  for (uint32_t left = s->most, half; left > 1;
+       left -= half) { /* b / rest grows with b, SLO - L(b) falls: where they cross */
     half = left / 2;
     at = (at + half - 1) * each >= s->slo - about(s, at + half - 1) ? at : at + half;
   }
@@ -120,8 +121,13 @@ static void take_seats(let__fill *f, uint32_t g) {
   f->n_seats = 0;
   for (uint32_t i = 0; i < f->n_active; i++) {
     uint32_t m = f->active[i], most = k->most[m];
-    seat s = {.lat = k->lat[m] + (size_t)(g - 1) * most, .slow = slow_of(f, m, g), .rest = f->rest[m], .price = f->price[m],
-              .slo = (double)f->p->model[m].slo, .model = m, .most = most};
+    seat s = {.lat = k->lat[m] + (size_t)(g - 1) * most,
+              .slow = slow_of(f, m, g),
+              .rest = f->rest[m],
+              .price = f->price[m],
+              .slo = (double)f->p->model[m].slo,
+              .model = m,
+              .most = most};
     s.first = time_of(&s, 1);
     if (2 * s.first <= s.slo) f->seat[f->n_seats++] = s;
   }
@@ -146,7 +152,8 @@ static void sort_choices(choice *c, uint32_t n) {
   for (uint32_t i = 1; i < n; i++) {
     choice x = c[i];
     uint32_t j = i;
-    for (; j && (c[j - 1].density < x.density || (c[j - 1].density == x.density && c[j - 1].seat > x.seat)); j--) c[j] = c[j - 1];
+    for (; j && (c[j - 1].density < x.density || (c[j - 1].density == x.density && c[j - 1].seat > x.seat)); j--)
+      c[j] = c[j - 1];
     c[j] = x;
   }
 }
@@ -164,14 +171,15 @@ static void pack(const let__fill *f, double cycle, uint32_t n_pick, content *bes
     at[n] = x->seat, batch[n++] = b;
     left -= t, used += t;
   }
-  for (uint32_t i = 0; i < n; i++) value += f->seat[at[i]].price * let__min(f->seat[at[i]].rest, (double)batch[i] / used * 1e9);
+  for (uint32_t i = 0; i < n; i++)
+    value += f->seat[at[i]].price * let__min(f->seat[at[i]].rest, (double)batch[i] / used * 1e9);
   if (value <= best->value * (1 + 1e-9)) return;
   best->value = value, best->n = n, best->cycle = used;
   for (uint32_t i = 0; i < n; i++) best->model[i] = f->seat[at[i]].model, best->batch[i] = batch[i];
 }
 
-/* The best content of one model; |best->most|: what no content of this size is worth more than: the dearest models by time,
- * each no longer than it is wanted (the mediant, bound.c, claim 1). */
+/* The best content of one model; |best->most|: what no content of this size is worth more than: the dearest models by
+ * time, each no longer than it is wanted (the mediant, bound.c, claim 1). */
 static void one_model(let__fill *f, uint32_t g, content *best) {
   const let__kind *k = &f->p->kind[f->kind];
   uint32_t n = 0;
@@ -184,10 +192,12 @@ static void one_model(let__fill *f, uint32_t g, content *best) {
     if (!b) continue;
     double t = time_of(s, b), rate = (double)b / t * 1e9, v = s->price * let__min(s->rest, rate);
     f->pick[n++] = (choice){.seat = i, .time = s->rest / rate, .density = s->price * rate};
-    if (v > best->value * (1 + 1e-9)) best->value = v, best->n = 1, best->model[0] = s->model, best->batch[0] = b, best->cycle = t;
+    if (v > best->value * (1 + 1e-9))
+      best->value = v, best->n = 1, best->model[0] = s->model, best->batch[0] = b, best->cycle = t;
   }
   sort_choices(f->pick, n);
-  for (uint32_t i = 0; i < n && left > 0; left -= f->pick[i++].time) best->most += let__min(left, f->pick[i].time) * f->pick[i].density;
+  for (uint32_t i = 0; i < n && left > 0; left -= f->pick[i++].time)
+    best->most += let__min(left, f->pick[i].time) * f->pick[i].density;
 }
 
 /* Only what it may be worth: most of the sizes are never looked at again. */
@@ -253,7 +263,8 @@ static void choose_active(let__fill *f, const double *rest) {
   }
 }
 
-/* Would |c| serve less now that |by| is chosen? If not, it is still the best of its size: the others have only less to serve. */
+/* Would |c| serve less now that |by| is chosen? If not, it is still the best of its size: the others have only less to
+ * serve. */
 static bool touched(const let__fill *f, const content *c, const content *by) {
   for (uint32_t i = 0; i < c->n; i++)
     for (uint32_t j = 0; j < by->n; j++)
@@ -273,14 +284,17 @@ static uint32_t next_size(let__fill *f, uint32_t left, double greed, double tota
       const content *c = &f->best[g];
       double w = c->most + let__min(greed * k->room[left - g], total - c->most);
       if (!c->made) {
-        if (w > may * (1 + 1e-9) || (w >= may * (1 - 1e-9) && c->most > f->best[open].most * (1 + 1e-6))) may = w, open = g; /* the small first */
+        if (w > may * (1 + 1e-9) || (w >= may * (1 - 1e-9) && c->most > f->best[open].most * (1 + 1e-6)))
+          may = w, open = g; /* the small first */
         continue;
       }
       if (c->value <= 0) continue;
       if (w > most * (1 + 1e-9)) most = w, at = g;
       else if (w > most * (1 - 1e-6) && c->value > f->best[at].value * (1 + 1e-6)) at = g; /* the large first */
     }
-    if (!open || may < most * (1 - 1e-6) || (may <= most * (1 + 1e-9) && f->best[open].most <= f->best[at].value * (1 + 1e-6))) return at;
+    if (!open || may < most * (1 - 1e-6) ||
+        (may <= most * (1 + 1e-9) && f->best[open].most <= f->best[at].value * (1 + 1e-6)))
+      return at;
     make_content(f, open);
   }
 }
@@ -297,7 +311,8 @@ static uint32_t build(let__fill *f, double greed, let__item *ret, uint32_t n, ui
     if (!at || n + f->best[at].n > LET__ITEMS) break;
     content c = f->best[at];
     for (uint32_t i = 0; i < c.n; i++) {
-      ret[n++] = (let__item){.model = c.model[i], .batch = c.batch[i], .slot = (uint16_t)slot, .granules = (uint16_t)at};
+      ret[n++] =
+          (let__item){.model = c.model[i], .batch = c.batch[i], .slot = (uint16_t)slot, .granules = (uint16_t)at};
       double served = let__min(f->rest[c.model[i]], (double)c.batch[i] / c.cycle * 1e9);
       f->rest[c.model[i]] -= served;
       if (f->rest[c.model[i]] < 1e-9 * f->p->model[c.model[i]].rate) f->rest[c.model[i]] = 0;
@@ -335,14 +350,15 @@ static void learn(let__fill *f, const let__item *item, uint32_t n) {
   }
 }
 
-uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *ret,
-                       double *ret_value) {
+uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed,
+                       let__item *ret, double *ret_value) {
   let__item item[LET__ITEMS];
   uint32_t n_ret = 0;
   f->kind = kind, f->price = price;
   *ret_value = 0;
   uint32_t rounds = f->p->kind[kind].alone ? 1 : f->p->n > MANY ? 2 : 1 + CLASSES;
-  for (uint32_t round = 0; round < rounds; round++) { /* the first class twice: the second time it knows the neighbours */
+  for (uint32_t round = 0; round < rounds;
+       round++) { /* the first class twice: the second time it knows the neighbours */
     f->class = round < 2 ? 0 : round - 1;
     if (1u << f->class > f->p->kind[kind].granules) continue;
     choose_active(f, rest);
@@ -360,14 +376,16 @@ uint32_t let__fill_one(let__fill *f, uint32_t kind, const double *rest, const do
   return n_ret;
 }
 
-uint32_t let__fill_more(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed, let__item *item, uint32_t n) {
+uint32_t let__fill_more(let__fill *f, uint32_t kind, const double *rest, const double *price, double greed,
+                        let__item *item, uint32_t n) {
   let__item more[LET__ITEMS];
   uint32_t taken = 0, bad = 0, end = n;
   f->kind = kind, f->price = price, f->class = 0;
   for (uint32_t i = 0; i < n; i++)
     if (!i || item[i].slot != item[i - 1].slot) taken += item[i].granules;
   if (taken >= f->p->kind[kind].granules) return n;
-  for (uint32_t round = 0; round < (f->p->kind[kind].alone ? 1 : 2); round++) { /* the second time it knows the neighbours */
+  for (uint32_t round = 0; round < (f->p->kind[kind].alone ? 1 : 2);
+       round++) { /* the second time it knows the neighbours */
     choose_active(f, rest);
     memcpy(more, item, n * sizeof *item);
     end = build(f, greed, more, n, taken);

@@ -1,9 +1,10 @@
 /* Plans with a given number of devices: annealing over how many granules each model has on each device.
  *
- * What h granules of a model serve beside a weight of neighbours is a table (the best split into gpu-lets with that model
- * alone, neighbours weighed at their most), so a move costs nanoseconds where filling a device costs microseconds. What
- * whole gpu-lets leave short is meant for granules that stay free: they are counted as if it took its part of their time
- * there, and let__fill_more puts real shared gpu-lets in. Nothing here is trusted: let__evaluate judges every device. */
+ * What h granules of a model serve beside a weight of neighbours is a table (the best split into gpu-lets with that
+ * model alone, neighbours weighed at their most), so a move costs nanoseconds where filling a device costs
+ * microseconds. What whole gpu-lets leave short is meant for granules that stay free: they are counted as if it took
+ * its part of their time there, and let__fill_more puts real shared gpu-lets in. Nothing here is trusted: let__evaluate
+ * judges every device. */
 #include <math.h>
 #include <string.h>
 
@@ -27,14 +28,15 @@ typedef struct grain {
   let_rng rng;
   uint32_t G, n, K;
   double c[MODELS], low; /* weight of a granule; the least of them */
-  uint32_t last;          /* level */
+  uint32_t last;         /* level */
   double press[LEVELS];
   const double *feel[MODELS];
   bool known[MODELS][LEVELS];
-  double serve[MODELS][LEVELS][GRANULES + 1]; /* by the weight of other models; below 0: not asked for yet */
-  double one[MODELS][LEVELS][GRANULES + 1];   /* one gpu-let beside all other gpu-lets */
+  double serve[MODELS][LEVELS][GRANULES + 1];   /* by the weight of other models; below 0: not asked for yet */
+  double one[MODELS][LEVELS][GRANULES + 1];     /* one gpu-let beside all other gpu-lets */
   uint16_t batch[MODELS][LEVELS][GRANULES + 1]; /* of a gpu-let of this size beside this weight; 0: none holds */
-  double dear[MODELS];                          /* granules that all of the rate takes in a shared gpu-let, twice: plans that leave little short come out true more often */
+  double dear[MODELS]; /* granules that all of the rate takes in a shared gpu-let, twice: plans that leave little short
+                          come out true more often */
   device d[DEVICES], best[DEVICES];
   double got[MODELS];
   double rest[MODELS];
@@ -44,19 +46,26 @@ typedef struct grain {
 /* Levels are eighths of octaves from |low|, each for the weight in its middle. */
 static uint32_t level_of(const grain *s, double w) {
   if (s->k->alone || w < s->low * 1e-6) return 0;
-  union { float f; uint32_t u; } x = {.f = (float)(w / s->low)};
+  union {
+    float f;
+    uint32_t u;
+  } x = {.f = (float)(w / s->low)};
   if (x.f < 1) return 1;
   uint32_t l = (x.u >> 20) - (127u << 3) + 1;
   return l < LEVELS ? l : LEVELS - 1;
 }
 static double edge_of(const grain *s, uint32_t l) {
-  union { uint32_t u; float f; } x = {.u = ((l - 1 + (127u << 3)) << 20) + (1u << 19)};
+  union {
+    uint32_t u;
+    float f;
+  } x = {.u = ((l - 1 + (127u << 3)) << 20) + (1u << 19)};
   return l ? s->low * (double)x.f : 0;
 }
 
 static let_tenant tenant(const grain *s, uint32_t m, uint32_t knot, uint32_t g) {
   const let_profile_model *pm = &s->k->profile->model[s->k->at[m]];
-  return (let_tenant){.model = s->k->at[m], .batch = knot < pm->n_pressure ? pm->pressure[knot].batch : 1, .granules = g, .busy = 1};
+  return (let_tenant){
+      .model = s->k->at[m], .batch = knot < pm->n_pressure ? pm->pressure[knot].batch : 1, .granules = g, .busy = 1};
 }
 
 static void weights(grain *s) {
@@ -84,7 +93,8 @@ static const double *one(grain *s, uint32_t m, uint32_t l) {
   for (uint32_t g = 1; g <= s->G; g++, feel += most) {
     double *v = &s->one[m][l][g];
     for (uint32_t b = 1; b <= most && !isinf(feel[b - 1]); b++) {
-      double slow = l ? let__slowed(&s->scale, feel[b - 1], s->press[l]) : 1, t = (double)let__plan_slow(let__lat(s->k, m, b, g), slow);
+      double slow = l ? let__slowed(&s->scale, feel[b - 1], s->press[l]) : 1,
+             t = (double)let__plan_slow(let__lat(s->k, m, b, g), slow);
       if (2 * t > slo) break;
       if (b * each > *v * t) *v = b * each / t, s->batch[m][l][g] = (uint16_t)b;
     }
@@ -92,7 +102,8 @@ static const double *one(grain *s, uint32_t m, uint32_t l) {
   return s->one[m][l];
 }
 
-/* The best split of |h| granules beside others of level |l|; |piece|: one of it for every number of granules, 0: one stays idle. */
+/* The best split of |h| granules beside others of level |l|; |piece|: one of it for every number of granules, 0: one
+ * stays idle. */
 static double split(grain *s, uint32_t m, uint32_t l, uint32_t h, uint8_t *piece) {
   double v[GRANULES + 1], r[GRANULES + 1] = {0}, others = edge_of(s, l);
   for (uint32_t g = 1; g <= h; g++) v[g] = one(s, m, level_of(s, others + s->c[m] * (h - g)))[g];
@@ -120,7 +131,8 @@ static bool tables(grain *s, uint32_t m) {
     for (uint32_t h = 1; h <= s->G; h++) s->serve[m][l][h] = -1;
   for (uint32_t g = 1; g < s->G; g++, feel += most)
     for (uint32_t b = 1; b <= most && !isinf(feel[b - 1]); b++) {
-      double slow = some ? let__slowed(&s->scale, feel[b - 1], s->press[some]) : 1, t = (double)let__lat(s->k, m, b, g) * let__max(1, slow);
+      double slow = some ? let__slowed(&s->scale, feel[b - 1], s->press[some]) : 1,
+             t = (double)let__lat(s->k, m, b, g) * let__max(1, slow);
       if (3 * t > slo) break;
       e = let__max(e, b * each / t / g); /* half of the time */
     }
@@ -133,14 +145,16 @@ static void weigh(grain *s, device *d) {
   double w = 0;
   d->free = s->G;
   for (uint32_t m = 0; m < s->n; m++) w += s->c[m] * d->h[m], d->free -= d->h[m];
-  for (uint32_t m = 0; m < s->n; m++) d->got[m] = d->h[m] ? serves(s, m, level_of(s, w - s->c[m] * d->h[m]), d->h[m]) : 0;
+  for (uint32_t m = 0; m < s->n; m++)
+    d->got[m] = d->h[m] ? serves(s, m, level_of(s, w - s->c[m] * d->h[m]), d->h[m]) : 0;
 }
 
 /* Granules that are missing: what is short, less what is free. */
 static double missing(const grain *s, const double *got, double free) {
   double sum = 0, other = 0; /* two sums: they do not wait for each other */
   uint32_t m = 0;
-  for (; m + 1 < s->n; m += 2) sum += let__max(0, 1 - got[m]) * s->dear[m], other += let__max(0, 1 - got[m + 1]) * s->dear[m + 1];
+  for (; m + 1 < s->n; m += 2)
+    sum += let__max(0, 1 - got[m]) * s->dear[m], other += let__max(0, 1 - got[m + 1]) * s->dear[m + 1];
   if (m < s->n) sum += let__max(0, 1 - got[m]) * s->dear[m];
   return sum + other - free;
 }
@@ -203,8 +217,12 @@ static uint32_t lets(grain *s, const device *d, let__item *item) {
     if (d->h[m]) (void)split(s, m, l, d->h[m], piece);
     for (uint32_t h = d->h[m]; h && n < LET__ITEMS; h -= piece[h] ? piece[h] : 1)
       if (piece[h])
-        item[n] = (let__item){.model = m, .slot = (uint16_t)n, .granules = piece[h],
-                              .batch = s->batch[m][level_of(s, edge_of(s, l) + s->c[m] * (d->h[m] - piece[h]))][piece[h]]}, n++;
+        item[n] =
+            (let__item){.model = m,
+                        .slot = (uint16_t)n,
+                        .granules = piece[h],
+                        .batch = s->batch[m][level_of(s, edge_of(s, l) + s->c[m] * (d->h[m] - piece[h]))][piece[h]]},
+        n++;
   }
   return n;
 }

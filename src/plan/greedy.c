@@ -8,7 +8,9 @@
 
 #include "base/units.h"
 
-static int by_name(const void *a, const void *b) { return strcmp(((const let__job *)a)->name, ((const let__job *)b)->name); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const let__job *)a)->name, ((const let__job *)b)->name);
+}
 
 static let_err jobs_of(let__greedy *g, let_error *e) {
   const let_workload *w = g->in->workload;
@@ -18,7 +20,8 @@ static let_err jobs_of(let__greedy *g, let_error *e) {
   for (uint32_t i = 0; i < w->n; i++) {
     const let_demand *d = &w->demand[i];
     double rate = d->rate * (1 + g->in->headroom);
-    if (!(rate >= 0) || isinf(rate)) return let_fail(e, LET_ERR_INVALID, "model '%s': its rate must be a number from 0", d->name);
+    if (!(rate >= 0) || isinf(rate))
+      return let_fail(e, LET_ERR_INVALID, "model '%s': its rate must be a number from 0", d->name);
     if (rate > 0 && d->slo <= 0) return let_fail(e, LET_ERR_INVALID, "model '%s': it has no SLO", d->name);
     if (rate > 0) g->job[n++] = (let__job){d->name, rate, d->slo};
   }
@@ -27,8 +30,7 @@ static let_err jobs_of(let__greedy *g, let_error *e) {
     if (k && strcmp(g->job[k - 1].name, g->job[i].name) == 0) {
       g->job[k - 1].rate += g->job[i].rate;
       if (g->job[i].slo < g->job[k - 1].slo) g->job[k - 1].slo = g->job[i].slo;
-    } else
-      g->job[k++] = g->job[i];
+    } else g->job[k++] = g->job[i];
   g->n_jobs = k;
   return LET_OK;
 }
@@ -36,12 +38,14 @@ static let_err jobs_of(let__greedy *g, let_error *e) {
 let_err let__greedy_init(let__greedy *g, const let_plan_input *in, let_arena *a, bool interference, let_error *e) {
   *g = (let__greedy){.in = in, .arena = a, .interference = interference};
   if (!in->n_pools) return let_fail(e, LET_ERR_INVALID, "there are no devices to plan for");
-  if (!(in->headroom >= 0) || isinf(in->headroom)) return let_fail(e, LET_ERR_INVALID, "headroom must be a number from 0");
+  if (!(in->headroom >= 0) || isinf(in->headroom))
+    return let_fail(e, LET_ERR_INVALID, "headroom must be a number from 0");
   let_err r = jobs_of(g, e);
   if (r) return r;
   uint64_t total = 0;
   for (uint32_t p = 0; p < in->n_pools; p++) total += in->pool[p].count;
-  if (total > 1u << 24) return let_fail(e, LET_ERR_INVALID, "%llu devices: at most %u", (unsigned long long)total, 1u << 24);
+  if (total > 1u << 24)
+    return let_fail(e, LET_ERR_INVALID, "%llu devices: at most %u", (unsigned long long)total, 1u << 24);
   g->total = (uint32_t)total;
   g->gpu = let_arena_array(a, total + 1, sizeof *g->gpu);
   g->at = let_arena_array(a, (size_t)in->n_pools * g->n_jobs + 1, sizeof *g->at);
@@ -59,17 +63,23 @@ let_err let__greedy_init(let__greedy *g, const let_plan_input *in, let_arena *a,
   for (uint32_t j = 0; j < g->n_jobs; j++) {
     bool known = false;
     for (uint32_t p = 0; p < in->n_pools; p++) known |= g->at[(size_t)p * g->n_jobs + j] != UINT32_MAX;
-    if (!known) return let_fail(e, LET_ERR_INVALID, "model '%s' is in the workload and in no profile: profile it first", g->job[j].name);
+    if (!known)
+      return let_fail(e, LET_ERR_INVALID, "model '%s' is in the workload and in no profile: profile it first",
+                      g->job[j].name);
   }
   return LET_OK;
 }
 
-static uint32_t model_at(const let__greedy *g, uint32_t pool, uint32_t job) { return g->at[(size_t)pool * g->n_jobs + job]; }
+static uint32_t model_at(const let__greedy *g, uint32_t pool, uint32_t job) {
+  return g->at[(size_t)pool * g->n_jobs + job];
+}
 
 let_dur let__greedy_latency(const let__greedy *g, uint32_t pool, uint32_t job, uint32_t batch, uint32_t granules) {
   let_dur d;
   uint32_t m = model_at(g, pool, job);
-  if (m == UINT32_MAX || let_profile_latency(let__greedy_profile(g, pool), m, batch, granules, LET_PROFILE_P99, &d, NULL) || d <= 0) return LET_NEVER;
+  if (m == UINT32_MAX ||
+      let_profile_latency(let__greedy_profile(g, pool), m, batch, granules, LET_PROFILE_P99, &d, NULL) || d <= 0)
+    return LET_NEVER;
   return d;
 }
 
@@ -111,7 +121,8 @@ static let_tenant tenant_of(const let__greedy *g, uint32_t pool, const let__part
 }
 
 /* As the judge sees it: beside the entry of each neighbour that alone slows this one most. */
-static double slowdown(const let__greedy *g, uint32_t pool, const let__part *part, uint32_t n, uint32_t self, const let__work *w) {
+static double slowdown(const let__greedy *g, uint32_t pool, const let__part *part, uint32_t n, uint32_t self,
+                       const let__work *w) {
   const let_profile *p = let__greedy_profile(g, pool);
   let_tenant me = tenant_of(g, pool, &part[self], w), other[LET__PARTS_MAX];
   uint32_t k = 0;
@@ -165,7 +176,8 @@ static bool resources(const let__greedy *g, uint32_t pool, const let__part *part
       memory += let_profile_memory(p, m, part[l].work[i].batch);
       bytes += part[l].work[i].rate * (double)p->model[m].input_bytes;
     }
-  return (!p->device.memory_bytes || memory <= p->device.memory_bytes) && (!(p->device.bandwidth > 0) || bytes <= p->device.bandwidth);
+  return (!p->device.memory_bytes || memory <= p->device.memory_bytes) &&
+         (!(p->device.bandwidth > 0) || bytes <= p->device.bandwidth);
 }
 
 bool let__greedy_holds(const let__greedy *g, uint32_t pool, let__part *part, uint32_t n) {
@@ -191,7 +203,8 @@ bool let__greedy_holds(const let__greedy *g, uint32_t pool, let__part *part, uin
   return false;
 }
 
-bool let__greedy_add(let__greedy *g, let__gpu *gpu, uint32_t at, uint32_t granules, bool shared, uint32_t job, double rate, bool *oom) {
+bool let__greedy_add(let__greedy *g, let__gpu *gpu, uint32_t at, uint32_t granules, bool shared, uint32_t job,
+                     double rate, bool *oom) {
   if (at > gpu->n || at >= LET__PARTS_MAX || model_at(g, gpu->pool, job) == UINT32_MAX) return false;
   if (at == gpu->n && !shared && granules > gpu->free) return false;
   let__part part[LET__PARTS_MAX];
@@ -273,12 +286,17 @@ void let__greedy_refuse(let__greedy *g, uint32_t job, double rate) {
     if (l < best) best = l, type = d->name;
   }
   if (best == LET_NEVER)
-    let__greedy_reason(g, "model '%s': no device's profile covers it whole: profile its smallest batch on the whole device", j->name);
+    let__greedy_reason(
+        g, "model '%s': no device's profile covers it whole: profile its smallest batch on the whole device", j->name);
   else if (2 * best > j->slo)
-    let__greedy_reason(g, "model '%s': at best 2 x %s = %s on a whole '%s', its SLO is %s: a larger SLO, a faster device or a smaller input would make it fit",
+    let__greedy_reason(g,
+                       "model '%s': at best 2 x %s = %s on a whole '%s', its SLO is %s: a larger SLO, a faster device "
+                       "or a smaller input would make it fit",
                        j->name, let_print_dur(best, a), let_print_dur(2 * best, b), type, let_print_dur(j->slo, c));
   else
-    let__greedy_reason(g, "model '%s': no place for %.6g of its %.6g requests/s on %u devices: more devices, lower rates or a larger SLO would make it fit",
+    let__greedy_reason(g,
+                       "model '%s': no place for %.6g of its %.6g requests/s on %u devices: more devices, lower rates "
+                       "or a larger SLO would make it fit",
                        j->name, rate, j->rate, g->total);
 }
 
@@ -296,14 +314,16 @@ static let_err emit_gpu(const let__greedy *g, const let__gpu *x, let_plan_gpu *o
     if (!t->entry) return let_fail(e, LET_ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; i < p->n; i++) {
       const let__work *w = &p->work[i];
-      t->entry[i] = (let_plan_entry){.batch = w->batch, .rate = w->rate, .latency = w->latency, .slo = g->job[w->job].slo};
+      t->entry[i] =
+          (let_plan_entry){.batch = w->batch, .rate = w->rate, .latency = w->latency, .slo = g->job[w->job].slo};
       snprintf(t->entry[i].name, sizeof t->entry[i].name, "%s", g->job[w->job].name);
     }
   }
   return LET_OK;
 }
 
-let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx, bool *ret_feasible, let_error *e) {
+let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx,
+                              bool *ret_feasible, let_error *e) {
   bool oom = false, feasible = true;
   uint32_t *order = let__greedy_order(g, key);
   if (!order) return let_fail(e, LET_ERR_NOMEM, "out of memory");
@@ -324,7 +344,8 @@ let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_pla
   return LET_OK;
 }
 
-let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double started, bool feasible, let_plan *ret, let_error *e) {
+let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double started, bool feasible, let_plan *ret,
+                           let_error *e) {
   let_plan p = {.feasible = feasible, .gpus_used = g->n_gpus, .n_gpus = g->n_gpus};
   snprintf(p.policy, sizeof p.policy, "%s", policy->name);
   p.gpu = let_arena_array(g->arena, g->n_gpus + 1u, sizeof *p.gpu);
@@ -339,14 +360,16 @@ let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double star
   if (r) return r;
   p.time_ms = let__greedy_now(g->in) - started;
   bool known = false;
-  for (uint32_t i = 0; i < g->in->n_pools; i++) known |= let__greedy_profile(g, i)->interference != LET_INTERFERENCE_NONE;
+  for (uint32_t i = 0; i < g->in->n_pools; i++)
+    known |= let__greedy_profile(g, i)->interference != LET_INTERFERENCE_NONE;
   if (!known) let__greedy_reason(g, "no interference is predicted: the profile has no fitted model");
   let_error why = {0};
   if (feasible && policy->promises && let_plan_check(&p, g->in, &why)) {
     if (why.code == LET_ERR_NOMEM) return let_fail(e, LET_ERR_NOMEM, "%s", why.text);
     let__greedy_reason(g, "policy '%s' ignores interference; judged with it: %s", policy->name, why.text);
   }
-  if (!policy->promises) let__greedy_reason(g, "policy '%s' promises no latency: the models of a device share all of it", policy->name);
+  if (!policy->promises)
+    let__greedy_reason(g, "policy '%s' promises no latency: the models of a device share all of it", policy->name);
   p.reason = let_arena_array(g->arena, g->n_reasons + 1u, sizeof *p.reason);
   if (!p.reason) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   memcpy(p.reason, g->reason, g->n_reasons * sizeof *p.reason);

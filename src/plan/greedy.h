@@ -41,16 +41,19 @@ typedef struct let__greedy {
   uint32_t *at;            /* [pool * n_jobs + job]: index in the pool's profile, or UINT32_MAX */
   let__gpu *gpu;           /* room for the whole inventory */
   uint32_t total;
-  uint32_t *opened;        /* per pool: devices in use */
-  double **capacity;       /* [pool][job * (granules + 1) + granules], < 0: not computed yet */
-  bool interference;       /* part of the policy's belief */
+  uint32_t *opened;  /* per pool: devices in use */
+  double **capacity; /* [pool][job * (granules + 1) + granules], < 0: not computed yet */
+  bool interference; /* part of the policy's belief */
   char *reason[64];
   uint32_t n_reasons;
 } let__greedy;
 
-LET_CHECKED let_err let__greedy_init(let__greedy *g, const let_plan_input *in, let_arena *a, bool interference, let_error *e);
+LET_CHECKED let_err let__greedy_init(let__greedy *g, const let_plan_input *in, let_arena *a, bool interference,
+                                     let_error *e);
 
-static inline const let_profile *let__greedy_profile(const let__greedy *g, uint32_t pool) { return g->in->pool[pool].profile; }
+static inline const let_profile *let__greedy_profile(const let__greedy *g, uint32_t pool) {
+  return g->in->pool[pool].profile;
+}
 
 /* Latency alone; LET_NEVER when the profile has none. */
 let_dur let__greedy_latency(const let__greedy *g, uint32_t pool, uint32_t job, uint32_t batch, uint32_t granules);
@@ -60,12 +63,14 @@ uint32_t let__greedy_least(const let__greedy *g, uint32_t pool, uint32_t job); /
 /* The most requests/s of one model alone in a gpu-let of |granules| with 2 L <= SLO; 0: it cannot. */
 double let__greedy_capacity(let__greedy *g, uint32_t pool, uint32_t job, uint32_t granules);
 
-/* Would |gpu| with these parts hold? Sets batches and latencies. With g->interference the neighbours slow each other. */
+/* Would |gpu| with these parts hold? Sets batches and latencies. With g->interference the neighbours slow each other.
+ */
 bool let__greedy_holds(const let__greedy *g, uint32_t pool, let__part *part, uint32_t n);
 
 /* Adds |rate| of |job| to part |at| of |gpu| (at == gpu->n: a new part of |granules|) when the device then holds.
  * False: nothing changed, or *oom was set. */
-bool let__greedy_add(let__greedy *g, let__gpu *gpu, uint32_t at, uint32_t granules, bool shared, uint32_t job, double rate, bool *oom);
+bool let__greedy_add(let__greedy *g, let__gpu *gpu, uint32_t at, uint32_t granules, bool shared, uint32_t job,
+                     double rate, bool *oom);
 
 /* The next unused device of |pool|; NULL: all in use. */
 let__gpu *let__greedy_open(let__greedy *g, uint32_t pool);
@@ -74,16 +79,19 @@ void let__greedy_close(let__greedy *g); /* gives back the device opened last; it
 /* The jobs in the order of |key|, largest first; equal keys by name. */
 uint32_t *let__greedy_order(let__greedy *g, const double *key);
 
-/* Places every job, in the order of |key|, piece by piece: |place|(g, ctx, job, rate, oom) says how much of |rate| it found
- * room for; what finds none is refused and *ret_feasible false. Errors: NOMEM. */
+/* Places every job, in the order of |key|, piece by piece: |place|(g, ctx, job, rate, oom) says how much of |rate| it
+ * found room for; what finds none is refused and *ret_feasible false. Errors: NOMEM. */
 typedef double let__greedy_place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *oom);
-LET_CHECKED let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx, bool *ret_feasible, let_error *e);
+LET_CHECKED let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx,
+                                          bool *ret_feasible, let_error *e);
 
 void let__greedy_reason(let__greedy *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void let__greedy_refuse(let__greedy *g, uint32_t job, double rate); /* why |rate| of |job| found no place, what would help */
+void let__greedy_refuse(let__greedy *g, uint32_t job,
+                        double rate); /* why |rate| of |job| found no place, what would help */
 
 /* The plan, feasible unless something was refused; with the judge's opinion among the reasons where it differs. */
-LET_CHECKED let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double started, bool feasible, let_plan *ret, let_error *e);
+LET_CHECKED let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double started, bool feasible,
+                                       let_plan *ret, let_error *e);
 
 static inline double let__greedy_now(const let_plan_input *in) { return in->now_ms ? in->now_ms(in->expired_ctx) : 0; }
 

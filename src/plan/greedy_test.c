@@ -25,14 +25,15 @@ static void shape(const let_plan *p) {
         assert_true(in_set(g->gpulet[l].granules, g->granules) || g->n_gpulets == 2);
       }
       if (strcmp(p->policy, "temporal") == 0) assert_int_equal(g->gpulet[l].granules, g->granules);
-      if (strcmp(p->policy, "static") == 0) assert_true(g->gpulet[l].granules == g->gpulet[0].granules && g->gpulet[l].n_entries == 1);
+      if (strcmp(p->policy, "static") == 0)
+        assert_true(g->gpulet[l].granules == g->gpulet[0].granules && g->gpulet[l].n_entries == 1);
       assert_true(g->gpulet[l].shared == (strcmp(p->policy, "shared") == 0));
     }
   }
 }
 
-/* Random profiles and workloads: what is called feasible and promises must pass the judge, unless the policy ignores the
- * interference that there is, and then it says so. */
+/* Random profiles and workloads: what is called feasible and promises must pass the judge, unless the policy ignores
+ * the interference that there is, and then it says so. */
 static void the_judge_agrees(void **state) {
   (void)state;
   uint32_t n_policies, feasible = 0, rejected = 0;
@@ -41,7 +42,12 @@ static void the_judge_agrees(void **state) {
   for (uint64_t seed = 1; seed <= 150; seed++) {
     let_arena a;
     let_arena_init(&a, &let_mem_libc);
-    let__sample s = {.models = 1 + (uint32_t)(seed % 9), .granules = seed % 3 ? 16 : 10, .max_batch = 32, .least_ms = 0.2, .most_ms = 20, .interference = seed % 4};
+    let__sample s = {.models = 1 + (uint32_t)(seed % 9),
+                     .granules = seed % 3 ? 16 : 10,
+                     .max_batch = 32,
+                     .least_ms = 0.2,
+                     .most_ms = 20,
+                     .interference = seed % 4};
     let_profile *p = let__sample_profile(&s, "t", &a, seed);
     let_workload w = let__sample_workload(p, 0.3 + (double)(seed % 5), 0, &a, seed);
     let_plan_pool pool = {p, 10, 3};
@@ -50,7 +56,8 @@ static void the_judge_agrees(void **state) {
       if (policy[k] == &let__policy_optimal) continue;
       let_plan plan = {0};
       let_error e = {0};
-      if (policy[k]->make(&in, &a, &plan, &e)) fail_msg("seed %llu, %s: %s", (unsigned long long)seed, policy[k]->name, e.text);
+      if (policy[k]->make(&in, &a, &plan, &e))
+        fail_msg("seed %llu, %s: %s", (unsigned long long)seed, policy[k]->name, e.text);
       shape(&plan);
       assert_int_equal(let_plan_validate(&plan, &e), LET_OK);
       if (!plan.feasible) {
@@ -174,7 +181,11 @@ static void optimal_never_takes_more(void **state) {
     let_arena_init(&a, &let_mem_libc);
     let_rng r;
     let_rng_seed(&r, seed);
-    let__sample s = {.models = 1 + (uint32_t)let_rng_below(&r, 8), .granules = 4u << let_rng_below(&r, 3), .max_batch = 16, .least_ms = 0.2, .most_ms = 20,
+    let__sample s = {.models = 1 + (uint32_t)let_rng_below(&r, 8),
+                     .granules = 4u << let_rng_below(&r, 3),
+                     .max_batch = 16,
+                     .least_ms = 0.2,
+                     .most_ms = 20,
                      .interference = (uint32_t)let_rng_below(&r, 3)};
     let_profile *p = let__sample_profile(&s, "t", &a, seed);
     let_workload w = let__sample_workload(p, 0.5 + 5 * let_rng_unit(&r), 0, &a, seed);
@@ -190,9 +201,12 @@ static void optimal_never_takes_more(void **state) {
       for (uint32_t k = 0; k < n_policies; k++) {
         let_plan rival = {0};
         assert_int_equal(policy[k]->make(&other, &a, &rival, &e), LET_OK);
-        if (policy[k] == &let__policy_optimal || !policy[k]->promises || !rival.feasible || let_plan_check(&rival, &in, &e)) continue;
+        if (policy[k] == &let__policy_optimal || !policy[k]->promises || !rival.feasible ||
+            let_plan_check(&rival, &in, &e))
+          continue;
         if (!plan[round].feasible || rival.gpus_used < plan[round].gpus_used)
-          fail_msg("seed %llu, round %d: '%s' takes %u, optimal %u", (unsigned long long)seed, round, policy[k]->name, rival.gpus_used, plan[round].gpus_used);
+          fail_msg("seed %llu, round %d: '%s' takes %u, optimal %u", (unsigned long long)seed, round, policy[k]->name,
+                   rival.gpus_used, plan[round].gpus_used);
         compared++, equal += rival.gpus_used == plan[round].gpus_used;
       }
       if (!plan[round].feasible) break;
@@ -205,10 +219,8 @@ static void optimal_never_takes_more(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(optimal_never_takes_more),
-      cmocka_unit_test(the_judge_agrees),
-      cmocka_unit_test(more_devices_never_hurt),
-      cmocka_unit_test(refusals_say_why),
+      cmocka_unit_test(optimal_never_takes_more),  cmocka_unit_test(the_judge_agrees),
+      cmocka_unit_test(more_devices_never_hurt),   cmocka_unit_test(refusals_say_why),
       cmocka_unit_test(out_of_memory_is_an_error),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

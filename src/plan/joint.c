@@ -11,11 +11,12 @@
  * less than it is. The linear fit clamps at 1, where "slows it most" is a tie that says nothing of weights: left to
  * crowd.c.
  *
- * K is found by branch and bound over gpu-lets of falling size. What a branch can be worth: for every number h of granules
- * used of those that are free, those chosen beside the chosen and h of the least weight, and the best split of h, each piece
- * beside the chosen and the rest of h. Branches worth no more than 1 + gap are cut, those that the effort does not reach
- * count with that estimate: K is the largest of all. A bound counts whole devices, so the gap may be as large as leaves
- * sum y r / (1 + gap) above the whole number below sum y r: no more columns could raise what that rounds up to. */
+ * K is found by branch and bound over gpu-lets of falling size. What a branch can be worth: for every number h of
+ * granules used of those that are free, those chosen beside the chosen and h of the least weight, and the best split of
+ * h, each piece beside the chosen and the rest of h. Branches worth no more than 1 + gap are cut, those that the effort
+ * does not reach count with that estimate: K is the largest of all. A bound counts whole devices, so the gap may be as
+ * large as leaves sum y r / (1 + gap) above the whole number below sum y r: no more columns could raise what that
+ * rounds up to. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -24,7 +25,11 @@
 #include "plan/lp.h"
 
 enum { LEVELS = 64, MODELS = 24, GRANULES = 18, TURNS = 60, KEEP = 8, COLUMNS = 1024, PARTS = 64, COARSE = 8 };
-enum { SOME_NODES = 1500, NODES = 20000, ALL_NODES = 40000 }; /* effort: of a turn that found something, of one that did not, of all */
+enum {
+  SOME_NODES = 1500,
+  NODES = 20000,
+  ALL_NODES = 40000
+}; /* effort: of a turn that found something, of one that did not, of all */
 #define GAP_MIN 2e-5
 #define GAP_MAX 0.3
 
@@ -40,14 +45,14 @@ typedef struct joint {
   let__scale scale;
   uint32_t G, n;
   double u[MODELS][GRANULES + 1], unit; /* INFINITY: cannot live there; unit: the least of a granule */
-  double edge[LEVELS], press[LEVELS];                /* level l: weights (as sums of u) from edge[l], and what they do */
+  double edge[LEVELS], press[LEVELS];   /* level l: weights (as sums of u) from edge[l], and what they do */
   double serve[LEVELS][GRANULES + 1][MODELS];
-  const double *feel[GRANULES + 1][MODELS];               /* per batch from 1: what it feels there; INFINITY: too slow even alone */
+  const double *feel[GRANULES + 1][MODELS]; /* per batch from 1: what it feels there; INFINITY: too slow even alone */
   double turn[LEVELS / COARSE][GRANULES + 1][MODELS][PARTS]; /* s_m, of a part below (i + 1) / PARTS */
-  double taken[LEVELS / COARSE][GRANULES + 1][MODELS];       /* what the best shared content serves, at the last prices */
+  double taken[LEVELS / COARSE][GRANULES + 1][MODELS]; /* what the best shared content serves, at the last prices */
   double share[LEVELS / COARSE][GRANULES + 1];
-  bool shared[LEVELS / COARSE][GRANULES + 1];                /* it is known at these prices */
-  uint8_t beside[LEVELS][GRANULES];                          /* the level with so many more granules of the least weight */
+  bool shared[LEVELS / COARSE][GRANULES + 1]; /* it is known at these prices */
+  uint8_t beside[LEVELS][GRANULES];           /* the level with so many more granules of the least weight */
   double y[MODELS];
   double value[LEVELS][GRANULES + 1], room[LEVELS][GRANULES + 1];
   lot now, keep[KEEP];
@@ -72,7 +77,9 @@ static uint32_t level_of(const joint *c, double u) {
   return lo;
 }
 
-static double power_of(const joint *c) { return let__max(c->k->profile->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN); }
+static double power_of(const joint *c) {
+  return let__max(c->k->profile->coef[LET_COEF_SHARE_OTHER], LET_SHARE_OTHER_MIN);
+}
 
 static void weights(joint *c) {
   double q = c->k->alone ? 1 : power_of(c), most = 0;
@@ -83,8 +90,10 @@ static void weights(joint *c) {
       double w = INFINITY;
       if (c->k->most[m] && let__lat(c->k, m, 1, g) <= c->p->model[m].slo / 2) {
         if (c->k->alone) w = 0;
-        for (uint32_t i = 0; i <= pm->n_pressure && !c->k->alone; i++) { /* linear between measured batches: the knots suffice */
-          let_tenant t = {.model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
+        for (uint32_t i = 0; i <= pm->n_pressure && !c->k->alone;
+             i++) { /* linear between measured batches: the knots suffice */
+          let_tenant t = {
+              .model = c->k->at[m], .batch = i < pm->n_pressure ? pm->pressure[i].batch : 1, .granules = g, .busy = 1};
           w = let__min(w, let__weight(&c->scale, &t, 1));
         }
       }
@@ -148,8 +157,8 @@ static void better(double *restrict to, const double *restrict from, double v) {
   for (uint32_t i = 0; i < PARTS; i++) to[i] = from[i] + v > to[i] ? from[i] + v : to[i];
 }
 
-/* The best shared content of a size beside a level, by parts: best of the first m models with i + 1 parts lies behind PARTS
- * places that nobody reaches, so that every step is one loop of known length. */
+/* The best shared content of a size beside a level, by parts: best of the first m models with i + 1 parts lies behind
+ * PARTS places that nobody reaches, so that every step is one loop of known length. */
 static void share(joint *c, uint32_t l, uint32_t g) {
   static_assert(PARTS % 8 == 0, "whole vectors");
   double best[MODELS + 1][2 * PARTS];
@@ -176,7 +185,8 @@ static void share(joint *c, uint32_t l, uint32_t g) {
   }
 }
 
-/* The worth of a gpu-let led by |m|: |ret_shared|: the part of the best shared content that it is, 0: only |m| is there. */
+/* The worth of a gpu-let led by |m|: |ret_shared|: the part of the best shared content that it is, 0: only |m| is
+ * there. */
 static double led(joint *c, uint32_t l, uint32_t g, uint32_t m, double *ret_shared) {
   double serve = c->serve[l][g][m], rate = c->p->model[m].rate, all = c->y[m] * serve, alone = c->y[m] * rate;
   *ret_shared = 0;
@@ -188,8 +198,9 @@ static double led(joint *c, uint32_t l, uint32_t g, uint32_t m, double *ret_shar
   return all < both ? all : both;
 }
 
-/* What the content serves of each model beside |more|; its worth. A model that several gpu-lets serve may add up to more than
- * anybody wants: what is shared stands for other contents of the same worth, so a limit here would be none for them. */
+/* What the content serves of each model beside |more|; its worth. A model that several gpu-lets serve may add up to
+ * more than anybody wants: what is shared stands for other contents of the same worth, so a limit here would be none
+ * for them. */
 static double served(joint *c, double more, double *ret) {
   double v = 0, part;
   for (uint32_t m = 0; m < c->n; m++) ret[m] = 0;
@@ -261,7 +272,8 @@ static void rooms(joint *c) {
   for (uint32_t l = 0; l < last; l++)
     for (uint32_t g = 1; g <= c->G; g++) {
       double most = 0, part;
-      for (uint32_t m = 0; m < c->n; m++) { /* those that fill it alone, and what the others cannot be worth more than */
+      for (uint32_t m = 0; m < c->n;
+           m++) { /* those that fill it alone, and what the others cannot be worth more than */
         double serve = c->serve[l][g][m], rate = c->p->model[m].rate, v = c->y[m] * (serve < rate ? serve : rate);
         if (v > most) most = v;
       }
@@ -339,7 +351,8 @@ static void generate(joint *c) {
 
 let_err let__joint(let__problem *p, double most) {
   let__kind *k = &p->kind[0];
-  if (p->n_kinds != 1 || !p->n || p->n > MODELS || k->granules > GRANULES || k->granules < 2 || let__expired(p)) return LET_OK;
+  if (p->n_kinds != 1 || !p->n || p->n > MODELS || k->granules > GRANULES || k->granules < 2 || let__expired(p))
+    return LET_OK;
   if (ceil(p->bound - 1e-6) > most - 0.5) return LET_OK;
   if (!k->alone && k->profile->interference != LET_INTERFERENCE_PRESSURE) return LET_OK;
   joint *c = let_arena_alloc(p->scratch, sizeof *c);

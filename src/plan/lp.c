@@ -27,7 +27,8 @@ void let__lp_free(let__lp *lp) {
   if (lp) Clp_deleteModel((Clp_Simplex *)lp);
 }
 
-void let__lp_add(let__lp *lp, uint32_t n_cols, const double *cost, const int *start, const int *row, const double *value) {
+void let__lp_add(let__lp *lp, uint32_t n_cols, const double *cost, const int *start, const int *row,
+                 const double *value) {
   Clp_addColumns((Clp_Simplex *)lp, (int)n_cols, NULL, NULL, cost, start, row, value);
 }
 

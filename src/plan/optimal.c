@@ -10,7 +10,8 @@
 #include "base/units.h"
 #include "plan/search.h"
 
-static let_err say(let_arena *a, let_plan *plan, uint32_t cap, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static let_err say(let_arena *a, let_plan *plan, uint32_t cap, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 static let_err say(let_arena *a, let_plan *plan, uint32_t cap, const char *fmt, ...) {
   if (plan->n_reasons == cap) return LET_OK;
   char text[512];
@@ -35,15 +36,21 @@ static let_err explain_model(let__problem *p, let_plan *plan, uint32_t m) {
   for (uint32_t k = 0; k < p->n_kinds; k++) {
     if (!p->kind[k].lat[m]) continue;
     for (uint32_t g = 1; g <= p->kind[k].granules; g++)
-      if (let__lat(&p->kind[k], m, 1, g) < least) least = let__lat(&p->kind[k], m, 1, g), type = p->kind[k].profile->device.name;
+      if (let__lat(&p->kind[k], m, 1, g) < least)
+        least = let__lat(&p->kind[k], m, 1, g), type = p->kind[k].profile->device.name;
   }
   if (least == LET_NEVER)
-    return say(p->arena, plan, REASONS, "model '%s': no device type has both its memory and a measured latency at batch 1: profile batch 1, "
-               "or add a larger device", p->model[m].name);
-  return say(p->arena, plan, REASONS,
-             "model '%s': its SLO of %s cannot be met: one batch of 1 takes %s at best (a whole '%s', nothing beside it) and a request "
-             "may wait for one batch before its own; an SLO of %s, a faster device, or a smaller input would make it fit",
-             p->model[m].name, let_print_dur(p->model[m].slo, a), let_print_dur(least, b), type, let_print_dur(2 * least, (char[LET_UNITS_MAX]){0}));
+    return say(p->arena, plan, REASONS,
+               "model '%s': no device type has both its memory and a measured latency at batch 1: profile batch 1, "
+               "or add a larger device",
+               p->model[m].name);
+  return say(
+      p->arena, plan, REASONS,
+      "model '%s': its SLO of %s cannot be met: one batch of 1 takes %s at best (a whole '%s', nothing beside it) and "
+      "a request "
+      "may wait for one batch before its own; an SLO of %s, a faster device, or a smaller input would make it fit",
+      p->model[m].name, let_print_dur(p->model[m].slo, a), let_print_dur(least, b), type,
+      let_print_dur(2 * least, (char[LET_UNITS_MAX]){0}));
 }
 
 static bool servable(const let__problem *p, uint32_t m) {
@@ -67,12 +74,15 @@ static let_err notes(let__problem *p, let_plan *plan) {
   for (uint32_t k = 0; k < p->n_kinds; k++) {
     const let_profile *f = p->kind[k].profile;
     if (f->interference == LET_INTERFERENCE_NONE &&
-        say(p->arena, plan, REASONS, "device type '%s': no interference was measured, none is predicted", f->device.name))
+        say(p->arena, plan, REASONS, "device type '%s': no interference was measured, none is predicted",
+            f->device.name))
       return LET_ERR_NOMEM;
     uint32_t unknown = 0;
     for (uint32_t m = 0; m < p->n && f->device.memory_bytes; m++)
       unknown += p->kind[k].at[m] != UINT32_MAX && !f->model[p->kind[k].at[m]].n_memory;
-    if (unknown && say(p->arena, plan, REASONS, "device type '%s': the memory of %u models was not measured and counts as 0", f->device.name, unknown))
+    if (unknown &&
+        say(p->arena, plan, REASONS, "device type '%s': the memory of %u models was not measured and counts as 0",
+            f->device.name, unknown))
       return LET_ERR_NOMEM;
   }
   return LET_OK;
@@ -80,7 +90,8 @@ static let_err notes(let__problem *p, let_plan *plan) {
 
 /* --- the plan from patterns --- */
 
-static let_err emit_gpu(const let__problem *p, const let__pattern *x, const double *share, let_plan_gpu *g, uint32_t id) {
+static let_err emit_gpu(const let__problem *p, const let__pattern *x, const double *share, let_plan_gpu *g,
+                        uint32_t id) {
   const let__kind *k = &p->kind[x->kind];
   *g = (let_plan_gpu){.id = id, .granules = k->granules, .n_gpulets = x->n ? x->item[x->n - 1].slot + 1u : 0};
   memcpy(g->type, k->profile->device.name, sizeof g->type);
@@ -92,7 +103,8 @@ static let_err emit_gpu(const let__problem *p, const let__pattern *x, const doub
     let_plan_gpulet *l = &g->gpulet[y->slot];
     if (!l->n_entries) *l = (let_plan_gpulet){.first = UINT32_MAX, .granules = y->granules, .entry = &entry[i]};
     l->n_entries++;
-    entry[i] = (let_plan_entry){.batch = y->batch, .rate = y->cap * share[y->model], .latency = y->lat, .slo = p->model[y->model].slo};
+    entry[i] = (let_plan_entry){
+        .batch = y->batch, .rate = y->cap * share[y->model], .latency = y->lat, .slo = p->model[y->model].slo};
     size_t len = strlen(p->model[y->model].name);
     memcpy(entry[i].name, p->model[y->model].name, len < LET_NAME_MAX ? len : LET_NAME_MAX - 1);
   }
@@ -102,7 +114,9 @@ static let_err emit_gpu(const let__problem *p, const let__pattern *x, const doub
 static bool same_slot(const let__pattern *a, uint32_t i, const let__pattern *b, uint32_t j) {
   uint32_t x = a->item[i].slot, y = b->item[j].slot;
   for (; i < a->n && j < b->n && a->item[i].slot == x && b->item[j].slot == y; i++, j++)
-    if (a->item[i].model != b->item[j].model || a->item[i].batch != b->item[j].batch || a->item[i].granules != b->item[j].granules) return false;
+    if (a->item[i].model != b->item[j].model || a->item[i].batch != b->item[j].batch ||
+        a->item[i].granules != b->item[j].granules)
+      return false;
   return (i == a->n || a->item[i].slot != x) && (j == b->n || b->item[j].slot != y);
 }
 
@@ -113,7 +127,9 @@ static uint32_t change_price(const let__pattern *x, const let__pattern *old) {
   for (uint32_t i = 0, end; i < x->n; i = end) {
     for (end = i + 1; end < x->n && x->item[end].slot == x->item[i].slot;) end++;
     uint32_t j = 0;
-    while (j < old->n && ((j && old->item[j].slot == old->item[j - 1].slot) || (kept >> old->item[j].slot % 64 & 1) || !same_slot(x, i, old, j))) j++;
+    while (j < old->n && ((j && old->item[j].slot == old->item[j - 1].slot) || (kept >> old->item[j].slot % 64 & 1) ||
+                          !same_slot(x, i, old, j)))
+      j++;
     if (j < old->n) kept |= 1ull << old->item[j].slot % 64;
     for (uint32_t k = i; j == old->n && k < end; k++) {
       uint32_t at = 0;
@@ -125,7 +141,8 @@ static uint32_t change_price(const let__pattern *x, const let__pattern *old) {
 }
 
 /* Where each running device that is still free goes on with the pattern that changes it least; each device once. */
-static let_err emit_changed(let__problem *p, const let__set *s, const let__running *run, const double *share, bool *taken, uint32_t *left, let_plan *plan) {
+static let_err emit_changed(let__problem *p, const let__set *s, const let__running *run, const double *share,
+                            bool *taken, uint32_t *left, let_plan *plan) {
   for (uint32_t r = 0; r < run->n; r++) {
     const let__device *d = &run->device[r];
     uint32_t at = UINT32_MAX, least = UINT32_MAX;
@@ -141,7 +158,8 @@ static let_err emit_changed(let__problem *p, const let__set *s, const let__runni
   return LET_OK;
 }
 
-/* Ids: a running device that already has a pattern's content keeps it; then those that change least; the rest in order. */
+/* Ids: a running device that already has a pattern's content keeps it; then those that change least; the rest in order.
+ */
 static let_err emit(let__problem *p, const let__set *s, const let__running *run, let_plan *plan) {
   double *share = let_arena_array(p->scratch, p->n + 1u, sizeof *share);
   uint32_t n = 0, total = 0;
@@ -196,8 +214,10 @@ static let_err short_of(let__problem *p, let_plan *plan, const let__set *s) {
   for (uint32_t i = 0; i < s->n; i++) need += s->p[i].count;
   if (need <= have) need = have + 1;
   if (p->one_type)
-    return say(p->arena, plan, REASONS, "the workload needs %u devices and there are %u: %u more would do (at least %.0f are needed for certain)",
-               need, have, need - have, ceil(p->bound - 1e-6));
+    return say(
+        p->arena, plan, REASONS,
+        "the workload needs %u devices and there are %u: %u more would do (at least %.0f are needed for certain)", need,
+        have, need - have, ceil(p->bound - 1e-6));
   return say(p->arena, plan, REASONS, "the %u devices cannot serve the rates: %u more would do", have, need - have);
 }
 
@@ -285,8 +305,8 @@ static let_err make(const let_plan_input *in, let_arena *arena, let_plan *ret, l
 }
 
 const let_policy let__policy_optimal = {
-  .name = "optimal",
-  .summary = "patterns of whole devices by linear programming, with a certified bound on the number of devices",
-  .make = make,
-  .promises = true,
+    .name = "optimal",
+    .summary = "patterns of whole devices by linear programming, with a certified bound on the number of devices",
+    .make = make,
+    .promises = true,
 };

@@ -29,8 +29,12 @@ static void scene_make(scene *s, uint64_t seed) {
   let_rng r;
   let_rng_seed(&r, seed);
   let_arena_init(&s->arena, &let_mem_libc);
-  let__sample how = {.models = 1 + (uint32_t)let_rng_below(&r, 7), .granules = 1 + (uint32_t)let_rng_below(&r, 8),
-                     .max_batch = 1u << let_rng_below(&r, 5), .least_ms = 0.1, .most_ms = 20, .interference = (uint32_t)let_rng_below(&r, 4)};
+  let__sample how = {.models = 1 + (uint32_t)let_rng_below(&r, 7),
+                     .granules = 1 + (uint32_t)let_rng_below(&r, 8),
+                     .max_batch = 1u << let_rng_below(&r, 5),
+                     .least_ms = 0.1,
+                     .most_ms = 20,
+                     .interference = (uint32_t)let_rng_below(&r, 4)};
   s->profile[0] = let__sample_profile(&how, "alpha", &s->arena, seed);
   s->work = let__sample_workload(s->profile[0], 0.3 + 6 * let_rng_unit(&r), 0, &s->arena, seed ^ 99);
   s->pool[0] = (let_plan_pool){.profile = s->profile[0], .count = 64};
@@ -38,7 +42,12 @@ static void scene_make(scene *s, uint64_t seed) {
 }
 
 static void add_type(scene *s, uint64_t seed) {
-  let__sample how = {.models = s->profile[0]->n_models, .granules = 4, .max_batch = 8, .least_ms = 0.2, .most_ms = 30, .interference = 1};
+  let__sample how = {.models = s->profile[0]->n_models,
+                     .granules = 4,
+                     .max_batch = 8,
+                     .least_ms = 0.2,
+                     .most_ms = 30,
+                     .interference = 1};
   s->profile[1] = let__sample_profile(&how, "beta", &s->arena, seed + 7);
   s->profile[1]->device.cost = 0.4;
   s->pool[0].count = 4;
@@ -98,20 +107,24 @@ static void properties(void **state) {
     in.workload = &w;
     let_plan other = plan_of(&in, &s.arena, seed);
     if (all && (other.gpus_used != p.gpus_used || other.lower_bound != p.lower_bound))
-      fail_msg("seed %llu: the order of models changes %u gpus to %u", (unsigned long long)seed, p.gpus_used, other.gpus_used);
+      fail_msg("seed %llu: the order of models changes %u gpus to %u", (unsigned long long)seed, p.gpus_used,
+               other.gpus_used);
     memcpy(w.demand, s.work.demand, w.n * sizeof *w.demand);
     w.demand[seed % w.n].rate *= 2;
     other = plan_of(&in, &s.arena, seed);
     if (p.feasible && other.feasible && other.lower_bound < p.lower_bound - 1e-6)
-      fail_msg("seed %llu: a doubled rate lowers the bound from %g to %g", (unsigned long long)seed, p.lower_bound, other.lower_bound);
+      fail_msg("seed %llu: a doubled rate lowers the bound from %g to %g", (unsigned long long)seed, p.lower_bound,
+               other.lower_bound);
     in = s.in;
     if (p.feasible) { /* exactly enough, one too few, one more */
       s.pool[0].count = p.gpus_used;
       other = plan_of(&in, &s.arena, seed);
-      if (!other.feasible || other.gpus_used != p.gpus_used) fail_msg("seed %llu: %u gpus were enough", (unsigned long long)seed, p.gpus_used);
+      if (!other.feasible || other.gpus_used != p.gpus_used)
+        fail_msg("seed %llu: %u gpus were enough", (unsigned long long)seed, p.gpus_used);
       s.pool[0].count = p.gpus_used + 1;
       other = plan_of(&in, &s.arena, seed);
-      if (!other.feasible || other.gpus_used > p.gpus_used) fail_msg("seed %llu: one gpu more hurts", (unsigned long long)seed);
+      if (!other.feasible || other.gpus_used > p.gpus_used)
+        fail_msg("seed %llu: one gpu more hurts", (unsigned long long)seed);
       s.pool[0].count = (uint32_t)fmax(0, p.lower_bound - 1);
       other = plan_of(&in, &s.arena, seed);
       if (other.feasible) fail_msg("seed %llu: a plan below the bound", (unsigned long long)seed);
@@ -131,12 +144,14 @@ static void running_plan_is_kept(void **state) {
       in.running = &p;
       let_plan again = plan_of(&in, &s.arena, seed);
       assert_true(again.feasible);
-      if (again.gpus_used > p.gpus_used) fail_msg("seed %llu: the same workload now needs more", (unsigned long long)seed);
+      if (again.gpus_used > p.gpus_used)
+        fail_msg("seed %llu: the same workload now needs more", (unsigned long long)seed);
       char want[64];
       uint32_t lets = 0;
       for (uint32_t i = 0; i < p.n_gpus; i++) lets += p.gpu[i].n_gpulets;
       snprintf(want, sizeof want, "0 of %u gpu-lets differ from the running plan", lets);
-      if (again.gpus_used == p.gpus_used && p.gpus_used == p.lower_bound && strcmp(again.reason[again.n_reasons - 1], want) != 0)
+      if (again.gpus_used == p.gpus_used && p.gpus_used == p.lower_bound &&
+          strcmp(again.reason[again.n_reasons - 1], want) != 0)
         fail_msg("seed %llu: %s", (unsigned long long)seed, again.reason[again.n_reasons - 1]);
       s.work.demand[seed % s.work.n].rate *= 0.4;
       again = plan_of(&in, &s.arena, seed);
@@ -164,7 +179,8 @@ static void any_time_limit(void **state) {
     uint32_t calls = (uint32_t)seed;
     s.in.expired = soon, s.in.expired_ctx = &calls;
     p = plan_of(&s.in, &s.arena, seed);
-    if (whole.feasible && !p.feasible) fail_msg("seed %llu: no plan at call %u of the limit", (unsigned long long)seed, calls);
+    if (whole.feasible && !p.feasible)
+      fail_msg("seed %llu: no plan at call %u of the limit", (unsigned long long)seed, calls);
     let_arena_fini(&s.arena);
   }
 }
@@ -198,7 +214,8 @@ static void says_why(void **state) {
   let_plan p = plan_of(&s.in, &s.arena, 11);
   assert_false(p.feasible);
   bool said = false;
-  for (uint32_t i = 0; i < p.n_reasons; i++) said = said || (strstr(p.reason[i], s.work.demand[0].name) && strstr(p.reason[i], "an SLO of"));
+  for (uint32_t i = 0; i < p.n_reasons; i++)
+    said = said || (strstr(p.reason[i], s.work.demand[0].name) && strstr(p.reason[i], "an SLO of"));
   assert_true(said);
   let_error e = {0};
   assert_int_equal(let_plan_check(&p, &s.in, &e), LET_ERR_INVALID);
@@ -296,8 +313,14 @@ static void equals_oracle(void **state) {
     let_rng r;
     let_rng_seed(&r, seed * 77);
     let_arena_init(&s.arena, &let_mem_libc);
-    uint32_t n = 1 + (uint32_t)let_rng_below(&r, 3), G = n == 3 ? 1 + (uint32_t)let_rng_below(&r, 2) : 1 + (uint32_t)let_rng_below(&r, 3);
-    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = (uint32_t)let_rng_below(&r, 4)};
+    uint32_t n = 1 + (uint32_t)let_rng_below(&r, 3),
+             G = n == 3 ? 1 + (uint32_t)let_rng_below(&r, 2) : 1 + (uint32_t)let_rng_below(&r, 3);
+    let__sample how = {.models = n,
+                       .granules = G,
+                       .max_batch = n == 3 ? 2 : 4,
+                       .least_ms = 1,
+                       .most_ms = 8,
+                       .interference = (uint32_t)let_rng_below(&r, 4)};
     s.profile[0] = let__sample_profile(&how, "alpha", &s.arena, seed);
     s.work = let__sample_workload(s.profile[0], 0.3 + 2.2 * let_rng_unit(&r), 0, &s.arena, seed ^ 99);
     s.pool[0] = (let_plan_pool){.profile = s.profile[0], .count = 3};
@@ -310,8 +333,8 @@ static void equals_oracle(void **state) {
     while (least <= 3 && !oracle_covers(&o, rest, 0, least)) least++;
     let_plan p = plan_of(&s.in, &s.arena, seed);
     if (p.feasible != (least <= 3) || (p.feasible && p.gpus_used != least))
-      fail_msg("seed %llu: %u models, %u granules: the oracle needs %u gpus (4: more than 3), the plan %s %u", (unsigned long long)seed, n, G, least,
-               p.feasible ? "takes" : "is infeasible with", p.gpus_used);
+      fail_msg("seed %llu: %u models, %u granules: the oracle needs %u gpus (4: more than 3), the plan %s %u",
+               (unsigned long long)seed, n, G, least, p.feasible ? "takes" : "is infeasible with", p.gpus_used);
     compared += p.feasible;
     let_arena_fini(&s.arena);
   }
@@ -335,7 +358,8 @@ static double oracle_bound(const oracle *o) {
   return least; /* 0: some model cannot be served at all */
 }
 
-/* Bounds by column generation see more contents than there are, so they are never above the one over those that there are. */
+/* Bounds by column generation see more contents than there are, so they are never above the one over those that there
+ * are. */
 static void bounds_hold(void **state) {
   (void)state;
   static double cap[ORACLE_CONTENTS][ORACLE_MODELS];
@@ -347,10 +371,16 @@ static void bounds_hold(void **state) {
     let_rng_seed(&r, seed * 177);
     let_arena_init(&s.arena, &let_mem_libc);
     uint32_t n = 1 + (uint32_t)let_rng_below(&r, 3), G = n == 3 ? 2 : 2 + (uint32_t)let_rng_below(&r, n == 1 ? 4 : 2);
-    let__sample how = {.models = n, .granules = G, .max_batch = n == 3 ? 2 : 4, .least_ms = 1, .most_ms = 8, .interference = let_rng_below(&r, 3) ? 2 + (uint32_t)(seed % 2) : 0};
+    let__sample how = {.models = n,
+                       .granules = G,
+                       .max_batch = n == 3 ? 2 : 4,
+                       .least_ms = 1,
+                       .most_ms = 8,
+                       .interference = let_rng_below(&r, 3) ? 2 + (uint32_t)(seed % 2) : 0};
     s.profile[0] = let__sample_profile(&how, "alpha", &s.arena, seed);
     for (uint32_t m = 0; m < n; m++) /* pressure as it likes; what is felt never falls with the batch */
-      for (uint32_t i = 0; i < s.profile[0]->model[m].n_pressure; i++) s.profile[0]->model[m].pressure[i].p.pressure = 0.6 * let_rng_unit(&r);
+      for (uint32_t i = 0; i < s.profile[0]->model[m].n_pressure; i++)
+        s.profile[0]->model[m].pressure[i].p.pressure = 0.6 * let_rng_unit(&r);
     s.work = let__sample_workload(s.profile[0], 0.3 + 2.2 * let_rng_unit(&r), 0, &s.arena, seed ^ 99);
     s.pool[0] = (let_plan_pool){.profile = s.profile[0], .count = 3};
     s.in = (let_plan_input){.workload = &s.work, .pool = s.pool, .n_pools = 1};
@@ -364,37 +394,39 @@ static void bounds_hold(void **state) {
     for (uint32_t way = 0; way < 2 && least > 0; way++) {
       p.bound = 0;
       assert_int_equal(way ? let__classes(&p, 1e9, 100000) : let__joint(&p, 1e9), LET_OK);
-      if (p.bound > least * (1 + 1e-7)) fail_msg("seed %llu: %s says %.9g, all contents together need %.9g", (unsigned long long)seed, way ? "classes" : "joint", p.bound, least);
+      if (p.bound > least * (1 + 1e-7))
+        fail_msg("seed %llu: %s says %.9g, all contents together need %.9g", (unsigned long long)seed,
+                 way ? "classes" : "joint", p.bound, least);
       near[way] += p.bound / least;
     }
     uint32_t whole = (uint32_t)ceil(least - 1e-9);
     double rest[ORACLE_MODELS];
     for (uint32_t m = 0; m < n; m++) rest[m] = s.work.demand[m].rate;
     while (least > 0 && whole <= 3 && !oracle_covers(&o, rest, 0, whole)) whole++;
-    for (uint32_t more = 0; more < 2 && least > 0 && whole <= 3; more++) { /* of whole devices: what is enough is not refused */
+    for (uint32_t more = 0; more < 2 && least > 0 && whole <= 3;
+         more++) { /* of whole devices: what is enough is not refused */
       p.bound = 0;
       assert_int_equal(let__classes(&p, whole + more, 100000), LET_OK);
-      if (p.bound > whole) fail_msg("seed %llu: %u devices are enough, of %u the bound says %.9g", (unsigned long long)seed, whole, whole + more, p.bound);
+      if (p.bound > whole)
+        fail_msg("seed %llu: %u devices are enough, of %u the bound says %.9g", (unsigned long long)seed, whole,
+                 whole + more, p.bound);
       if (!more) proved += p.bound > whole - 1, tried++;
     }
     compared += least > 0;
     let_arena_fini(&s.arena);
   }
-  print_message("%u compared: joint reaches %.3f of what is possible, classes %.3f; of %u best plans %u are proved\n", compared, near[0] / compared, near[1] / compared, tried, proved);
+  print_message("%u compared: joint reaches %.3f of what is possible, classes %.3f; of %u best plans %u are proved\n",
+                compared, near[0] / compared, near[1] / compared, tried, proved);
   assert_true(compared > rounds(60) / 3);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(plans_hold),
-    cmocka_unit_test(two_types),
-    cmocka_unit_test(properties),
-    cmocka_unit_test(running_plan_is_kept),
-    cmocka_unit_test(any_time_limit),
-    cmocka_unit_test(out_of_memory),
-    cmocka_unit_test(says_why),
-    cmocka_unit_test(equals_oracle),
-    cmocka_unit_test(bounds_hold),
+      cmocka_unit_test(plans_hold),     cmocka_unit_test(two_types),
+      cmocka_unit_test(properties),     cmocka_unit_test(running_plan_is_kept),
+      cmocka_unit_test(any_time_limit), cmocka_unit_test(out_of_memory),
+      cmocka_unit_test(says_why),       cmocka_unit_test(equals_oracle),
+      cmocka_unit_test(bounds_hold),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,7 +56,8 @@ bool let__evaluate(const let__problem *p, uint32_t kind, let__item *item, uint32
     if (!fits && holds) holds = false, *ret_bad = longest;
     i = end;
   }
-  if (holds && k->profile->device.memory_bytes && memory > k->profile->device.memory_bytes) holds = false, *ret_bad = biggest;
+  if (holds && k->profile->device.memory_bytes && memory > k->profile->device.memory_bytes)
+    holds = false, *ret_bad = biggest;
   return holds;
 }
 

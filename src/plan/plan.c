@@ -5,8 +5,8 @@
 #include "plan/policy.h"
 
 static const let_policy *const policies[] = {
-  &let__policy_optimal, &let__policy_elastic_int, &let__policy_elastic, &let__policy_selftune,
-  &let__policy_temporal, &let__policy_static,      &let__policy_shared,
+    &let__policy_optimal,  &let__policy_elastic_int, &let__policy_elastic, &let__policy_selftune,
+    &let__policy_temporal, &let__policy_static,      &let__policy_shared,
 };
 
 const let_policy *const *let_policies(uint32_t *ret_n) {

@@ -24,10 +24,11 @@ typedef struct let_plan_input {
   const let_workload *workload;
   const let_plan_pool *pool;
   uint32_t n_pools;
-  const let_plan *running;   /* the current plan, or NULL: `optimal` changes as little of it as it must */
-  uint32_t max_batch;        /* 0: as profiled */
-  double headroom;           /* planned rate = rate * (1 + headroom); 0 plans exactly */
-  uint32_t effort;           /* 0: what a server can wait for; every step up lets `optimal` seek a smaller plan and a better bound four times as long */
+  const let_plan *running; /* the current plan, or NULL: `optimal` changes as little of it as it must */
+  uint32_t max_batch;      /* 0: as profiled */
+  double headroom;         /* planned rate = rate * (1 + headroom); 0 plans exactly */
+  uint32_t effort; /* 0: what a server can wait for; every step up lets `optimal` seek a smaller plan and a better bound
+                      four times as long */
   /* The time limit: called now and then; true: stop improving and return what there is. May be NULL. */
   bool (*expired)(void *ctx);
   void *expired_ctx;
@@ -40,7 +41,7 @@ typedef struct let_policy {
   /* Fills |ret| from |arena|. An infeasible workload is not an error: feasible = false and reasons. Errors: INVALID
    * (unknown model, no profile cell), NOMEM. */
   let_err (*make)(const let_plan_input *in, let_arena *arena, let_plan *ret, let_error *e);
-  bool promises;       /* false for `shared`: its plans promise no latency */
+  bool promises; /* false for `shared`: its plans promise no latency */
 } let_policy;
 
 const let_policy *const *let_policies(uint32_t *ret_n);

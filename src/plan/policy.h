@@ -4,8 +4,8 @@
 
 #include "plan/plan.h"
 
-extern const let_policy let__policy_optimal, let__policy_temporal, let__policy_selftune, let__policy_elastic, let__policy_elastic_int,
-    let__policy_static, let__policy_shared;
+extern const let_policy let__policy_optimal, let__policy_temporal, let__policy_selftune, let__policy_elastic,
+    let__policy_elastic_int, let__policy_static, let__policy_shared;
 
 /* Rates within this of each other are equal: plans are made of sums and quotients of doubles. */
 #define LET__PLAN_EPS 1e-9

@@ -4,7 +4,9 @@
 
 #include "plan/optimal.h"
 
-static int by_name(const void *a, const void *b) { return strcmp(((const let__want *)a)->name, ((const let__want *)b)->name); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const let__want *)a)->name, ((const let__want *)b)->name);
+}
 
 static let_err wants(let__problem *p, let_error *e) {
   const let_workload *w = p->in->workload;
@@ -14,7 +16,8 @@ static let_err wants(let__problem *p, let_error *e) {
   for (uint32_t i = 0; i < w->n; i++) {
     const let_demand *d = &w->demand[i];
     double rate = d->rate * (1 + p->in->headroom);
-    if (!(rate >= 0) || isinf(rate)) return let_fail(e, LET_ERR_INVALID, "model '%s': its rate must be a number from 0", d->name);
+    if (!(rate >= 0) || isinf(rate))
+      return let_fail(e, LET_ERR_INVALID, "model '%s': its rate must be a number from 0", d->name);
     if (rate > 0 && d->slo <= 0) return let_fail(e, LET_ERR_INVALID, "model '%s': it has no SLO", d->name);
     if (rate > 0) p->model[n++] = (let__want){d->name, rate, d->slo};
   }
@@ -43,7 +46,8 @@ static let_err table(let__problem *p, let__kind *k, uint32_t m) {
   if (!k->lat[m]) return LET_ERR_NOMEM;
   for (uint32_t g = 1; g <= G; g++) let_profile_latencies(k->profile, at, g, most, k->lat[m] + (size_t)(g - 1) * most);
   for (uint32_t b = 1; b <= most; b++) {
-    bool fits = !k->profile->device.memory_bytes || let_profile_memory(k->profile, at, b) <= k->profile->device.memory_bytes;
+    bool fits =
+        !k->profile->device.memory_bytes || let_profile_memory(k->profile, at, b) <= k->profile->device.memory_bytes;
     for (uint32_t g = 1; g <= G; g++) {
       let_dur *d = &k->lat[m][(size_t)(g - 1) * most + b - 1];
       if (!fits || *d <= 0) *d = LET_NEVER;
@@ -60,14 +64,16 @@ static bool gentlest(let__problem *p, let__kind *k, let_tenant *ret, let_err *re
   *ret_err = LET_OK;
   const double *c = probed.coef;
   bool linear = probed.interference == LET_INTERFERENCE_LINEAR;
-  if (linear ? !(c[LET_COEF_L2_OTHER] >= 0 && c[LET_COEF_DRAM_OTHER] >= 0) : !(c[LET_COEF_SATURATION] >= 0)) return false;
+  if (linear ? !(c[LET_COEF_L2_OTHER] >= 0 && c[LET_COEF_DRAM_OTHER] >= 0) : !(c[LET_COEF_SATURATION] >= 0))
+    return false;
   probed.model = let_arena_array(p->scratch, probed.n_models + 1u, sizeof *probed.model);
   let_profile_model *probe = probed.model + probed.n_models;
   if (probed.model) probe->pressure = let_arena_array(p->scratch, 1, sizeof *probe->pressure);
   if (!probed.model || !probe->pressure) return *ret_err = LET_ERR_NOMEM, false;
   memcpy(probed.model, k->profile->model, probed.n_models * sizeof *probed.model);
   probe->n_pressure = 1, probe->pressure[0].batch = 1, probe->pressure[0].p.sensitivity = 1e6;
-  if (linear) probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
+  if (linear)
+    probed.coef[LET_COEF_CONSTANT] = 1, probed.coef[LET_COEF_L2_OTHER] *= 1e6, probed.coef[LET_COEF_DRAM_OTHER] *= 1e6;
   let_tenant self = {.model = probed.n_models++, .batch = 1, .granules = k->granules, .busy = 1};
   double *weight = let_arena_array(p->scratch, k->granules, sizeof *weight), least = INFINITY;
   let_tenant *who = let_arena_array(p->scratch, k->granules, sizeof *who);
@@ -110,8 +116,10 @@ static let_err lows(let__problem *p, let__kind *k) {
         low[i] = k->lat[m][i];
         if (g == G || low[i] > p->model[m].slo / 2) continue; /* too long as it is */
         let_tenant self = {.model = k->at[m], .batch = b, .granules = g, .busy = 1};
-        if (gentle[G - g].model == UINT32_MAX) low[i] = LET_NEVER; /* nobody fits beside it: the whole device's row covers it */
-        else low[i] = (let_dur)((double)low[i] * let_profile_slowdown(k->profile, &self, &gentle[G - g], 1) * (1 - 1e-12));
+        if (gentle[G - g].model == UINT32_MAX)
+          low[i] = LET_NEVER; /* nobody fits beside it: the whole device's row covers it */
+        else
+          low[i] = (let_dur)((double)low[i] * let_profile_slowdown(k->profile, &self, &gentle[G - g], 1) * (1 - 1e-12));
       }
     k->low[m] = low;
   }
@@ -149,7 +157,8 @@ static void turns(let__problem *p, let__kind *k, uint32_t m) {
   for (uint32_t g = 1; g <= k->granules && k->most[m]; g++) {
     size_t i = (size_t)m * (k->granules + 1) + g;
     uint32_t lo = 0, hi = k->most[m];
-    while (lo < hi && p->n <= TURNS_MODELS) { /* monotone as far as latencies are; a hole in them only weakens the bound */
+    while (lo < hi &&
+           p->n <= TURNS_MODELS) { /* monotone as far as latencies are; a hole in them only weakens the bound */
       uint32_t mid = (lo + hi + 1) / 2;
       if (takes_turns(p, k, m, mid, g)) lo = mid;
       else hi = mid - 1;
@@ -157,7 +166,8 @@ static void turns(let__problem *p, let__kind *k, uint32_t m) {
     k->turns[i] = p->n <= TURNS_MODELS ? lo : hi;
     if (!(k->best[i] > 0)) continue;
     k->once[i] = let__once(p, k, m, g, p->model[m].rate);
-    k->least[i] = k->turns[i] ? fmin(1, (double)let__low(k, m, 1, g) / (double)(p->model[m].slo - let__low(k, m, 1, g))) : 1;
+    k->least[i] =
+        k->turns[i] ? fmin(1, (double)let__low(k, m, 1, g) / (double)(p->model[m].slo - let__low(k, m, 1, g))) : 1;
   }
 }
 
@@ -190,8 +200,8 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
   k->turns = let_arena_array(p->scratch, cells + 1, sizeof *k->turns);
   k->once = let_arena_array(p->scratch, cells + 1, sizeof *k->once);
   k->least = let_arena_array(p->scratch, cells + 1, sizeof *k->least);
-  if (!k->at || !k->most || !k->lat || !k->low || !k->feel || !k->best || !k->best_batch || !k->size_price || !k->room || !k->turns || !k->once ||
-      !k->least)
+  if (!k->at || !k->most || !k->lat || !k->low || !k->feel || !k->best || !k->best_batch || !k->size_price ||
+      !k->room || !k->turns || !k->once || !k->least)
     return LET_ERR_NOMEM;
   for (size_t i = 0; i < cells; i++) k->once[i] = k->least[i] = INFINITY;
   for (uint32_t m = 0; m < p->n; m++) {
@@ -211,12 +221,15 @@ static let_err kind_make(let__problem *p, let__kind *k, const let_plan_pool *poo
 let_err let__problem_make(let__problem *p, const let_plan_input *in, let_arena *a, let_error *e) {
   *p = (let__problem){.in = in, .scratch = a, .n_kinds = in->n_pools, .one_type = true};
   if (!in->n_pools) return let_fail(e, LET_ERR_INVALID, "there are no devices to plan for");
-  if (!(in->headroom >= 0) || isinf(in->headroom)) return let_fail(e, LET_ERR_INVALID, "headroom must be a number from 0");
+  if (!(in->headroom >= 0) || isinf(in->headroom))
+    return let_fail(e, LET_ERR_INVALID, "headroom must be a number from 0");
   for (uint32_t i = 0; i < in->n_pools; i++) {
     const let_device_type *d = &in->pool[i].profile->device;
     if (d->granules < 1 || d->granules > UINT16_MAX)
-      return let_fail(e, LET_ERR_INVALID, "device type '%s': granules is %u, must be 1 to %d", d->name, d->granules, UINT16_MAX);
-    if (strcmp(d->name, in->pool[0].profile->device.name) != 0 || d->cost != in->pool[0].profile->device.cost) p->one_type = false;
+      return let_fail(e, LET_ERR_INVALID, "device type '%s': granules is %u, must be 1 to %d", d->name, d->granules,
+                      UINT16_MAX);
+    if (strcmp(d->name, in->pool[0].profile->device.name) != 0 || d->cost != in->pool[0].profile->device.cost)
+      p->one_type = false;
   }
   let_err r = wants(p, e);
   if (r) return r;
@@ -229,7 +242,8 @@ let_err let__problem_make(let__problem *p, const let_plan_input *in, let_arena *
     bool known = false;
     for (uint32_t i = 0; i < p->n_kinds; i++) known = known || p->kind[i].at[m] != UINT32_MAX;
     if (!known)
-      return let_fail(e, LET_ERR_INVALID, "model '%s' is in the workload and in no profile: profile it first", p->model[m].name);
+      return let_fail(e, LET_ERR_INVALID, "model '%s' is in the workload and in no profile: profile it first",
+                      p->model[m].name);
   }
   return LET_OK;
 }

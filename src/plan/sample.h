@@ -37,7 +37,11 @@ static inline void let__sample_model(let_profile_model *m, const let__sample *s,
     m->batch[i] = b;
     m->memory[i].batch = b, m->memory[i].bytes = (uint64_t)(100 + 10 * b) << 20;
     m->pressure[i].batch = b;
-    m->pressure[i].p = (let_pressure){.l2_util = l2, .dram_util = dram, .pressure = l2 * 0.3, .sensitivity = dram * 0.3, .delay_ms = s->interference == 3 ? 0.3 * start * row : 0};
+    m->pressure[i].p = (let_pressure){.l2_util = l2,
+                                      .dram_util = dram,
+                                      .pressure = l2 * 0.3,
+                                      .sensitivity = dram * 0.3,
+                                      .delay_ms = s->interference == 3 ? 0.3 * start * row : 0};
     for (uint32_t g = 1; g <= s->granules; g++) {
       m->granule[g - 1] = g;
       double ms = let__sample_ms(row, start, spread, b, g, s->granules);
@@ -52,7 +56,8 @@ static inline let_profile *let__sample_profile(const let__sample *s, const char 
   let_rng_seed(&r, seed);
   let_profile *p = let_arena_alloc(a, sizeof *p);
   snprintf(p->device.name, sizeof p->device.name, "%s", type);
-  p->device.sms = s->granules * 8, p->device.granules = s->granules, p->device.granule_sms = p->device.last_granule_sms = 8;
+  p->device.sms = s->granules * 8, p->device.granules = s->granules,
+  p->device.granule_sms = p->device.last_granule_sms = 8;
   p->device.memory_bytes = 140ull << 30, p->device.cost = 1;
   p->n_models = s->models;
   p->model = let_arena_array(a, s->models, sizeof *p->model);
@@ -72,7 +77,8 @@ static inline let_profile *let__sample_profile(const let__sample *s, const char 
 
 /* Rates in devices: model i alone would keep |devices| x its part of them busy. SLOs: 2.2 to 12 times the whole
  * device's latency at some batch. */
-static inline let_workload let__sample_workload(const let_profile *p, double devices, double zipf, let_arena *a, uint64_t seed) {
+static inline let_workload let__sample_workload(const let_profile *p, double devices, double zipf, let_arena *a,
+                                                uint64_t seed) {
   let_rng r;
   let_rng_seed(&r, seed);
   let_workload w = {.n = p->n_models, .demand = let_arena_array(a, p->n_models, sizeof *w.demand)};
@@ -85,7 +91,8 @@ static inline let_workload let__sample_workload(const let_profile *p, double dev
     uint32_t at = (uint32_t)let_rng_below(&r, m->n_batches);
     double ms = m->cell[at * m->n_granules + m->n_granules - 1].p99_ms;
     d->slo = (let_dur)(ms * (2.2 + 10 * let_rng_unit(&r)) * 1e6);
-    d->rate = devices * pow(i + 1, -zipf) / sum * m->batch[at] / ms * 1e3 * (zipf > 0 ? 1 : 0.2 + 1.6 * let_rng_unit(&r));
+    d->rate =
+        devices * pow(i + 1, -zipf) / sum * m->batch[at] / ms * 1e3 * (zipf > 0 ? 1 : 0.2 + 1.6 * let_rng_unit(&r));
   }
   return w;
 }

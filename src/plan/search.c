@@ -3,17 +3,25 @@
 #include <math.h>
 #include <string.h>
 
-enum { SEARCH_STEPS = 1000000, FILL_STEPS = 1500000, AGAIN_STEPS = 5000, BOUND_STEPS = 50000, BOUND_STEPS_MANY = 8000, FEW_MODELS = 8, EFFORT_MAX = 8 }; /* milliseconds, measured by bench/plan_scale */
+enum {
+  SEARCH_STEPS = 1000000,
+  FILL_STEPS = 1500000,
+  AGAIN_STEPS = 5000,
+  BOUND_STEPS = 50000,
+  BOUND_STEPS_MANY = 8000,
+  FEW_MODELS = 8,
+  EFFORT_MAX = 8
+}; /* milliseconds, measured by bench/plan_scale */
 
 typedef struct search {
   let__problem *p;
   let__fill *fill;
   double *rest, *price, *cap;
-  double *factor;  /* per model: times its price, to look elsewhere */
+  double *factor; /* per model: times its price, to look elsewhere */
   uint32_t *used; /* per kind */
   let_rng rng;
-  double worth;   /* of all rates at the bound's prices */
-  uint64_t work;  /* stop when the problem's work passes this */
+  double worth;  /* of all rates at the bound's prices */
+  uint64_t work; /* stop when the problem's work passes this */
   let__item item[LET__ITEMS], keep[LET__ITEMS];
 } search;
 
@@ -104,7 +112,8 @@ static void reprice(search *s, uint32_t m) {
 }
 
 /* Fills devices until nothing rests. Devices beyond the inventory are counted in |over|. */
-static let_err construct(search *s, let_arena *a, let__set *ret, double greed, uint32_t *over, double limit, bool *ret_done) {
+static let_err construct(search *s, let_arena *a, let__set *ret, double greed, uint32_t *over, double limit,
+                         bool *ret_done) {
   let__problem *p = s->p;
   *ret_done = false;
   s->worth = 0;
@@ -137,7 +146,9 @@ static let_err construct(search *s, let_arena *a, let__set *ret, double greed, u
     serve(s, s->keep, n_keep, count);
     for (uint32_t i = 0; i < n_keep; i++) reprice(s, s->keep[i].model);
     ret->cost += p->kind[kind].cost * count;
-    if (let__set_add(a, ret, &(let__pattern){.kind = kind, .n = n_keep, .count = count, .value = value, .item = s->keep})) return LET_ERR_NOMEM;
+    if (let__set_add(a, ret,
+                     &(let__pattern){.kind = kind, .n = n_keep, .count = count, .value = value, .item = s->keep}))
+      return LET_ERR_NOMEM;
   }
   *ret_done = true;
   return LET_OK;
@@ -147,7 +158,8 @@ static void use(search *s, const let__set *set, uint32_t *ret_over) {
   *ret_over = 0;
   for (uint32_t k = 0; k < s->p->n_kinds; k++) s->used[k] = 0;
   for (uint32_t i = 0; i < set->n; i++) s->used[set->p[i].kind] += set->p[i].count;
-  for (uint32_t k = 0; k < s->p->n_kinds && s->p->n_kinds > 1; k++) /* of one kind the fewest is all that counts; see the end */
+  for (uint32_t k = 0; k < s->p->n_kinds && s->p->n_kinds > 1;
+       k++) /* of one kind the fewest is all that counts; see the end */
     if (s->used[k] > s->p->kind[k].count) *ret_over += s->used[k] - s->p->kind[k].count;
 }
 
@@ -185,7 +197,9 @@ static double uneven(const let__set *s) {
 }
 
 static double target(const let__problem *p) { return p->one_type ? ceil(p->bound - 1e-6) : p->bound; }
-static bool above(const let__problem *p, const let__set *best) { return best->cost > target(p) * (1 + 1e-9) && !let__expired(p); }
+static bool above(const let__problem *p, const let__set *best) {
+  return best->cost > target(p) * (1 + 1e-9) && !let__expired(p);
+}
 static bool done(const search *s, const let__set *best, uint32_t over) {
   return (best->n && !over && best->cost <= target(s->p) * (1 + 1e-9)) || s->p->work > s->work || let__expired(s->p);
 }
@@ -205,7 +219,8 @@ static let_err ruin(search *s, let_arena *a, const let__set *from, let__set *to,
   if (set_copy(a, to, from)) return LET_ERR_NOMEM;
   for (; q; q--) {
     double sum = 0, at;
-    for (uint32_t i = 0; i < to->n; i++) sum += to->p[i].count * (1.1 - fmin(1, to->p[i].value / s->p->kind[to->p[i].kind].cost));
+    for (uint32_t i = 0; i < to->n; i++)
+      sum += to->p[i].count * (1.1 - fmin(1, to->p[i].value / s->p->kind[to->p[i].kind].cost));
     at = let_rng_unit(&s->rng) * sum;
     uint32_t i = 0, last = 0;
     for (; i < to->n; i++) {
@@ -305,15 +320,19 @@ static let_err warm(search *s, const let__running *run, let__set *best, uint32_t
   return LET_OK;
 }
 
-/* A device less, or the proof that there is none: what both may take is four times as much with every step of effort. */
+/* A device less, or the proof that there is none: what both may take is four times as much with every step of effort.
+ */
 static let_err deepen(search *s, let__set *best, bool again) {
   let__problem *p = s->p;
   let_err r = LET_OK;
   for (uint32_t i = 0; i <= p->in->effort && i < EFFORT_MAX; i++) {
-    if (!r && above(p, best)) r = let__grain(p, s->fill, (uint64_t)(again ? AGAIN_STEPS : SEARCH_STEPS / p->n) << 2 * i, i + 1, best);
+    if (!r && above(p, best))
+      r = let__grain(p, s->fill, (uint64_t)(again ? AGAIN_STEPS : SEARCH_STEPS / p->n) << 2 * i, i + 1, best);
     if (again && !p->in->effort) break; /* who re-plans cannot wait for more */
     if (!r && above(p, best) && !i) r = let__joint(p, best->cost);
-    if (!r && above(p, best)) r = let__classes(p, best->cost, ((uint64_t)(i || p->n <= FEW_MODELS ? BOUND_STEPS : BOUND_STEPS_MANY) << 2 * i) / p->n);
+    if (!r && above(p, best))
+      r = let__classes(p, best->cost,
+                       ((uint64_t)(i || p->n <= FEW_MODELS ? BOUND_STEPS : BOUND_STEPS_MANY) << 2 * i) / p->n);
     if (r || !above(p, best)) break;
   }
   return r;
@@ -328,7 +347,10 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
   s.used = let_arena_array(p->scratch, p->n_kinds, sizeof *s.used);
   if (!s.fill || !s.rest || !s.price || !s.cap || !s.factor || !s.used) return LET_ERR_NOMEM;
   let_rng_seed(&s.rng, 1);
-  s.work = run->n ? 16000 : p->n > 32 && p->n <= 200 ? 25000 * (uint64_t)p->n : p->n_kinds == 1 && p->n > FEW_MODELS ? FILL_STEPS / p->n : 250000; /* milliseconds, measured by bench/plan_scale */
+  s.work = run->n                                 ? 16000
+           : p->n > 32 && p->n <= 200             ? 25000 * (uint64_t)p->n
+           : p->n_kinds == 1 && p->n > FEW_MODELS ? FILL_STEPS / p->n
+                                                  : 250000; /* milliseconds, measured by bench/plan_scale */
   s.work += p->work;
   let__set best = {0}, hot = {0};
   uint32_t over = 0, hot_over = 0;
@@ -339,7 +361,8 @@ let_err let__search(let__problem *p, const let__running *run, let__set *ret, uin
     best = hot, over = hot_over;
   }
   if (!best.n || !done(&s, &best, over)) r = fresh(&s, &best, &over);
-  if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p)) r = let__exact(p, run->n ? 10000 : 40000, &best, &over);
+  if (!r && (over || best.cost > target(p) * (1 + 1e-9)) && !let__expired(p))
+    r = let__exact(p, run->n ? 10000 : 40000, &best, &over);
   if (!r && best.n && !over) r = deepen(&s, &best, run->n > 0);
   if (!r && best.n) r = improve(&s, &best, &over);
   if (r) return r;

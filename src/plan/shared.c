@@ -18,7 +18,8 @@ static double place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *
     let__gpu *x = &g->gpu[i];
     double b = busy_of(g, x->pool, job, rate);
     if (l[i].busy + b > 1 + LET__PLAN_EPS) continue;
-    if (let__greedy_add(g, x, x->n, let__greedy_profile(g, x->pool)->device.granules, true, job, rate, oom)) return l[i].busy += b, rate;
+    if (let__greedy_add(g, x, x->n, let__greedy_profile(g, x->pool)->device.granules, true, job, rate, oom))
+      return l[i].busy += b, rate;
     if (*oom) return 0;
   }
   for (uint32_t p = 0; p < g->in->n_pools; p++) {
@@ -48,4 +49,5 @@ static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_e
   return let__greedy_finish(&g, &let__policy_shared, started, feasible, ret, e);
 }
 
-const let_policy let__policy_shared = {"shared", "all models of a device on all of it, no partition, no promise", make, false};
+const let_policy let__policy_shared = {"shared", "all models of a device on all of it, no partition, no promise", make,
+                                       false};

@@ -1,5 +1,5 @@
-/* `static`: what people configure by hand: every device cut into k equal shares, one model in each, as many shares as its
- * rate needs. k runs from 1 to 7 (what MIG allows); the k with the fewest devices stays. */
+/* `static`: what people configure by hand: every device cut into k equal shares, one model in each, as many shares as
+ * its rate needs. k runs from 1 to 7 (what MIG allows); the k with the fewest devices stays. */
 #include "plan/greedy.h"
 
 enum { CUTS = 7 };
@@ -55,9 +55,9 @@ static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_e
     if (r) return r;
     (void)cut(&best, 1, true, &oom);
     if (oom) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  } else
-    let__greedy_reason(&best, "equal shares: %u to a device", best_k);
+  } else let__greedy_reason(&best, "equal shares: %u to a device", best_k);
   return let__greedy_finish(&best, &let__policy_static, started, feasible, ret, e);
 }
 
-const let_policy let__policy_static = {"static", "equal shares, one model in each: what people configure by hand", make, true};
+const let_policy let__policy_static = {"static", "equal shares, one model in each: what people configure by hand", make,
+                                       true};

@@ -69,4 +69,5 @@ static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_e
   return let__greedy_finish(&g, &let__policy_temporal, started, feasible, ret, e);
 }
 
-const let_policy let__policy_temporal = {"temporal", "whole devices in turns (Nexus's squishy bin packing)", make, true};
+const let_policy let__policy_temporal = {"temporal", "whole devices in turns (Nexus's squishy bin packing)", make,
+                                         true};

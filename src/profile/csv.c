@@ -5,15 +5,15 @@
 
 #include "base/units.h"
 
-void let_problem_add(let_problems *ps, bool warning, const char *file, uint32_t line, uint32_t column, const char *fmt, ...) {
+void let_problem_add(let_problems *ps, bool warning, const char *file, uint32_t line, uint32_t column, const char *fmt,
+                     ...) {
   if (warning) ps->n_warnings++;
   else ps->n_errors++;
   uint32_t at = ps->n;
   if (at == LET_PROBLEMS_MAX) {
     if (warning || ps->n_errors != 1) return; /* the first error is kept even behind a flood of warnings */
     at--;
-  } else
-    ps->n++;
+  } else ps->n++;
   let_problem *p = &ps->problem[at];
   *p = (let_problem){.warning = warning, .line = line, .column = column};
   snprintf(p->file, sizeof p->file, "%s", file);
@@ -91,15 +91,18 @@ static void start(let_csv *c, let_profile_file f, const char *const *names, uint
 static void expected(const let_csv *c, char *out, size_t size) {
   size_t at = 0;
   out[0] = 0;
-  for (uint32_t i = 0; i < c->n_names && at < size; i++) at += (size_t)snprintf(out + at, size - at, "%s%s", i ? "," : "", c->name[i]);
+  for (uint32_t i = 0; i < c->n_names && at < size; i++)
+    at += (size_t)snprintf(out + at, size - at, "%s%s", i ? "," : "", c->name[i]);
 }
 
-bool let_csv_open(let_csv *c, let_profile_file f, const char *const *names, uint32_t n, uint32_t required, bool extra, let_problems *ps) {
+bool let_csv_open(let_csv *c, let_profile_file f, const char *const *names, uint32_t n, uint32_t required, bool extra,
+                  let_problems *ps) {
   start(c, f, names, n, ps);
   char want[160];
   expected(c, want, sizeof want);
   let_str s;
-  if (!line_next(c, &s)) return let_problem_add(ps, false, f.name, 0, 0, "the file is empty: its first line must be %s", want), false;
+  if (!line_next(c, &s))
+    return let_problem_add(ps, false, f.name, 0, 0, "the file is empty: its first line must be %s", want), false;
   uint32_t k = split(s, c->field, c->column, LET_CSV_COLUMNS);
   c->n_columns = k;
   for (uint32_t i = 0; i < n; i++) c->place[i] = UINT32_MAX;
@@ -110,14 +113,16 @@ bool let_csv_open(let_csv *c, let_profile_file f, const char *const *names, uint
     while (i < n && !let_str_is(c->field[j], names[i])) i++;
     if (i < n && c->place[i] == UINT32_MAX) c->place[i] = j;
     else if (i < n || !extra) {
-      let_problem_add(ps, false, f.name, c->line, c->column[j], "column '" LET_STR_FMT "' is %s: the first line must be %s",
-                      (int)(c->field[j].n < 40 ? c->field[j].n : 40), c->field[j].p, i < n ? "there twice" : "not known", want);
+      let_problem_add(
+          ps, false, f.name, c->line, c->column[j], "column '" LET_STR_FMT "' is %s: the first line must be %s",
+          (int)(c->field[j].n < 40 ? c->field[j].n : 40), c->field[j].p, i < n ? "there twice" : "not known", want);
       ok = false;
     }
   }
   for (uint32_t i = 0; ok && i < required; i++)
     if (c->place[i] == UINT32_MAX) {
-      let_problem_add(ps, false, f.name, c->line, 0, "column '%s' is missing: the first line must be %s", names[i], want);
+      let_problem_add(ps, false, f.name, c->line, 0, "column '%s' is missing: the first line must be %s", names[i],
+                      want);
       ok = false;
     }
   return ok;
@@ -153,7 +158,9 @@ uint32_t let_csv_lines(let_str text) {
 
 static bool present(const let_csv *c, uint32_t name) { return name < c->n_names && c->place[name] != UINT32_MAX; }
 
-let_str let_csv_str(const let_csv *c, uint32_t name) { return present(c, name) ? c->field[c->place[name]] : (let_str){"", 0}; }
+let_str let_csv_str(const let_csv *c, uint32_t name) {
+  return present(c, name) ? c->field[c->place[name]] : (let_str){"", 0};
+}
 
 void let_csv_problem(const let_csv *c, uint32_t name, bool warning, const char *fmt, ...) {
   char text[256];
@@ -167,10 +174,15 @@ void let_csv_problem(const let_csv *c, uint32_t name, bool warning, const char *
 bool let_csv_name(const let_csv *c, uint32_t name, char out[LET_NAME_MAX]) {
   let_str s = let_csv_str(c, name);
   if (s.n == 0) return let_csv_problem(c, name, false, "%s is empty", c->name[name]), false;
-  if (s.n >= LET_NAME_MAX) return let_csv_problem(c, name, false, "%s is %zu bytes long, at most %d", c->name[name], s.n, LET_NAME_MAX - 1), false;
+  if (s.n >= LET_NAME_MAX)
+    return let_csv_problem(c, name, false, "%s is %zu bytes long, at most %d", c->name[name], s.n, LET_NAME_MAX - 1),
+           false;
   for (size_t i = 0; i < s.n; i++)
     if ((unsigned char)s.p[i] < ' ' || s.p[i] == '+' || s.p[i] == '"')
-      return let_csv_problem(c, name, false, "%s has a character that no name may have (quotes, '+', control characters)", c->name[name]), false;
+      return let_csv_problem(c, name, false,
+                             "%s has a character that no name may have (quotes, '+', control characters)",
+                             c->name[name]),
+             false;
   memset(out, 0, LET_NAME_MAX);
   memcpy(out, s.p, s.n);
   return true;
@@ -181,14 +193,16 @@ static let_str brief(let_str s) { return (let_str){s.p, s.n < 60 ? s.n : 60}; }
 bool let_csv_u32(const let_csv *c, uint32_t name, uint32_t min, uint32_t max, uint32_t *ret) {
   int64_t v;
   let_error e = {0};
-  if (let_parse_i64(brief(let_csv_str(c, name)), min, max, &v, &e)) return let_csv_problem(c, name, false, "%s: %.180s", c->name[name], e.text), false;
+  if (let_parse_i64(brief(let_csv_str(c, name)), min, max, &v, &e))
+    return let_csv_problem(c, name, false, "%s: %.180s", c->name[name], e.text), false;
   *ret = (uint32_t)v;
   return true;
 }
 
 bool let_csv_f64(const let_csv *c, uint32_t name, double min, double max, double *ret) {
   let_error e = {0};
-  if (let_parse_f64(brief(let_csv_str(c, name)), min, max, ret, &e)) return let_csv_problem(c, name, false, "%s: %.180s", c->name[name], e.text), false;
+  if (let_parse_f64(brief(let_csv_str(c, name)), min, max, ret, &e))
+    return let_csv_problem(c, name, false, "%s: %.180s", c->name[name], e.text), false;
   return true;
 }
 

@@ -6,12 +6,13 @@
 #include "base/rng.h"
 
 /* With a few dozen samples a model is seen a handful of times: pull each one's factors towards the common ones. */
-#define RIDGE 5e-3
+#define RIDGE       5e-3
 #define RIDGE_SHAPE 3e-3
 #define RIDGE_DELAY 1e-4
-#define OUTLIER 0.05 /* relative errors beyond count by their size */
+#define OUTLIER     0.05 /* relative errors beyond count by their size */
 /* What all models have in common: level of sensitivity x pressure, exponents of one's own share, of a neighbour's share
- * and of its batch, level of the delay. Then per model: sensitivity, pressure, delay. All but the exponents as logarithms. */
+ * and of its batch, level of the delay. Then per model: sensitivity, pressure, delay. All but the exponents as
+ * logarithms. */
 enum { LEVEL, SELF_SHARE, OTHER_SHARE, OTHER_BATCH, DELAY, COMMON, ROUNDS = 60, MODELS_MAX = 100 };
 
 typedef struct fitter {
@@ -19,7 +20,7 @@ typedef struct fitter {
   const let_samples *s;
   let_interference_kind kind;
   uint32_t n_models, dim;
-  uint32_t *slot;             /* per model of the profile: its number among those sampled, or UINT32_MAX */
+  uint32_t *slot;                  /* per model of the profile: its number among those sampled, or UINT32_MAX */
   double *w, *trial, *A, *g, *row; /* dim, dim, dim * dim, dim, dim */
 } fitter;
 
@@ -29,13 +30,16 @@ static double measured(const let_sample *s) { return s->together_ms / s->solo_ms
 /* Planners count on predicted times that never fall with a larger batch or fewer granules, whatever a few noisy samples
  * say: no exponent may take a slowdown that way. */
 static double self_share(const double *w) { return w[SELF_SHARE] < 0 ? w[SELF_SHARE] : 0; }
-static double other_share(const double *w) { return w[OTHER_SHARE] > LET_SHARE_OTHER_MIN ? w[OTHER_SHARE] : LET_SHARE_OTHER_MIN; }
+static double other_share(const double *w) {
+  return w[OTHER_SHARE] > LET_SHARE_OTHER_MIN ? w[OTHER_SHARE] : LET_SHARE_OTHER_MIN;
+}
 static double other_batch(const double *w) { return w[OTHER_BATCH] > 0 ? w[OTHER_BATCH] : 0; }
 
-/* Prediction under |w|, and its derivatives in f->row: 1 + (e^s share^a + e^d / solo) U^q, U = sum of share_k e^(t_k / q), q the
- * exponent of the neighbours' share. */
+/* Prediction under |w|, and its derivatives in f->row: 1 + (e^s share^a + e^d / solo) U^q, U = sum of share_k e^(t_k /
+ * q), q the exponent of the neighbours' share. */
 static double pressure_at(fitter *f, const double *w, const let_sample *s) {
-  const uint32_t self = COMMON + f->slot[s->self.model], other = COMMON + f->n_models, delay = other + f->n_models + f->slot[s->self.model];
+  const uint32_t self = COMMON + f->slot[s->self.model], other = COMMON + f->n_models,
+                 delay = other + f->n_models + f->slot[s->self.model];
   double ls = log(share(f->p, &s->self)), q = other_share(w), U = 0, tu = 0;
   memset(f->row, 0, f->dim * sizeof *f->row);
   for (uint32_t k = 0; k < s->n; k++) {
@@ -49,7 +53,8 @@ static double pressure_at(fitter *f, const double *w, const let_sample *s) {
   double late = exp(fmin(w[LEVEL] + w[DELAY] + w[delay], 20)) / s->solo_ms * x, all = felt + late;
   f->row[OTHER_BATCH] *= w[OTHER_BATCH] > 0 ? all / U : 0;
   for (uint32_t i = other; i < other + f->n_models; i++) f->row[i] *= all / U;
-  f->row[LEVEL] = all, f->row[self] = felt, f->row[DELAY] = f->row[delay] = late, f->row[SELF_SHARE] = w[SELF_SHARE] < 0 ? felt * ls : 0;
+  f->row[LEVEL] = all, f->row[self] = felt, f->row[DELAY] = f->row[delay] = late,
+  f->row[SELF_SHARE] = w[SELF_SHARE] < 0 ? felt * ls : 0;
   if (w[OTHER_SHARE] > LET_SHARE_OTHER_MIN) f->row[OTHER_SHARE] = all * (log(U) - tu / U / q);
   return 1 + all;
 }
@@ -87,7 +92,8 @@ static double ridge(const fitter *f, uint32_t i) {
   return i == DELAY ? RIDGE_DELAY : i < COMMON ? RIDGE_SHAPE : RIDGE;
 }
 
-/* What a relative error costs: its square while it is small, 2 OUTLIER |r| when it is large. LINEAR: the prototype's squares. */
+/* What a relative error costs: its square while it is small, 2 OUTLIER |r| when it is large. LINEAR: the prototype's
+ * squares. */
 static double loss(const fitter *f, double r) {
   if (f->kind == LET_INTERFERENCE_LINEAR) return r * r;
   return 2 * OUTLIER * OUTLIER * (sqrt(1 + r * r / (OUTLIER * OUTLIER)) - 1);
@@ -130,7 +136,9 @@ static bool cholesky(double *A, double *g, uint32_t n) {
 /* Levenberg-Marquardt on the relative error; samples marked in |out| are held out. */
 static void train(fitter *f, const bool *out) {
   memset(f->w, 0, f->dim * sizeof *f->w);
-  if (f->kind == LET_INTERFERENCE_PRESSURE) f->w[LEVEL] = log(0.1), f->w[SELF_SHARE] = -0.01, f->w[OTHER_SHARE] = 0.3, f->w[OTHER_BATCH] = 0.01, f->w[DELAY] = -1;
+  if (f->kind == LET_INTERFERENCE_PRESSURE)
+    f->w[LEVEL] = log(0.1), f->w[SELF_SHARE] = -0.01, f->w[OTHER_SHARE] = 0.3, f->w[OTHER_BATCH] = 0.01,
+    f->w[DELAY] = -1;
   double damp = 1e-3, now = cost(f, f->w, out);
   for (int round = 0; round < ROUNDS && damp < 1e12; round++) {
     memset(f->A, 0, (size_t)f->dim * f->dim * sizeof *f->A);
@@ -158,8 +166,7 @@ static void train(fitter *f, const bool *out) {
       memcpy(f->w, f->trial, f->dim * sizeof *f->w);
       if (now - next < 1e-12 * now) return;
       now = next, damp *= 0.3;
-    } else
-      damp *= 10;
+    } else damp *= 10;
   }
 }
 
@@ -188,7 +195,9 @@ typedef struct company { /* who was measured together: models in order */
   uint32_t n, model[LET_NEIGHBOURS_MAX + 1], sample;
 } company;
 
-static int by_u32(const void *x, const void *y) { return (*(const uint32_t *)x > *(const uint32_t *)y) - (*(const uint32_t *)x < *(const uint32_t *)y); }
+static int by_u32(const void *x, const void *y) {
+  return (*(const uint32_t *)x > *(const uint32_t *)y) - (*(const uint32_t *)x < *(const uint32_t *)y);
+}
 
 static int by_company(const void *x, const void *y) {
   const company *a = x, *b = y;
@@ -216,7 +225,8 @@ static uint32_t companies(const let_samples *s, uint32_t *ret_of, let_arena *a) 
 }
 
 /* Every sample is predicted once by a fit that has seen none of its group; |n| groups, dealt into folds. */
-static let_fit_error cross(fitter *f, const uint32_t *group, uint32_t n, uint32_t folds, uint64_t seed, uint32_t *order, bool *out, double *err) {
+static let_fit_error cross(fitter *f, const uint32_t *group, uint32_t n, uint32_t folds, uint64_t seed, uint32_t *order,
+                           bool *out, double *err) {
   let_rng r;
   let_rng_seed(&r, seed);
   uint32_t k = 0;
@@ -242,7 +252,8 @@ typedef struct alone {
 
 static int by_tenant(const void *x, const void *y) {
   const alone *a = x, *b = y;
-  const uint32_t v[4] = {a->t.model, a->t.batch, a->t.granules, a->sample}, w[4] = {b->t.model, b->t.batch, b->t.granules, b->sample};
+  const uint32_t v[4] = {a->t.model, a->t.batch, a->t.granules, a->sample},
+                 w[4] = {b->t.model, b->t.batch, b->t.granules, b->sample};
   for (int i = 0; i < 4; i++)
     if (v[i] != w[i]) return v[i] < w[i] ? -1 : 1;
   return 0;
@@ -270,7 +281,9 @@ static let_err fitter_init(fitter *f, let_arena *a, let_error *e) {
       uint32_t m = k ? f->s->sample[i].other[k - 1].model : f->s->sample[i].self.model;
       if (f->slot[m] == UINT32_MAX) f->slot[m] = f->n_models++;
     }
-  if (f->n_models > MODELS_MAX) return let_fail(e, LET_ERR_INVALID, "samples of %u models: at most %d are fitted together", f->n_models, MODELS_MAX);
+  if (f->n_models > MODELS_MAX)
+    return let_fail(e, LET_ERR_INVALID, "samples of %u models: at most %d are fitted together", f->n_models,
+                    MODELS_MAX);
   f->dim = f->kind == LET_INTERFERENCE_LINEAR ? LET_COEF_CONSTANT + 1 : COMMON + 3 * f->n_models;
   f->w = let_arena_array(a, f->dim, sizeof(double)), f->trial = let_arena_array(a, f->dim, sizeof(double));
   f->A = let_arena_array(a, (size_t)f->dim * f->dim, sizeof(double));
@@ -322,10 +335,13 @@ static void store_linear(const fitter *f, let_profile *p) {
     }
 }
 
-let_err let_fit(let_profile *p, const let_samples *s, let_interference_kind kind, uint32_t folds, uint64_t seed, let_arena *a,
-                let_fit_report *ret, let_error *e) {
-  if (kind != LET_INTERFERENCE_LINEAR && kind != LET_INTERFERENCE_PRESSURE) return let_fail(e, LET_ERR_INVALID, "no interference model to fit");
-  if (folds < 2 || s->n < 2 * folds) return let_fail(e, LET_ERR_INVALID, "%u samples are too few for %u folds: measure at least %u", s->n, folds, 2 * folds);
+let_err let_fit(let_profile *p, const let_samples *s, let_interference_kind kind, uint32_t folds, uint64_t seed,
+                let_arena *a, let_fit_report *ret, let_error *e) {
+  if (kind != LET_INTERFERENCE_LINEAR && kind != LET_INTERFERENCE_PRESSURE)
+    return let_fail(e, LET_ERR_INVALID, "no interference model to fit");
+  if (folds < 2 || s->n < 2 * folds)
+    return let_fail(e, LET_ERR_INVALID, "%u samples are too few for %u folds: measure at least %u", s->n, folds,
+                    2 * folds);
   fitter f = {.p = p, .s = s, .kind = kind};
   let_err r = fitter_init(&f, a, e);
   if (r) return r;
@@ -344,7 +360,8 @@ let_err let_fit(let_profile *p, const let_samples *s, let_interference_kind kind
   else store_linear(&f, p);
   if (r) return r;
   for (uint32_t i = 0; i < p->n_models; i++)
-    for (uint32_t k = 0; k < p->model[i].n_pressure; k++) rep.utilisations |= p->model[i].pressure[k].p.l2_util > 0 || p->model[i].pressure[k].p.dram_util > 0;
+    for (uint32_t k = 0; k < p->model[i].n_pressure; k++)
+      rep.utilisations |= p->model[i].pressure[k].p.l2_util > 0 || p->model[i].pressure[k].p.dram_util > 0;
   p->interference = kind;
   p->interference_error_p95 = rep.held_out.p95;
   *ret = rep;

@@ -12,7 +12,8 @@
 enum { MODELS = 5, SAMPLES = 400 };
 
 /* Latency alone is (1 + batch / 8) (4 / granules) ms; |delay|: the level of what company adds to each batch. */
-static void planted(let_profile *p, let_samples *s, let_interference_kind kind, double noise, double delay, let_arena *a) {
+static void planted(let_profile *p, let_samples *s, let_interference_kind kind, double noise, double delay,
+                    let_arena *a) {
   let_rng r;
   let_rng_seed(&r, 42);
   *p = (let_profile){.device = {"t", 128, 16, 8, 8, 1ull << 36, 1, 0}, .n_models = MODELS, .interference = kind};
@@ -29,19 +30,25 @@ static void planted(let_profile *p, let_samples *s, let_interference_kind kind, 
     }
     m->n_pressure = 1, m->pressure = let_arena_array(a, 1, sizeof *m->pressure);
     m->pressure[0].batch = 1;
-    m->pressure[0].p = (let_pressure){let_rng_unit(&r), let_rng_unit(&r), 0.2 + 0.4 * let_rng_unit(&r), 0.2 + 0.4 * let_rng_unit(&r), delay * (0.5 + let_rng_unit(&r))};
+    m->pressure[0].p = (let_pressure){let_rng_unit(&r), let_rng_unit(&r), 0.2 + 0.4 * let_rng_unit(&r),
+                                      0.2 + 0.4 * let_rng_unit(&r), delay * (0.5 + let_rng_unit(&r))};
   }
-  if (kind == LET_INTERFERENCE_LINEAR) p->coef[0] = 0.11, p->coef[1] = 0.7, p->coef[2] = 0.35, p->coef[3] = 0.09, p->coef[4] = 1.02;
+  if (kind == LET_INTERFERENCE_LINEAR)
+    p->coef[0] = 0.11, p->coef[1] = 0.7, p->coef[2] = 0.35, p->coef[3] = 0.09, p->coef[4] = 1.02;
   else p->coef[LET_COEF_SHARE_SELF] = -0.2, p->coef[LET_COEF_SHARE_OTHER] = 0.6;
   s->n = SAMPLES, s->sample = let_arena_array(a, SAMPLES, sizeof *s->sample);
   for (uint32_t i = 0; i < SAMPLES; i++) {
     let_sample *x = &s->sample[i];
     x->n = 1 + (uint32_t)let_rng_below(&r, 3);
     x->other = let_arena_array(a, x->n, sizeof *x->other);
-    x->self = (let_tenant){(uint32_t)let_rng_below(&r, MODELS), 1u << let_rng_below(&r, 6), 1 + (uint32_t)let_rng_below(&r, 4), 1};
-    for (uint32_t k = 0; k < x->n; k++) x->other[k] = (let_tenant){(uint32_t)let_rng_below(&r, MODELS), 1u << let_rng_below(&r, 6), 1 + (uint32_t)let_rng_below(&r, 4), 1};
+    x->self = (let_tenant){(uint32_t)let_rng_below(&r, MODELS), 1u << let_rng_below(&r, 6),
+                           1 + (uint32_t)let_rng_below(&r, 4), 1};
+    for (uint32_t k = 0; k < x->n; k++)
+      x->other[k] = (let_tenant){(uint32_t)let_rng_below(&r, MODELS), 1u << let_rng_below(&r, 6),
+                                 1 + (uint32_t)let_rng_below(&r, 4), 1};
     x->solo_ms = (1 + x->self.batch / 8.) * 4 / x->self.granules;
-    x->together_ms = x->solo_ms * let_profile_slowdown(p, &x->self, x->other, x->n) * (1 + noise * (2 * let_rng_unit(&r) - 1));
+    x->together_ms =
+        x->solo_ms * let_profile_slowdown(p, &x->self, x->other, x->n) * (1 + noise * (2 * let_rng_unit(&r) - 1));
   }
 }
 
@@ -66,7 +73,8 @@ static void recovers_what_was_planted(void **state) {
       assert_true(fabs(p.coef[LET_COEF_SHARE_SELF] + 0.2) < 0.03);
       assert_true(fabs(p.coef[LET_COEF_SHARE_OTHER] - 0.6) < 0.03);
     }
-    for (uint32_t i = 0; i < s.n; i++) assert_true(let_profile_slowdown(&p, &s.sample[i].self, s.sample[i].other, s.sample[i].n) >= 1);
+    for (uint32_t i = 0; i < s.n; i++)
+      assert_true(let_profile_slowdown(&p, &s.sample[i].self, s.sample[i].other, s.sample[i].n) >= 1);
     let_arena_fini(&a);
   }
 }
@@ -139,7 +147,8 @@ static void held_out_error_is_the_noise(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(recovers_what_was_planted), cmocka_unit_test(a_delay_is_found), cmocka_unit_test(outliers_do_not_spoil_the_rest),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(recovers_what_was_planted), cmocka_unit_test(a_delay_is_found),
+                                     cmocka_unit_test(outliers_do_not_spoil_the_rest),
                                      cmocka_unit_test(held_out_error_is_the_noise)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,8 +8,9 @@
 #include "profile/csv.h"
 
 enum { GRANULES = 10 };
-static const char *const task_models[] = {"lenet1",          "lenet2", "lenet3",     "lenet4",       "lenet5",      "lenet6", "googlenet",
-                                          "resnet50", "ssd-mobilenetv1", "vgg16", "mnasnet1_0", "mobilenet_v2", "densenet161", "bert"};
+static const char *const task_models[] = {
+    "lenet1",   "lenet2",          "lenet3", "lenet4",     "lenet5",       "lenet6",      "googlenet",
+    "resnet50", "ssd-mobilenetv1", "vgg16",  "mnasnet1_0", "mobilenet_v2", "densenet161", "bert"};
 enum { TASK_MODELS = sizeof task_models / sizeof *task_models };
 
 let_err let_glet_tasks(let_profile_file f, let_arena *a, let_workload *ret, let_error *e) {
@@ -21,7 +22,8 @@ let_err let_glet_tasks(let_profile_file f, let_arena *a, let_workload *ret, let_
   uint32_t want = 0, n = 0;
   let_csv_open_bare(&c, f, count, 1, ps);
   if (!let_csv_next(&c)) {
-    if (!ps->n_errors) let_problem_add(ps, false, f.name, 0, 0, "the file is empty: its first line must be the number of tasks");
+    if (!ps->n_errors)
+      let_problem_add(ps, false, f.name, 0, 0, "the file is empty: its first line must be the number of tasks");
   } else if (let_csv_u32(&c, 0, 0, 100000, &want)) {
     let_csv rest = c;
     let_csv_open_bare(&c, f, names, 3, ps);
@@ -60,19 +62,26 @@ static let_err device_of(const char *file, const json_t *root, const char *want,
   size_t i;
   if (!json_is_array(list)) return let_fail(e, LET_ERR_INVALID, "%s: device_specs: must be a list", file);
   json_array_foreach(list, i, o) {
-    if (!text_of(o, "type", d->type, sizeof d->type)) return let_fail(e, LET_ERR_INVALID, "%s: device_specs[%zu].type: must be a short string", file, i);
+    if (!text_of(o, "type", d->type, sizeof d->type))
+      return let_fail(e, LET_ERR_INVALID, "%s: device_specs[%zu].type: must be a short string", file, i);
     if (want[0] && strcmp(d->type, want) != 0) continue;
     d->memory_mib = json_number_value(json_object_get(o, "mem_mb"));
-    if (!(d->memory_mib > 0 && d->memory_mib < 1e9)) return let_fail(e, LET_ERR_INVALID, "%s: device_specs[%zu].mem_mb: must be a number above 0", file, i);
-    if (!text_of(o, "latency_prof_file", d->latency, sizeof d->latency) || !text_of(o, "interference_const_file", d->constants, sizeof d->constants) ||
+    if (!(d->memory_mib > 0 && d->memory_mib < 1e9))
+      return let_fail(e, LET_ERR_INVALID, "%s: device_specs[%zu].mem_mb: must be a number above 0", file, i);
+    if (!text_of(o, "latency_prof_file", d->latency, sizeof d->latency) ||
+        !text_of(o, "interference_const_file", d->constants, sizeof d->constants) ||
         !text_of(o, "interference_util_file", d->util, sizeof d->util))
-      return let_fail(e, LET_ERR_INVALID, "%s: device_specs[%zu]: latency_prof_file, interference_const_file and interference_util_file must be strings", file, i);
+      return let_fail(e, LET_ERR_INVALID,
+                      "%s: device_specs[%zu]: latency_prof_file, interference_const_file and interference_util_file "
+                      "must be strings",
+                      file, i);
     return LET_OK;
   }
   return let_fail(e, LET_ERR_NOT_FOUND, "%s: device_specs has no type '%s'", file, want);
 }
 
-let_err let_glet_devices(let_profile_file devices, let_profile_file sched, const char *want, let_glet_device *ret, let_error *e) {
+let_err let_glet_devices(let_profile_file devices, let_profile_file sched, const char *want, let_glet_device *ret,
+                         let_error *e) {
   let_glet_device d = {.latency_ratio = 1};
   char type[64] = "";
   let_err r = LET_OK;
@@ -81,7 +90,8 @@ let_err let_glet_devices(let_profile_file devices, let_profile_file sched, const
     if (!j) return LET_ERR_INVALID;
     const json_t *ratio = json_object_get(j, "Latency Ratio");
     if (ratio) d.latency_ratio = json_number_value(ratio);
-    if (!(d.latency_ratio >= 1 && d.latency_ratio <= 100)) r = let_fail(e, LET_ERR_INVALID, "%s: Latency Ratio: must be a number from 1 to 100", sched.name);
+    if (!(d.latency_ratio >= 1 && d.latency_ratio <= 100))
+      r = let_fail(e, LET_ERR_INVALID, "%s: Latency Ratio: must be a number from 1 to 100", sched.name);
     (void)text_of(json_array_get(json_object_get(j, "GPUs"), 0), "Type", type, sizeof type);
     json_decref(j);
   }
@@ -147,7 +157,9 @@ static let_err memory_of(let_profile_file f, let_profile *p, let_arena *a, let_e
     let_profile_model *pm = &p->model[m];
     pm->memory = let_arena_array(a, 1, sizeof *pm->memory);
     if (!pm->memory) r = let_fail(e, LET_ERR_NOMEM, "out of memory");
-    else pm->n_memory = 1, pm->memory[0].batch = pm->batch[pm->n_batches - 1], pm->memory[0].bytes = (uint64_t)(mb * 0x1p20);
+    else
+      pm->n_memory = 1, pm->memory[0].batch = pm->batch[pm->n_batches - 1],
+      pm->memory[0].bytes = (uint64_t)(mb * 0x1p20);
   }
   json_decref(j);
   return r;
@@ -188,7 +200,8 @@ static let_err util_of(let_profile_file f, let_profile *p, let_arena *a, let_pro
     if (!pm->pressure) return LET_ERR_NOMEM;
     for (uint32_t i = 0; i < n; i++) {
       if (strcmp(row[i].name, pm->name) != 0 && !(lenet && strcmp(row[i].name, "lenet") == 0)) continue;
-      if (pm->n_pressure && pm->pressure[pm->n_pressure - 1].batch == row[i].batch) continue; /* measured twice: the first */
+      if (pm->n_pressure && pm->pressure[pm->n_pressure - 1].batch == row[i].batch)
+        continue; /* measured twice: the first */
       pm->pressure[pm->n_pressure].batch = row[i].batch;
       pm->pressure[pm->n_pressure++].p = (let_pressure){.l2_util = row[i].l2 / 100, .dram_util = row[i].dram / 100};
     }
@@ -213,13 +226,15 @@ static void constants_of(let_profile_file f, let_profile *p, let_problems *ps) {
     }
 }
 
-let_err let_glet_parse(const let_glet_texts *t, const let_glet_device *d, let_arena *a, let_profile *ret, let_error *e) {
+let_err let_glet_parse(const let_glet_texts *t, const let_glet_device *d, let_arena *a, let_profile *ret,
+                       let_error *e) {
   let_problems *ps = let_arena_alloc(a, sizeof *ps);
   if (!ps) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   /* 68 SMs on both cards of the paper; shares are what counts, so an unknown card gets one SM a granule. */
   bool known = strcmp(d->type, "2080ti") == 0 || strcmp(d->type, "3080") == 0;
   char device[512];
-  snprintf(device, sizeof device, "type: %s\nsms: %d\ngranules: %d\ngranule_sms: %d\nlast_granule_sms: %d\nmemory_mib: %.9g\n", d->type,
+  snprintf(device, sizeof device,
+           "type: %s\nsms: %d\ngranules: %d\ngranule_sms: %d\nlast_granule_sms: %d\nmemory_mib: %.9g\n", d->type,
            known ? 68 : GRANULES, GRANULES, known ? 6 : 1, known ? 14 : 1, d->memory_mib);
   let_buf latency;
   let_buf_init(&latency, &let_mem_libc);
@@ -227,7 +242,8 @@ let_err let_glet_parse(const let_glet_texts *t, const let_glet_device *d, let_ar
   let_err r = LET_OK;
   if (!latency_text(t, d, &latency, ps)) r = let_problems_fail(ps, e);
   else if (latency.failed) r = let_fail(e, LET_ERR_NOMEM, "out of memory");
-  let_profile_texts own = {.device = {t->devices.name, let_str_c(device)}, .latency = {t->latency.name, {latency.p, latency.n}}};
+  let_profile_texts own = {.device = {t->devices.name, let_str_c(device)},
+                           .latency = {t->latency.name, {latency.p, latency.n}}};
   if (!r) r = let_profile_parse(&own, a, &p, NULL, ps, e);
   let_buf_fini(&latency);
   if (r) return r;
@@ -240,7 +256,8 @@ let_err let_glet_parse(const let_glet_texts *t, const let_glet_device *d, let_ar
 }
 
 /* "InputDim": [3,224,224] of the model's first input -> "3_224_224.txt", and the bytes of one row. */
-static let_err input_of(const char *dir, const char *model, let_arena *a, char *table, size_t size, uint64_t *ret_bytes, let_error *e) {
+static let_err input_of(const char *dir, const char *model, let_arena *a, char *table, size_t size, uint64_t *ret_bytes,
+                        let_error *e) {
   char path[LET_NAME_MAX + 16];
   let_profile_file f;
   snprintf(path, sizeof path, "config/%s.json", model);
@@ -261,13 +278,13 @@ static let_err input_of(const char *dir, const char *model, let_arena *a, char *
   if (at && at + 4 < size && bytes < 1e12) {
     memcpy(table + at, ".txt", 5);
     *ret_bytes = (uint64_t)bytes;
-  } else
-    table[0] = 0;
+  } else table[0] = 0;
   json_decref(j);
   return LET_OK;
 }
 
-static let_err overhead_add(const char *dir, const char *table, double ratio, let_profile_model *m, let_arena *a, let_problems *ps, let_error *e) {
+static let_err overhead_add(const char *dir, const char *table, double ratio, let_profile_model *m, let_arena *a,
+                            let_problems *ps, let_error *e) {
   static const char *const names[] = {"batch", "overhead_ms"};
   let_profile_file f;
   let_err r = let_profile_read(dir, table, false, a, &f, e);
@@ -285,7 +302,9 @@ static let_err overhead_add(const char *dir, const char *table, double ratio, le
   if (ps->n_errors) return let_problems_fail(ps, e);
   for (uint32_t i = 0; i < m->n_cells; i++) {
     let_cell *x = &m->cell[i];
-    if (ms[x->batch] <= 0) return let_fail(e, LET_ERR_INVALID, "%s: no batching overhead for batch %u, which model '%s' is measured at", f.name, x->batch, m->name);
+    if (ms[x->batch] <= 0)
+      return let_fail(e, LET_ERR_INVALID, "%s: no batching overhead for batch %u, which model '%s' is measured at",
+                      f.name, x->batch, m->name);
     x->p50_ms += ms[x->batch], x->p99_ms += ms[x->batch] * ratio;
   }
   let_profile_envelope(m);
@@ -300,7 +319,10 @@ let_err let_glet_import(const char *dir, const char *device, let_arena *a, let_p
   if (!r) r = let_glet_devices(t.devices, t.sched, device, &d, e);
   if (!r) r = let_profile_read(dir, d.latency, false, a, &t.latency, e);
   if (!r && !t.latency.text.p)
-    return let_fail(e, LET_ERR_NOT_FOUND, "%s: no such file: the prototype does not publish its latency table; measure it with its profiling scripts (rows model,part,batch,latency_ms) or measure this machine with 'gpulet profile'", t.latency.name);
+    return let_fail(e, LET_ERR_NOT_FOUND,
+                    "%s: no such file: the prototype does not publish its latency table; measure it with its profiling "
+                    "scripts (rows model,part,batch,latency_ms) or measure this machine with 'gpulet profile'",
+                    t.latency.name);
   if (!r) r = let_profile_read(dir, d.util, false, a, &t.util, e);
   if (!r) r = let_profile_read(dir, d.constants, false, a, &t.constants, e);
   if (!r) r = let_profile_read(dir, "mem-config.json", false, a, &t.memory, e);

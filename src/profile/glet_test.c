@@ -11,26 +11,32 @@
 #include <cmocka.h>
 
 #define assert_near(a, b, eps) assert_true(fabs((a) - (b)) <= (eps))
-#define DEVICES \
-  "{\"device_specs\":[{\"type\":\"2080ti\",\"mem_mb\":11000,\"latency_prof_file\":\"2080ti/latency.csv\"," \
-  "\"interference_const_file\":\"2080ti/INT.CSV\",\"interference_util_file\":\"2080ti/UTIL.CSV\"}," \
-  "{\"type\":\"3080\",\"mem_mb\":10200,\"latency_prof_file\":\"x\",\"interference_const_file\":\"x\",\"interference_util_file\":\"x\"}]}"
-#define SCHED "{\"GPUs\":[{\"Type\":\"2080ti\",\"Num\":2}],\"Latency Ratio\":1.1}"
+#define DEVICES                                                                                                       \
+  "{\"device_specs\":[{\"type\":\"2080ti\",\"mem_mb\":11000,\"latency_prof_file\":\"2080ti/latency.csv\","            \
+  "\"interference_const_file\":\"2080ti/INT.CSV\",\"interference_util_file\":\"2080ti/UTIL.CSV\"},"                   \
+  "{\"type\":\"3080\",\"mem_mb\":10200,\"latency_prof_file\":\"x\",\"interference_const_file\":\"x\",\"interference_" \
+  "util_file\":\"x\"}]}"
+#define SCHED   "{\"GPUs\":[{\"Type\":\"2080ti\",\"Num\":2}],\"Latency Ratio\":1.1}"
 #define LATENCY "vgg16,20,1,20\nvgg16,100,1,5\nvgg16,20,2,36\nvgg16,100,2,8\nlenet,20,1,1\nlenet,100,1,0.5\n"
-#define UTIL "bench,batch,avg_duration(ms),SM_util(%),l2_util(%),mem_util(%),a,b\nvgg16,1,0,0,20,30,0,0\nvgg16,3,0,0,99,99,0,0\nvgg16,2,0,0,40,50,0,0\nlenet,1,0,0,5,6,0,0\n"
+#define UTIL                                                                                                        \
+  "bench,batch,avg_duration(ms),SM_util(%),l2_util(%),mem_util(%),a,b\nvgg16,1,0,0,20,30,0,0\nvgg16,3,0,0,99,99,0," \
+  "0\nvgg16,2,0,0,40,50,0,0\nlenet,1,0,0,5,6,0,0\n"
 #define CONSTANTS "l2_util_m1,l2_util_m2,dram_util_m1,dram_util_m2,constant\n0.11,0.72,0.35,0.09,0.90\n"
 
 typedef struct file {
   const char *name, *text;
 } file;
-static const file files[] = {{"device-config.json", DEVICES},
-                             {"sched-config.json", SCHED},
-                             {"mem-config.json", "{\"models\":[{\"name\":\"vgg16\",\"mem\":2920},{\"name\":\"lenet3\",\"mem\":50},{\"name\":\"absent\",\"mem\":1}]}"},
-                             {"2080ti/latency.csv", LATENCY},
-                             {"2080ti/UTIL.CSV", UTIL},
-                             {"2080ti/INT.CSV", CONSTANTS},
-                             {"config/vgg16.json", "{\"Name\":\"vgg16\",\"Input\":[{\"ID\":0,\"InputDim\":[3,224,224],\"InputType\":\"FP32\"}]}"},
-                             {"3_224_224.txt", "1,0.25,\n2,0.5,\n"}};
+static const file files[] = {
+    {"device-config.json", DEVICES},
+    {"sched-config.json", SCHED},
+    {"mem-config.json", "{\"models\":[{\"name\":\"vgg16\",\"mem\":2920},{\"name\":\"lenet3\",\"mem\":50},{\"name\":"
+                        "\"absent\",\"mem\":1}]}"},
+    {"2080ti/latency.csv", LATENCY},
+    {"2080ti/UTIL.CSV", UTIL},
+    {"2080ti/INT.CSV", CONSTANTS},
+    {"config/vgg16.json",
+     "{\"Name\":\"vgg16\",\"Input\":[{\"ID\":0,\"InputDim\":[3,224,224],\"InputType\":\"FP32\"}]}"},
+    {"3_224_224.txt", "1,0.25,\n2,0.5,\n"}};
 enum { FILES = sizeof files / sizeof *files };
 
 static void write_all(const char *dir, int skip) {
@@ -141,7 +147,8 @@ static void task_files(void **state) {
       assert_int_equal(r, LET_ERR_INVALID);
       continue;
     }
-    if (r != LET_ERR_INVALID || !strstr(e.text, bad[i].want)) fail_msg("case %zu: %s '%s', want '%s'", i, let_err_name(r), e.text, bad[i].want);
+    if (r != LET_ERR_INVALID || !strstr(e.text, bad[i].want))
+      fail_msg("case %zu: %s '%s', want '%s'", i, let_err_name(r), e.text, bad[i].want);
   }
   let_arena_fini(&a);
 }
@@ -159,29 +166,42 @@ static void malformed(void **state) {
              {DEVICES, SCHED, "vgg16,20,1,0\n", NULL, NULL, NULL, "latency.csv:1:12: latency_ms is 0"},
              {DEVICES, SCHED, "vgg16,25,1,3\n", NULL, NULL, NULL, "latency.csv:1:7: part 25 is no multiple of 10 %"},
              {DEVICES, SCHED, "vgg16,20,1\n", NULL, NULL, NULL, "latency.csv:1: 3 fields, expected 4"},
-             {DEVICES, SCHED, "a,20,1,3\na,100,1,2\na,20,2,4\n", NULL, NULL, NULL, "the cell of batch 2 on 10 granules is missing"},
+             {DEVICES, SCHED, "a,20,1,3\na,100,1,2\na,20,2,4\n", NULL, NULL, NULL,
+              "the cell of batch 2 on 10 granules is missing"},
              {DEVICES, SCHED, LATENCY, "{\"models\":[{\"name\":\"vgg16\"}]}", NULL, NULL, "mem-config.json: models[0]"},
              {DEVICES, SCHED, LATENCY, NULL, "bench,batch\n", CONSTANTS, "UTIL.CSV:1: column 'l2_util(%)' is missing"},
-             {DEVICES, SCHED, LATENCY, NULL, "bench,batch,l2_util(%),mem_util(%)\nvgg16,1,101,3\n", CONSTANTS, "UTIL.CSV:2:9: l2_util(%): 101 is out of range"},
-             {DEVICES, SCHED, LATENCY, NULL, UTIL, "l2_util_m1,l2_util_m2,dram_util_m1,dram_util_m2,constant\n", "INT.CSV: the row of constants is missing"},
-             {DEVICES, SCHED, LATENCY, NULL, UTIL, "l2_util_m1,l2_util_m2,dram_util_m1,dram_util_m2,constant\n1,2,3,x,4\n", "INT.CSV:2:7: dram_util_m2"}};
+             {DEVICES, SCHED, LATENCY, NULL, "bench,batch,l2_util(%),mem_util(%)\nvgg16,1,101,3\n", CONSTANTS,
+              "UTIL.CSV:2:9: l2_util(%): 101 is out of range"},
+             {DEVICES, SCHED, LATENCY, NULL, UTIL, "l2_util_m1,l2_util_m2,dram_util_m1,dram_util_m2,constant\n",
+              "INT.CSV: the row of constants is missing"},
+             {DEVICES, SCHED, LATENCY, NULL, UTIL,
+              "l2_util_m1,l2_util_m2,dram_util_m1,dram_util_m2,constant\n1,2,3,x,4\n", "INT.CSV:2:7: dram_util_m2"}};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     let_arena a;
     let_arena_init(&a, &let_mem_libc);
-#define FILE_OF(name, text) {name, text ? let_str_c(text) : (let_str){NULL, 0}}
-    let_glet_texts t = {FILE_OF("device-config.json", bad[i].devices), FILE_OF("sched-config.json", bad[i].sched), FILE_OF("mem-config.json", bad[i].memory),
-                        FILE_OF("latency.csv", bad[i].latency),        FILE_OF("UTIL.CSV", bad[i].util),          FILE_OF("INT.CSV", bad[i].constants)};
+#define FILE_OF(name, text)                              \
+  {                                                      \
+    name, text ? let_str_c(text) : (let_str) { NULL, 0 } \
+  }
+    let_glet_texts t = {FILE_OF("device-config.json", bad[i].devices),
+                        FILE_OF("sched-config.json", bad[i].sched),
+                        FILE_OF("mem-config.json", bad[i].memory),
+                        FILE_OF("latency.csv", bad[i].latency),
+                        FILE_OF("UTIL.CSV", bad[i].util),
+                        FILE_OF("INT.CSV", bad[i].constants)};
     let_glet_device d;
     let_profile p;
     let_error e = {0};
     let_err r = let_glet_devices(t.devices, t.sched, NULL, &d, &e);
     if (!r) r = let_glet_parse(&t, &d, &a, &p, &e);
-    if (r != LET_ERR_INVALID || !strstr(e.text, bad[i].want)) fail_msg("case %zu: %s '%s', want '%s'", i, let_err_name(r), e.text, bad[i].want);
+    if (r != LET_ERR_INVALID || !strstr(e.text, bad[i].want))
+      fail_msg("case %zu: %s '%s', want '%s'", i, let_err_name(r), e.text, bad[i].want);
     let_arena_fini(&a);
   }
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(golden), cmocka_unit_test(task_files), cmocka_unit_test(malformed)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(golden), cmocka_unit_test(task_files),
+                                     cmocka_unit_test(malformed)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* test: plan
- * Golden plans: the five scenarios of the gpu-let paper (bench/workloads) on the H200 profile, at rates that need one to ten
- * devices: how many, and what is on each. A planner that gets better changes them: look at the new ones and print them here
- * (GPULET_TEST_PRINT=1). A change that makes them worse is a step back. */
+ * Golden plans: the five scenarios of the gpu-let paper (bench/workloads) on the H200 profile, at rates that need one
+ * to ten devices: how many, and what is on each. A planner that gets better changes them: look at the new ones and
+ * print them here (GPULET_TEST_PRINT=1). A change that makes them worse is a step back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,60 +21,60 @@ typedef struct scenario {
 } scenario;
 
 static const let_workload scen[5] = {
-  {4, (let_demand[]){{"googlenet", 800, 66000000}, {"bert", 800, 22000000}, {"mnasnet1_0", 400, 62000000}, {"mobilenet_v2", 400, 64000000}}},
-  {2, (let_demand[]){{"densenet161", 400, 202000000}, {"vgg16", 400, 142000000}}},
-  {3, (let_demand[]){{"resnet50", 400, 108000000}, {"vgg16", 400, 142000000}, {"mobilenet_v2", 400, 64000000}}},
-  {3, (let_demand[]){{"ssd", 400, 202000000}, {"mnasnet1_0", 400, 62000000}, {"densenet161", 400, 202000000}}},
-  {4, (let_demand[]){{"lenet", 400, 5000000}, {"ssd", 400, 202000000}, {"vgg16", 400, 142000000}, {"mnasnet1_0", 400, 62000000}}},
+    {4, (let_demand[]){{"googlenet", 800, 66000000},
+                       {"bert", 800, 22000000},
+                       {"mnasnet1_0", 400, 62000000},
+                       {"mobilenet_v2", 400, 64000000}}},
+    {2, (let_demand[]){{"densenet161", 400, 202000000}, {"vgg16", 400, 142000000}}},
+    {3, (let_demand[]){{"resnet50", 400, 108000000}, {"vgg16", 400, 142000000}, {"mobilenet_v2", 400, 64000000}}},
+    {3, (let_demand[]){{"ssd", 400, 202000000}, {"mnasnet1_0", 400, 62000000}, {"densenet161", 400, 202000000}}},
+    {4,
+     (let_demand[]){
+         {"lenet", 400, 5000000}, {"ssd", 400, 202000000}, {"vgg16", 400, 142000000}, {"mnasnet1_0", 400, 62000000}}},
 };
 
 static const scenario golden[5][3] = {
-  {{4, 1,
-    "16: bert@32 + googlenet@32 + mobilenet_v2@16 + mnasnet1_0@16"},
-   {24, 4,
-    "3x 4: bert@19 / 2: bert@9 / 1: googlenet@32 / 1: mobilenet_v2@32 | 3x 4: bert@19 / 2: bert@9 / 2x 1: "
-    "googlenet@32 | 5: bert@23 / 2x 4: bert@19 / 2x 1: googlenet@32 / 1: mobilenet_v2@32 | 3: bert@14 / "
-    "8x 1: googlenet@32 / 3x 1: mnasnet1_0@32 / 1: mobilenet_v2@32 / 1: mobilenet_v2@19 + mnasnet1_0@4 + "
-    "bert@1"},
-   {56, 10,
-    "16x 1: googlenet@32 | 11x 1: googlenet@32 / 5x 1: mnasnet1_0@32 | 4x 4: bert@19 | 4x 4: bert@19 | 4x "
-    "4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 2x 1: mnasnet1_0@32 / 7x 1: "
-    "mobilenet_v2@32 / 1: googlenet@32 + mobilenet_v2@28 / 4: bert@19 / 2: bert@9 | 2: bert@2 + "
-    "mobilenet_v2@30 + mnasnet1_0@9"}},
-  {{4, 1,
-    "9: vgg16@32 + densenet161@32"},
-   {20, 3,
-    "3x 4: vgg16@32 / 1: vgg16@16 / 3x 1: densenet161@29 | 16x 1: densenet161@30 | 16: vgg16@14 + "
-    "densenet161@32"},
-   {50, 7,
-    "4x 4: vgg16@32 | 4x 4: vgg16@32 | 16x 1: densenet161@30 | 16x 1: densenet161@30 | 16x 1: "
-    "densenet161@30 | 16x 1: densenet161@30 | 13: vgg16@32 + densenet161@9"}},
-  {{6, 1,
-    "8: vgg16@32 + resnet50@32 + mobilenet_v2@32"},
-   {32, 3,
-    "8x 1: resnet50@32 / 8x 1: vgg16@16 | 14x 1: vgg16@16 / 1: resnet50@32 + vgg16@12 / 1: "
-    "mobilenet_v2@32 | 16: mobilenet_v2@32 + resnet50@4 + vgg16@1"},
-   {80, 6,
-    "16x 1: resnet50@32 | 7x 1: resnet50@32 / 9x 1: vgg16@16 | 16x 1: vgg16@16 | 16x 1: vgg16@16 | 15x 1: "
-    "vgg16@16 / 1: mobilenet_v2@32 | 9: mobilenet_v2@32 / 3: mobilenet_v2@32 / 3x 1: mobilenet_v2@32 / 1: "
-    "resnet50@29 + vgg16@11 + mobilenet_v2@21"}},
-  {{4, 1,
-    "8: densenet161@32 + ssd@32 + mnasnet1_0@32"},
-   {20, 3,
-    "2x 1: mnasnet1_0@32 / 14x 1: densenet161@30 | 12x 1: densenet161@30 / 2x 1: mnasnet1_0@32 + ssd@24 / "
-    "2x 1: ssd@32 | 16: ssd@32 + densenet161@2 + mnasnet1_0@1"},
-   {50, 6,
-    "5x 1: mnasnet1_0@32 / 11x 1: densenet161@30 | 1: mnasnet1_0@32 / 15x 1: densenet161@30 | 16x 1: "
-    "densenet161@30 | 16x 1: densenet161@30 | 8x 1: densenet161@30 / 2x 1: ssd@32 + mnasnet1_0@31 / 6x 1: "
-    "ssd@32 | 12: ssd@32 / 2: ssd@32 / 1: ssd@32 / 1: mnasnet1_0@30 + ssd@26 + densenet161@4"}},
-  {{5, 1,
-    "11: vgg16@10 + ssd@10 + mnasnet1_0@10 + lenet@10"},
-   {24, 2,
-    "3x 1: mnasnet1_0@32 / 6x 1: ssd@32 / 6: vgg16@32 + ssd@27 + mnasnet1_0@5 / 1: lenet@32 | 13x 1: "
-    "vgg16@16 / 2: ssd@32 + vgg16@7 + mnasnet1_0@14"},
-   {60, 5,
-    "16: vgg16@32 | 16: vgg16@32 | 16: vgg16@32 + lenet@32 | 8x 2: ssd@32 | 2x 2: ssd@32 / 3: "
-    "mnasnet1_0@32 / 4: mnasnet1_0@32 / 3: mnasnet1_0@32 + lenet@32 / 1: ssd@32 / 1: lenet@32 + ssd@1"}},
+    {{4, 1, "16: bert@32 + googlenet@32 + mobilenet_v2@16 + mnasnet1_0@16"},
+     {24, 4,
+      "3x 4: bert@19 / 2: bert@9 / 1: googlenet@32 / 1: mobilenet_v2@32 | 3x 4: bert@19 / 2: bert@9 / 2x 1: "
+      "googlenet@32 | 5: bert@23 / 2x 4: bert@19 / 2x 1: googlenet@32 / 1: mobilenet_v2@32 | 3: bert@14 / "
+      "8x 1: googlenet@32 / 3x 1: mnasnet1_0@32 / 1: mobilenet_v2@32 / 1: mobilenet_v2@19 + mnasnet1_0@4 + "
+      "bert@1"},
+     {56, 10,
+      "16x 1: googlenet@32 | 11x 1: googlenet@32 / 5x 1: mnasnet1_0@32 | 4x 4: bert@19 | 4x 4: bert@19 | 4x "
+      "4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 4x 4: bert@19 | 2x 1: mnasnet1_0@32 / 7x 1: "
+      "mobilenet_v2@32 / 1: googlenet@32 + mobilenet_v2@28 / 4: bert@19 / 2: bert@9 | 2: bert@2 + "
+      "mobilenet_v2@30 + mnasnet1_0@9"}},
+    {{4, 1, "9: vgg16@32 + densenet161@32"},
+     {20, 3,
+      "3x 4: vgg16@32 / 1: vgg16@16 / 3x 1: densenet161@29 | 16x 1: densenet161@30 | 16: vgg16@14 + "
+      "densenet161@32"},
+     {50, 7,
+      "4x 4: vgg16@32 | 4x 4: vgg16@32 | 16x 1: densenet161@30 | 16x 1: densenet161@30 | 16x 1: "
+      "densenet161@30 | 16x 1: densenet161@30 | 13: vgg16@32 + densenet161@9"}},
+    {{6, 1, "8: vgg16@32 + resnet50@32 + mobilenet_v2@32"},
+     {32, 3,
+      "8x 1: resnet50@32 / 8x 1: vgg16@16 | 14x 1: vgg16@16 / 1: resnet50@32 + vgg16@12 / 1: "
+      "mobilenet_v2@32 | 16: mobilenet_v2@32 + resnet50@4 + vgg16@1"},
+     {80, 6,
+      "16x 1: resnet50@32 | 7x 1: resnet50@32 / 9x 1: vgg16@16 | 16x 1: vgg16@16 | 16x 1: vgg16@16 | 15x 1: "
+      "vgg16@16 / 1: mobilenet_v2@32 | 9: mobilenet_v2@32 / 3: mobilenet_v2@32 / 3x 1: mobilenet_v2@32 / 1: "
+      "resnet50@29 + vgg16@11 + mobilenet_v2@21"}},
+    {{4, 1, "8: densenet161@32 + ssd@32 + mnasnet1_0@32"},
+     {20, 3,
+      "2x 1: mnasnet1_0@32 / 14x 1: densenet161@30 | 12x 1: densenet161@30 / 2x 1: mnasnet1_0@32 + ssd@24 / "
+      "2x 1: ssd@32 | 16: ssd@32 + densenet161@2 + mnasnet1_0@1"},
+     {50, 6,
+      "5x 1: mnasnet1_0@32 / 11x 1: densenet161@30 | 1: mnasnet1_0@32 / 15x 1: densenet161@30 | 16x 1: "
+      "densenet161@30 | 16x 1: densenet161@30 | 8x 1: densenet161@30 / 2x 1: ssd@32 + mnasnet1_0@31 / 6x 1: "
+      "ssd@32 | 12: ssd@32 / 2: ssd@32 / 1: ssd@32 / 1: mnasnet1_0@30 + ssd@26 + densenet161@4"}},
+    {{5, 1, "11: vgg16@10 + ssd@10 + mnasnet1_0@10 + lenet@10"},
+     {24, 2,
+      "3x 1: mnasnet1_0@32 / 6x 1: ssd@32 / 6: vgg16@32 + ssd@27 + mnasnet1_0@5 / 1: lenet@32 | 13x 1: "
+      "vgg16@16 / 2: ssd@32 + vgg16@7 + mnasnet1_0@14"},
+     {60, 5,
+      "16: vgg16@32 | 16: vgg16@32 | 16: vgg16@32 + lenet@32 | 8x 2: ssd@32 | 2x 2: ssd@32 / 3: "
+      "mnasnet1_0@32 / 4: mnasnet1_0@32 / 3: mnasnet1_0@32 + lenet@32 / 1: ssd@32 / 1: lenet@32 + ssd@1"}},
 };
 
 static let_profile profile;
@@ -129,7 +129,8 @@ static void scenarios(void **state) {
       draw(&p, text, sizeof text);
       if (getenv("GPULET_TEST_PRINT")) printf("  {%g, %u,\n    \"%s\"},\n", g->times, p.gpus_used, text);
       else if (p.gpus_used != g->gpus || strcmp(text, g->plan) != 0)
-        fail_msg("scen%u times %g: %u gpus instead of %u:\n%s\ninstead of\n%s", s + 1, g->times, p.gpus_used, g->gpus, text, g->plan);
+        fail_msg("scen%u times %g: %u gpus instead of %u:\n%s\ninstead of\n%s", s + 1, g->times, p.gpus_used, g->gpus,
+                 text, g->plan);
     }
 }
 

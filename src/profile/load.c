@@ -9,7 +9,7 @@
 
 /* Noise that a mean of a few replays has: a rise below both is not worth a word. */
 #define NOISE_RATIO 1.05
-#define NOISE_MS 0.02
+#define NOISE_MS    0.02
 enum { FILE_BYTES_MAX = 64 << 20 };
 
 typedef struct cell_row {
@@ -54,7 +54,9 @@ static void holes(const let_profile_model *m, const cell_row *row, uint32_t n, c
         k++;
         continue;
       }
-      let_problem_add(ps, false, file, row[k < n ? k : n - 1].line, 0, "model '%s': the cell of batch %u on %u granules is missing (measure it, or leave the whole batch or granule count out)",
+      let_problem_add(ps, false, file, row[k < n ? k : n - 1].line, 0,
+                      "model '%s': the cell of batch %u on %u granules is missing (measure it, or leave the whole "
+                      "batch or granule count out)",
                       m->name, m->batch[b], m->granule[g]);
     }
 }
@@ -65,20 +67,26 @@ static void noise(const let_profile_model *m, const cell_row *row, const char *f
       uint32_t i = b * m->n_granules + g;
       double v = row[i].cell.p50_ms;
       if (g && v > NOISE_RATIO * row[i - 1].cell.p50_ms && v - row[i - 1].cell.p50_ms > NOISE_MS)
-        let_problem_add(ps, true, file, row[i].line, 0, "model '%s', batch %u: latency rises from %g ms on %u granules to %g ms on %u (measured again, this should go away)",
+        let_problem_add(ps, true, file, row[i].line, 0,
+                        "model '%s', batch %u: latency rises from %g ms on %u granules to %g ms on %u (measured again, "
+                        "this should go away)",
                         m->name, m->batch[b], row[i - 1].cell.p50_ms, m->granule[g - 1], v, m->granule[g]);
-      if (b && row[i - m->n_granules].cell.p50_ms > NOISE_RATIO * v && row[i - m->n_granules].cell.p50_ms - v > NOISE_MS)
-        let_problem_add(ps, true, file, row[i].line, 0, "model '%s' on %u granules: batch %u takes %g ms, less than batch %u with %g ms", m->name, m->granule[g],
-                        m->batch[b], v, m->batch[b - 1], row[i - m->n_granules].cell.p50_ms);
+      if (b && row[i - m->n_granules].cell.p50_ms > NOISE_RATIO * v &&
+          row[i - m->n_granules].cell.p50_ms - v > NOISE_MS)
+        let_problem_add(ps, true, file, row[i].line, 0,
+                        "model '%s' on %u granules: batch %u takes %g ms, less than batch %u with %g ms", m->name,
+                        m->granule[g], m->batch[b], v, m->batch[b - 1], row[i - m->n_granules].cell.p50_ms);
     }
 }
 
-static let_err build_model(let_profile_model *m, cell_row *row, uint32_t n, const char *file, let_arena *a, let_problems *ps) {
+static let_err build_model(let_profile_model *m, cell_row *row, uint32_t n, const char *file, let_arena *a,
+                           let_problems *ps) {
   uint32_t k = 0;
   for (uint32_t i = 0; i < n; i++) {
     if (k && row[k - 1].cell.batch == row[i].cell.batch && row[k - 1].cell.granules == row[i].cell.granules) {
-      let_problem_add(ps, false, file, row[i].line, 0, "model '%s', batch %u, %u granules is there twice, first on line %u", row[i].name, row[i].cell.batch,
-                      row[i].cell.granules, row[k - 1].line);
+      let_problem_add(ps, false, file, row[i].line, 0,
+                      "model '%s', batch %u, %u granules is there twice, first on line %u", row[i].name,
+                      row[i].cell.batch, row[i].cell.granules, row[k - 1].line);
       continue;
     }
     row[k++] = row[i];
@@ -112,7 +120,8 @@ static let_err parse_latency(let_profile_file f, let_arena *a, let_profile *p, l
     ok &= let_csv_u32(&c, 2, 1, p->device.granules, &r->cell.granules);
     bool both = let_csv_positive(&c, 3, 1e7, &r->cell.p50_ms);
     both &= let_csv_positive(&c, 4, 1e7, &r->cell.p99_ms);
-    if (both && r->cell.p99_ms < r->cell.p50_ms) let_csv_problem(&c, 4, false, "p99_ms %g is less than p50_ms %g", r->cell.p99_ms, r->cell.p50_ms), both = false;
+    if (both && r->cell.p99_ms < r->cell.p50_ms)
+      let_csv_problem(&c, 4, false, "p99_ms %g is less than p50_ms %g", r->cell.p99_ms, r->cell.p50_ms), both = false;
     n += ok && both;
   }
   if (n == 0 && ps->n_errors == 0) let_problem_add(ps, false, f.name, 0, 0, "no rows: nothing is measured");
@@ -172,7 +181,8 @@ static let_err parse_memory(let_profile_file f, let_arena *a, let_profile *p, le
     if (!m->memory) return LET_ERR_NOMEM;
     for (uint32_t k = i; k < j; k++) {
       if (k > i && row[k].batch == row[k - 1].batch) {
-        let_problem_add(ps, false, f.name, row[k].line, 0, "model '%s' at batch %u is there twice", m->name, row[k].batch);
+        let_problem_add(ps, false, f.name, row[k].line, 0, "model '%s' at batch %u is there twice", m->name,
+                        row[k].batch);
         continue;
       }
       m->memory[m->n_memory].batch = row[k].batch;
@@ -204,7 +214,10 @@ static bool neighbour(const let_csv *c, const let_profile *p, let_str s, let_ten
   for (int k = 1; k >= 0; k--) {
     size_t i = rest.n;
     while (i > 0 && rest.p[i - 1] != ':') i--;
-    if (i == 0) return let_csv_problem(c, 3, false, "neighbour '" LET_STR_FMT "' must be name:batch:granules", (int)(s.n < 60 ? s.n : 60), s.p), false;
+    if (i == 0)
+      return let_csv_problem(c, 3, false, "neighbour '" LET_STR_FMT "' must be name:batch:granules",
+                             (int)(s.n < 60 ? s.n : 60), s.p),
+             false;
     part[k] = (let_str){rest.p + i, rest.n - i};
     rest.n = i - 1;
   }
@@ -224,19 +237,22 @@ static let_err neighbours(const let_csv *c, const let_profile *p, let_arena *a, 
   *ret_ok = false;
   for (size_t i = 0, from = 0; i <= text.n; i++) {
     if (i < text.n && text.p[i] != '+') continue;
-    if (s->n == LET_NEIGHBOURS_MAX) return let_csv_problem(c, 3, false, "more than %d neighbours", LET_NEIGHBOURS_MAX), LET_OK;
+    if (s->n == LET_NEIGHBOURS_MAX)
+      return let_csv_problem(c, 3, false, "more than %d neighbours", LET_NEIGHBOURS_MAX), LET_OK;
     if (!neighbour(c, p, (let_str){text.p + from, i - from}, &t[s->n])) return LET_OK;
     total += t[s->n++].granules;
     from = i + 1;
   }
-  if (total > p->device.granules) return let_csv_problem(c, 3, false, "%u granules together, the device has %u", total, p->device.granules), LET_OK;
+  if (total > p->device.granules)
+    return let_csv_problem(c, 3, false, "%u granules together, the device has %u", total, p->device.granules), LET_OK;
   s->other = let_arena_array(a, s->n, sizeof *t);
   if (!s->other) return LET_ERR_NOMEM;
   memcpy(s->other, t, s->n * sizeof *t);
   return *ret_ok = true, LET_OK;
 }
 
-static let_err parse_samples(let_profile_file f, let_arena *a, const let_profile *p, let_samples *ret, let_problems *ps) {
+static let_err parse_samples(let_profile_file f, let_arena *a, const let_profile *p, let_samples *ret,
+                             let_problems *ps) {
   static const char *const names[] = {"model", "batch", "granules", "neighbours", "solo_ms", "together_ms"};
   let_csv c;
   if (!let_csv_open(&c, f, names, 6, 6, false, ps)) return LET_OK;
@@ -254,13 +270,16 @@ static let_err parse_samples(let_profile_file f, let_arena *a, const let_profile
     ok &= let_csv_positive(&c, 4, 1e7, &s->solo_ms);
     ok &= let_csv_positive(&c, 5, 1e7, &s->together_ms);
     if (ok && s->together_ms < 0.5 * s->solo_ms)
-      let_csv_problem(&c, 5, false, "together_ms %g is less than half of solo_ms %g: these were not measured alike", s->together_ms, s->solo_ms), ok = false;
+      let_csv_problem(&c, 5, false, "together_ms %g is less than half of solo_ms %g: these were not measured alike",
+                      s->together_ms, s->solo_ms),
+          ok = false;
     ret->n += ok;
   }
   return LET_OK;
 }
 
-let_err let_profile_parse(const let_profile_texts *t, let_arena *a, let_profile *ret, let_samples *ret_samples, let_problems *ps, let_error *e) {
+let_err let_profile_parse(const let_profile_texts *t, let_arena *a, let_profile *ret, let_samples *ret_samples,
+                          let_problems *ps, let_error *e) {
   let_profile p = {0};
   let_samples s = {0};
   let_err r = LET_OK;
@@ -282,7 +301,8 @@ let_err let_profile_parse(const let_profile_texts *t, let_arena *a, let_profile 
   return LET_OK;
 }
 
-let_err let_profile_read(const char *dir, const char *name, bool required, let_arena *a, let_profile_file *ret, let_error *e) {
+let_err let_profile_read(const char *dir, const char *name, bool required, let_arena *a, let_profile_file *ret,
+                         let_error *e) {
   char path[4096];
   int len = snprintf(path, sizeof path, "%s/%s", dir, name);
   if (len < 0 || (size_t)len >= sizeof path) return let_fail(e, LET_ERR_INVALID, "the path of %s is too long", name);
@@ -291,14 +311,18 @@ let_err let_profile_read(const char *dir, const char *name, bool required, let_a
   if (!ret->name) return let_fail(e, LET_ERR_NOMEM, "out of memory while reading %s", path);
   FILE *f = fopen(path, "rb");
   if (!f && errno == ENOENT && !required) return LET_OK;
-  if (!f) return let_fail(e, errno == ENOENT || errno == ENOTDIR ? LET_ERR_NOT_FOUND : LET_ERR_IO, "%s: %s", path, strerror(errno));
+  if (!f)
+    return let_fail(e, errno == ENOENT || errno == ENOTDIR ? LET_ERR_NOT_FOUND : LET_ERR_IO, "%s: %s", path,
+                    strerror(errno));
   struct stat st;
   let_err r = LET_OK;
   char *text = NULL;
   size_t n = 0;
   if (fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) r = let_fail(e, LET_ERR_IO, "%s: not a file", path);
-  else if (st.st_size > FILE_BYTES_MAX) r = let_fail(e, LET_ERR_TOO_LARGE, "%s: larger than %d MiB", path, FILE_BYTES_MAX >> 20);
-  else if (!(text = let_arena_alloc(a, (size_t)st.st_size + 1))) r = let_fail(e, LET_ERR_NOMEM, "out of memory while reading %s", path);
+  else if (st.st_size > FILE_BYTES_MAX)
+    r = let_fail(e, LET_ERR_TOO_LARGE, "%s: larger than %d MiB", path, FILE_BYTES_MAX >> 20);
+  else if (!(text = let_arena_alloc(a, (size_t)st.st_size + 1)))
+    r = let_fail(e, LET_ERR_NOMEM, "out of memory while reading %s", path);
   else {
     n = fread(text, 1, (size_t)st.st_size, f);
     if (ferror(f)) r = let_fail(e, LET_ERR_IO, "%s: %s", path, strerror(errno));
@@ -308,10 +332,12 @@ let_err let_profile_read(const char *dir, const char *name, bool required, let_a
   return r;
 }
 
-let_err let_profile_load_all(const char *dir, let_arena *a, let_profile *ret, let_samples *ret_samples, let_problems *ps, let_error *e) {
+let_err let_profile_load_all(const char *dir, let_arena *a, let_profile *ret, let_samples *ret_samples,
+                             let_problems *ps, let_error *e) {
   let_profile_texts t = {0};
   let_profile_file *file[] = {&t.device, &t.latency, &t.memory, &t.inputs, &t.samples, &t.fit};
-  static const char *const name[] = {"device.yaml", "latency.csv", "memory.csv", "inputs.csv", "interference.csv", "interference.yaml"};
+  static const char *const name[] = {"device.yaml", "latency.csv",      "memory.csv",
+                                     "inputs.csv",  "interference.csv", "interference.yaml"};
   for (int i = 0; i < 6; i++) {
     let_err r = let_profile_read(dir, name[i], i < 2, a, file[i], e);
     if (r) return r;
@@ -323,7 +349,9 @@ let_err let_profile_load_all(const char *dir, let_arena *a, let_profile *ret, le
   return r;
 }
 
-let_err let_profile_load(const char *dir, let_arena *a, let_profile *ret, let_error *e) { return let_profile_load_all(dir, a, ret, NULL, NULL, e); }
+let_err let_profile_load(const char *dir, let_arena *a, let_profile *ret, let_error *e) {
+  return let_profile_load_all(dir, a, ret, NULL, NULL, e);
+}
 
 let_err let_profile_validate(const char *dir, let_problems *ps, let_error *e) {
   let_arena a;

@@ -14,15 +14,18 @@
 
 #define assert_near(a, b, eps) assert_true(fabs((a) - (b)) <= (eps)) /* cmocka compares floats, not doubles */
 
-static const char device_ok[] = "type: h200\nsms: 132\ngranules: 16\ngranule_sms: 8\nlast_granule_sms: 12\nmemory_mib: 143000\n";
-static const char latency_ok[] = "model,batch,granules,p50_ms,p99_ms\na,1,1,4,5\na,1,16,1,1.5\na,8,1,20,22\na,8,16,3,3.5\nb,1,2,2,2\n";
+static const char device_ok[] =
+    "type: h200\nsms: 132\ngranules: 16\ngranule_sms: 8\nlast_granule_sms: 12\nmemory_mib: 143000\n";
+static const char latency_ok[] =
+    "model,batch,granules,p50_ms,p99_ms\na,1,1,4,5\na,1,16,1,1.5\na,8,1,20,22\na,8,16,3,3.5\nb,1,2,2,2\n";
 
 static let_str str(const char *s) { return s ? let_str_c(s) : (let_str){NULL, 0}; }
 
-static let_err parse(const char *device, const char *latency, const char *memory, const char *samples, const char *fit, let_arena *a,
-                     let_profile *p, let_samples *s, let_problems *ps, let_error *e) {
-  let_profile_texts t = {{"device.yaml", str(device)},       {"latency.csv", str(latency)},        {"memory.csv", str(memory)},
-                         {"inputs.csv", {NULL, 0}},          {"interference.csv", str(samples)}, {"interference.yaml", str(fit)}};
+static let_err parse(const char *device, const char *latency, const char *memory, const char *samples, const char *fit,
+                     let_arena *a, let_profile *p, let_samples *s, let_problems *ps, let_error *e) {
+  let_profile_texts t = {{"device.yaml", str(device)},       {"latency.csv", str(latency)},
+                         {"memory.csv", str(memory)},        {"inputs.csv", {NULL, 0}},
+                         {"interference.csv", str(samples)}, {"interference.yaml", str(fit)}};
   return let_profile_parse(&t, a, p, s, ps, e);
 }
 
@@ -31,7 +34,7 @@ typedef struct bad_case {
   const char *want; /* in the first error */
 } bad_case;
 
-#define HEAD "model,batch,granules,p50_ms,p99_ms\n"
+#define HEAD  "model,batch,granules,p50_ms,p99_ms\n"
 #define SHEAD "model,batch,granules,neighbours,solo_ms,together_ms\n"
 static const bad_case bad[] = {
     {NULL, latency_ok, NULL, NULL, NULL, "device.yaml: the file is missing"},
@@ -40,11 +43,16 @@ static const bad_case bad[] = {
     {"- a\n", latency_ok, NULL, NULL, NULL, "device.yaml:1: must be a mapping"},
     {"type: [\n", latency_ok, NULL, NULL, NULL, "device.yaml:"},
     {"type: h\nsms: 8\n", latency_ok, NULL, NULL, NULL, "'granules' is missing"},
-    {"type: h\nsms: -8\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL, "device.yaml:2:6: sms: -8 is out of range"},
-    {"type: h\nsms: 8.5\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL, "must be a whole number"},
-    {"type: h\nsms: many\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL, "device.yaml:2:6"},
-    {"type: h\nsms: 100\ngranules: 16\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL, "are 128 SMs, but sms is 100"},
-    {"type: h\nsms: 8\nsms: 8\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL, "device.yaml:3:1: 'sms' is there twice"},
+    {"type: h\nsms: -8\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL,
+     "device.yaml:2:6: sms: -8 is out of range"},
+    {"type: h\nsms: 8.5\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL,
+     "must be a whole number"},
+    {"type: h\nsms: many\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL,
+     "device.yaml:2:6"},
+    {"type: h\nsms: 100\ngranules: 16\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL,
+     "are 128 SMs, but sms is 100"},
+    {"type: h\nsms: 8\nsms: 8\ngranules: 1\ngranule_sms: 8\nmemory_mib: 1\n", latency_ok, NULL, NULL, NULL,
+     "device.yaml:3:1: 'sms' is there twice"},
     {"type: h\nsmz: 8\n", latency_ok, NULL, NULL, NULL, "device.yaml:2:1: 'smz' is no key"},
     {"type: 'a b'\nsms: 8\n", latency_ok, NULL, NULL, NULL, "device.yaml:1:7: 'a b' is no device type"},
     {device_ok, "", NULL, NULL, NULL, "latency.csv: the file is empty"},
@@ -52,7 +60,8 @@ static const bad_case bad[] = {
     {device_ok, HEAD, NULL, NULL, NULL, "no rows"},
     {device_ok, "model,batch,granules,p50_ms\n", NULL, NULL, NULL, "column 'p99_ms' is missing"},
     {device_ok, "model,batch,sms,ms\n", NULL, NULL, NULL, "latency.csv:1:13: column 'sms' is not known"},
-    {device_ok, "model,batch,batch,p50_ms,p99_ms\n", NULL, NULL, NULL, "latency.csv:1:13: column 'batch' is there twice"},
+    {device_ok, "model,batch,batch,p50_ms,p99_ms\n", NULL, NULL, NULL,
+     "latency.csv:1:13: column 'batch' is there twice"},
     {device_ok, HEAD "a,1,1,0,1\n", NULL, NULL, NULL, "latency.csv:2:7: p50_ms is 0: must be more than 0"},
     {device_ok, HEAD "a,1,1,-2,1\n", NULL, NULL, NULL, "latency.csv:2:7: p50_ms is -2: must be more than 0"},
     {device_ok, HEAD "a,1,1,nan,1\n", NULL, NULL, NULL, "latency.csv:2:7: p50_ms: 'nan' is not a number"},
@@ -70,14 +79,20 @@ static const bad_case bad[] = {
     {device_ok, HEAD "a+b,1,1,1,1\n", NULL, NULL, NULL, "a character that no name may have"},
     {device_ok, HEAD "a,1,1,1\n", NULL, NULL, NULL, "latency.csv:2: 4 fields, expected 5"},
     {device_ok, HEAD "a,1,1,1,1,1\n", NULL, NULL, NULL, "6 fields, expected 5"},
-    {device_ok, HEAD "a,1,1,1,1\n\na,1,1,2,2\n", NULL, NULL, NULL, "latency.csv:4: model 'a', batch 1, 1 granules is there twice, first on line 2"},
-    {device_ok, HEAD "a,1,1,1,1\na,2,1,2,2\na,2,2,2,2\n", NULL, NULL, NULL, "latency.csv:3: model 'a': the cell of batch 1 on 2 granules is missing"},
-    {device_ok, HEAD "a,1,1,1,1\na,1,2,1,1\na,2,1,2,2\n", NULL, NULL, NULL, "the cell of batch 2 on 2 granules is missing"},
-    {device_ok, latency_ok, "model,batch,mib\nzz,1,5\n", NULL, NULL, "memory.csv:2:1: model 'zz' is not in latency.csv"},
+    {device_ok, HEAD "a,1,1,1,1\n\na,1,1,2,2\n", NULL, NULL, NULL,
+     "latency.csv:4: model 'a', batch 1, 1 granules is there twice, first on line 2"},
+    {device_ok, HEAD "a,1,1,1,1\na,2,1,2,2\na,2,2,2,2\n", NULL, NULL, NULL,
+     "latency.csv:3: model 'a': the cell of batch 1 on 2 granules is missing"},
+    {device_ok, HEAD "a,1,1,1,1\na,1,2,1,1\na,2,1,2,2\n", NULL, NULL, NULL,
+     "the cell of batch 2 on 2 granules is missing"},
+    {device_ok, latency_ok, "model,batch,mib\nzz,1,5\n", NULL, NULL,
+     "memory.csv:2:1: model 'zz' is not in latency.csv"},
     {device_ok, latency_ok, "model,batch,mib\na,1,0\n", NULL, NULL, "memory.csv:2:5: mib is 0"},
-    {device_ok, latency_ok, "model,batch,mib\na,1,5\na,1,5\n", NULL, NULL, "memory.csv:3: model 'a' at batch 1 is there twice"},
+    {device_ok, latency_ok, "model,batch,mib\na,1,5\na,1,5\n", NULL, NULL,
+     "memory.csv:3: model 'a' at batch 1 is there twice"},
     {device_ok, latency_ok, "model,batch,mb\n", NULL, NULL, "column 'mb' is not known"},
-    {device_ok, latency_ok, NULL, SHEAD "a,1,2,b,1,1\n", NULL, "interference.csv:2:7: neighbour 'b' must be name:batch:granules"},
+    {device_ok, latency_ok, NULL, SHEAD "a,1,2,b,1,1\n", NULL,
+     "interference.csv:2:7: neighbour 'b' must be name:batch:granules"},
     {device_ok, latency_ok, NULL, SHEAD "a,1,2,b:1:x,1,1\n", NULL, "neighbour's granules: 'x' is not a whole number"},
     {device_ok, latency_ok, NULL, SHEAD "a,1,2,c:1:2,1,1\n", NULL, "model 'c' is not in latency.csv"},
     {device_ok, latency_ok, NULL, SHEAD "a,1,8,b:1:9,1,1\n", NULL, "17 granules together, the device has 16"},
@@ -85,13 +100,20 @@ static const bad_case bad[] = {
     {device_ok, latency_ok, NULL, SHEAD "a,1,8,b:1:8,3,1\n", NULL, "less than half of solo_ms"},
     {device_ok, latency_ok, NULL, NULL, "model: magic\n", "interference.yaml:1: key 'model' must be one of"},
     {device_ok, latency_ok, NULL, NULL, "model: pressure\n", "key 'coefficients' is missing"},
-    {device_ok, latency_ok, NULL, NULL, "model: pressure\ncoefficients: {share_self: 1}\n", "'share_other' is missing from coefficients"},
-    {device_ok, latency_ok, NULL, NULL, "model: linear\ncoefficients: {share_self: 1}\n", "interference.yaml:2:16: 'share_self' is no coefficient of this model"},
-    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: q, batch: 1, pressure: 1, sensitivity: 1}]\n", "'q' is not in latency.csv"},
-    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, pressure: 1, sensitivity: 1}]\n", "needs a name and a whole batch"},
-    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1, pressure: -1}]\n", "pressure: -1 is out of range"},
-    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1, delay_ms: -1}]\n", "delay_ms: -1 is out of range"},
-    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1}, {name: a, batch: 1}]\n", "is there twice"},
+    {device_ok, latency_ok, NULL, NULL, "model: pressure\ncoefficients: {share_self: 1}\n",
+     "'share_other' is missing from coefficients"},
+    {device_ok, latency_ok, NULL, NULL, "model: linear\ncoefficients: {share_self: 1}\n",
+     "interference.yaml:2:16: 'share_self' is no coefficient of this model"},
+    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: q, batch: 1, pressure: 1, sensitivity: 1}]\n",
+     "'q' is not in latency.csv"},
+    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, pressure: 1, sensitivity: 1}]\n",
+     "needs a name and a whole batch"},
+    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1, pressure: -1}]\n",
+     "pressure: -1 is out of range"},
+    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1, delay_ms: -1}]\n",
+     "delay_ms: -1 is out of range"},
+    {device_ok, latency_ok, NULL, NULL, "model: none\nmodels: [{name: a, batch: 1}, {name: a, batch: 1}]\n",
+     "is there twice"},
 };
 
 static void malformed(void **state) {
@@ -103,7 +125,8 @@ static void malformed(void **state) {
     let_profile p;
     let_error e = {0};
     let_err r = parse(bad[i].device, bad[i].latency, bad[i].memory, bad[i].samples, bad[i].fit, &a, &p, NULL, ps, &e);
-    if (r != LET_ERR_INVALID || !strstr(e.text, bad[i].want)) fail_msg("case %zu: got %s '%s', want '%s'", i, let_err_name(r), e.text, bad[i].want);
+    if (r != LET_ERR_INVALID || !strstr(e.text, bad[i].want))
+      fail_msg("case %zu: got %s '%s', want '%s'", i, let_err_name(r), e.text, bad[i].want);
     free(ps);
     let_arena_fini(&a);
   }
@@ -116,7 +139,9 @@ static void every_problem_is_told(void **state) {
   let_problems *ps = calloc(1, sizeof *ps);
   let_profile p;
   let_error e = {0};
-  assert_int_equal(parse(device_ok, HEAD "a,1,1,0,1\na,1,99,1,1\na,x,1,y,1\na,1,2,3,4\n", NULL, NULL, NULL, &a, &p, NULL, ps, &e), LET_ERR_INVALID);
+  assert_int_equal(
+      parse(device_ok, HEAD "a,1,1,0,1\na,1,99,1,1\na,x,1,y,1\na,1,2,3,4\n", NULL, NULL, NULL, &a, &p, NULL, ps, &e),
+      LET_ERR_INVALID);
   assert_int_equal(ps->n_errors, 4);
   assert_non_null(strstr(e.text, "(and 3 more)"));
   let_buf b;
@@ -135,7 +160,9 @@ static void rising_with_more_sms_is_a_warning(void **state) {
   let_problems *ps = calloc(1, sizeof *ps);
   let_profile p;
   let_error e = {0};
-  assert_int_equal(parse(device_ok, HEAD "a,1,1,2,2\na,1,8,3,3\na,2,1,1.5,1.5\na,2,8,3.1,3.1\n", NULL, NULL, NULL, &a, &p, NULL, ps, &e), LET_OK);
+  assert_int_equal(parse(device_ok, HEAD "a,1,1,2,2\na,1,8,3,3\na,2,1,1.5,1.5\na,2,8,3.1,3.1\n", NULL, NULL, NULL, &a,
+                         &p, NULL, ps, &e),
+                   LET_OK);
   assert_int_equal(ps->n_warnings, 3);
   assert_int_equal(ps->problem[0].line, 3);
   let_dur d;
@@ -153,12 +180,14 @@ static void good_is_read(void **state) {
   let_profile p;
   let_samples s;
   let_error e = {0};
-  assert_int_equal(parse(device_ok, "\xef\xbb\xbf# c\r\np99_ms,model,batch,granules,p50_ms\r\n5, a ,1,1,4\r\n1,b,1,2,1", "model,batch,mib\na,1,100\na,4,400\n",
-                         SHEAD "a,1,2,b:1:2+a:1:4,1,1.25\n",
-                         "model: pressure\nheld_out_error_p95: 0.04\ncoefficients: {share_self: 0, share_other: 1, saturation: 0, default_pressure: .1, "
-                         "default_sensitivity: 1}\nmodels:\n  - {name: a, batch: 1, pressure: 0.2, sensitivity: 0.5, delay_ms: 2}\n",
-                         &a, &p, &s, ps, &e),
-                   LET_OK);
+  assert_int_equal(
+      parse(device_ok, "\xef\xbb\xbf# c\r\np99_ms,model,batch,granules,p50_ms\r\n5, a ,1,1,4\r\n1,b,1,2,1",
+            "model,batch,mib\na,1,100\na,4,400\n", SHEAD "a,1,2,b:1:2+a:1:4,1,1.25\n",
+            "model: pressure\nheld_out_error_p95: 0.04\ncoefficients: {share_self: 0, share_other: 1, saturation: 0, "
+            "default_pressure: .1, "
+            "default_sensitivity: 1}\nmodels:\n  - {name: a, batch: 1, pressure: 0.2, sensitivity: 0.5, delay_ms: 2}\n",
+            &a, &p, &s, ps, &e),
+      LET_OK);
   assert_int_equal(p.n_models, 2);
   assert_int_equal(let_profile_find(&p, "b"), 1);
   assert_int_equal(p.device.memory_bytes, 143000ull << 20);
@@ -168,7 +197,8 @@ static void good_is_read(void **state) {
   assert_int_equal(s.sample[0].n, 2);
   assert_int_equal(s.sample[0].other[1].granules, 4);
   let_tenant self = {0, 1, 2, 1}, other[2] = {{1, 1, 2, 1}, {0, 1, 4, 1}};
-  assert_near(let_profile_slowdown(&p, &self, other, 2), 1 + (0.5 + 2 / 5.) * (0.1 * 2 / 16 + 0.2 * 4 / 16), 1e-12); /* p99 is 5 ms */
+  assert_near(let_profile_slowdown(&p, &self, other, 2), 1 + (0.5 + 2 / 5.) * (0.1 * 2 / 16 + 0.2 * 4 / 16),
+              1e-12); /* p99 is 5 ms */
   assert_near(let_profile_slowdown(&p, &other[0], &self, 1), 1 + 1 * (0.2 * 2 / 16), 1e-12);
   assert_near(let_profile_slowdown(&p, &self, other, 0), 1, 0);
   free(ps);
@@ -176,7 +206,8 @@ static void good_is_read(void **state) {
 }
 
 static void random_profile(let_rng *r, let_arena *a, let_profile *p) {
-  *p = (let_profile){.device = {"t", 132, 16, 8, 12, 80ull << 30, 1, 0}, .n_models = 3, .interference = LET_INTERFERENCE_PRESSURE};
+  *p = (let_profile){
+      .device = {"t", 132, 16, 8, 12, 80ull << 30, 1, 0}, .n_models = 3, .interference = LET_INTERFERENCE_PRESSURE};
   p->model = let_arena_array(a, 3, sizeof *p->model);
   for (int i = 0; i < LET_COEF_COUNT; i++) p->coef[i] = let_rng_unit(r);
   p->interference_error_p95 = 0.03;
@@ -184,8 +215,11 @@ static void random_profile(let_rng *r, let_arena *a, let_profile *p) {
     let_profile_model *m = &p->model[k];
     snprintf(m->name, sizeof m->name, "m%u", k);
     m->batch = let_arena_array(a, 6, sizeof(uint32_t)), m->granule = let_arena_array(a, 8, sizeof(uint32_t));
-    for (uint32_t v = 1 + (uint32_t)let_rng_below(r, 3); m->n_batches < 6; v += 1 + (uint32_t)let_rng_below(r, 9)) m->batch[m->n_batches++] = v;
-    for (uint32_t v = 1 + (uint32_t)let_rng_below(r, 3); m->n_granules < 8 && v <= 16; v += 1 + (uint32_t)let_rng_below(r, 4)) m->granule[m->n_granules++] = v;
+    for (uint32_t v = 1 + (uint32_t)let_rng_below(r, 3); m->n_batches < 6; v += 1 + (uint32_t)let_rng_below(r, 9))
+      m->batch[m->n_batches++] = v;
+    for (uint32_t v = 1 + (uint32_t)let_rng_below(r, 3); m->n_granules < 8 && v <= 16;
+         v += 1 + (uint32_t)let_rng_below(r, 4))
+      m->granule[m->n_granules++] = v;
     m->cell = let_arena_array(a, 48, sizeof(let_cell));
     for (uint32_t b = 0; b < m->n_batches; b++)
       for (uint32_t g = 0; g < m->n_granules; g++) {
@@ -199,7 +233,8 @@ static void random_profile(let_rng *r, let_arena *a, let_profile *p) {
     m->memory[1].batch = 9, m->memory[1].bytes = m->memory[0].bytes * 2;
     m->pressure = let_arena_array(a, 1, sizeof *m->pressure);
     m->n_pressure = 1;
-    m->pressure[0].batch = 1, m->pressure[0].p = (let_pressure){0, 0, let_rng_unit(r), let_rng_unit(r), let_rng_unit(r)};
+    m->pressure[0].batch = 1,
+    m->pressure[0].p = (let_pressure){0, 0, let_rng_unit(r), let_rng_unit(r), let_rng_unit(r)};
     m->input_bytes = 1 + let_rng_below(r, 1 << 20);
   }
 }
@@ -217,7 +252,8 @@ static void predicted_times_are_monotone(void **state) {
     p.interference = LET_INTERFERENCE_PRESSURE;
     p.coef[LET_COEF_SHARE_SELF] *= -1;
     let_tenant other[3];
-    for (uint32_t m = 0; m < 3; m++) other[m] = (let_tenant){m, 1 + (uint32_t)let_rng_below(&r, 64), 1 + (uint32_t)let_rng_below(&r, 8), 1};
+    for (uint32_t m = 0; m < 3; m++)
+      other[m] = (let_tenant){m, 1 + (uint32_t)let_rng_below(&r, 64), 1 + (uint32_t)let_rng_below(&r, 8), 1};
     for (uint32_t m = 0; m < 3; m++) {
       double prev[17] = {0};
       for (uint32_t b = 1; b <= 80; b++) {
@@ -261,7 +297,8 @@ static void interpolation_is_monotone(void **state) {
             let_error e = {0};
             let_err err = let_profile_latency(&p, m, b, g, flags, &d, &e);
             const let_profile_model *pm = &p.model[m];
-            bool inside = b >= pm->batch[0] && b <= pm->batch[5] && g >= pm->granule[0] && g <= pm->granule[pm->n_granules - 1];
+            bool inside =
+                b >= pm->batch[0] && b <= pm->batch[5] && g >= pm->granule[0] && g <= pm->granule[pm->n_granules - 1];
             assert_int_equal(err, inside || flags & LET_PROFILE_EXTRAPOLATE ? LET_OK : LET_ERR_NOT_FOUND);
             if (err) {
               assert_non_null(strstr(e.text, "is not profiled at batch"));
@@ -316,7 +353,8 @@ static void cells_are_exact_and_edges_are_errors(void **state) {
   assert_int_equal(d, 3 * LET_MS);
   assert_int_equal(let_profile_latency(&p, 0, 8, 16, LET_PROFILE_P99, &d, &e), LET_OK);
   assert_int_equal(d, 3500 * LET_US);
-  assert_int_equal(let_profile_latency(&p, 0, 1, 2, LET_PROFILE_P50, &d, &e), LET_OK); /* 1/2 lies 8/15 of the way from 1 to 1/16 */
+  assert_int_equal(let_profile_latency(&p, 0, 1, 2, LET_PROFILE_P50, &d, &e),
+                   LET_OK); /* 1/2 lies 8/15 of the way from 1 to 1/16 */
   assert_int_equal(d, (let_dur)llround((4 - 3 * (8.0 / 15)) * 1e6));
   assert_int_equal(let_profile_latency(&p, 0, 9, 16, 0, &d, &e), LET_ERR_NOT_FOUND);
   assert_int_equal(let_profile_latency(&p, 0, 16, 16, LET_PROFILE_EXTRAPOLATE, &d, &e), LET_OK);
@@ -354,7 +392,8 @@ static void save_then_load_is_the_same(void **state) {
   for (int i = 0; i <= LET_COEF_SATURATION; i++) assert_near(q.coef[i], p.coef[i], 1e-8);
   for (uint32_t m = 0; m < 3; m++) {
     assert_int_equal(q.model[m].n_cells, p.model[m].n_cells);
-    for (uint32_t i = 0; i < p.model[m].n_cells; i++) assert_near(q.model[m].cell[i].p99_ms, p.model[m].cell[i].p99_ms, 1e-4 * p.model[m].cell[i].p99_ms);
+    for (uint32_t i = 0; i < p.model[m].n_cells; i++)
+      assert_near(q.model[m].cell[i].p99_ms, p.model[m].cell[i].p99_ms, 1e-4 * p.model[m].cell[i].p99_ms);
     assert_int_equal(q.model[m].memory[1].bytes, p.model[m].memory[1].bytes);
     assert_int_equal(q.model[m].input_bytes, p.model[m].input_bytes);
     assert_near(q.model[m].pressure[0].p.pressure, p.model[m].pressure[0].p.pressure, 1e-5);
@@ -362,7 +401,8 @@ static void save_then_load_is_the_same(void **state) {
   }
   assert_int_equal(t.n, 1);
   assert_int_equal(t.sample[0].other[1].batch, 4);
-  static const char *const files[] = {"device.yaml", "latency.csv", "memory.csv", "inputs.csv", "interference.csv", "interference.yaml"};
+  static const char *const files[] = {"device.yaml", "latency.csv",      "memory.csv",
+                                      "inputs.csv",  "interference.csv", "interference.yaml"};
   for (int i = 0; i < 6; i++) {
     snprintf(path, sizeof path, "%s/%s", dir, files[i]);
     assert_int_equal(unlink(path), 0);
@@ -385,7 +425,8 @@ static void out_of_memory_is_an_error(void **state) {
     let_profile p;
     let_error e = {0};
     *ps = (let_problems){0};
-    let_err r = parse(device_ok, latency_ok, "model,batch,mib\na,1,100\n", SHEAD "a,1,2,b:1:2,1,1.25\n", "model: none\nmodels: [{name: a, batch: 1}]\n", &a, &p, NULL, ps, &e);
+    let_err r = parse(device_ok, latency_ok, "model,batch,mib\na,1,100\n", SHEAD "a,1,2,b:1:2,1,1.25\n",
+                      "model: none\nmodels: [{name: a, batch: 1}]\n", &a, &p, NULL, ps, &e);
     let_arena_fini(&a);
     assert_int_equal(f.live, 0);
     if (r == LET_OK) break;

@@ -9,7 +9,8 @@ static uint32_t granules_of(const let_device_type *d, uint32_t sms, bool may_hol
   if (sms == d->sms) return d->granules;
   uint32_t last = d->last_granule_sms, g = sms / d->granule_sms;
   if (sms % d->granule_sms == 0 && g < d->granules) return g;
-  if (may_hold_last && sms > last && (sms - last) % d->granule_sms == 0 && (sms - last) / d->granule_sms + 1 < d->granules)
+  if (may_hold_last && sms > last && (sms - last) % d->granule_sms == 0 &&
+      (sms - last) / d->granule_sms + 1 < d->granules)
     return (sms - last) / d->granule_sms + 1;
   return 0;
 }
@@ -67,7 +68,9 @@ static let_err build(let_profile_model *m, const row *r, uint32_t n, const char 
     for (uint32_t k = 0; k < w; k++) {
       if (m->n_batches == 0) m->granule[m->n_granules++] = r[i + k].granules;
       if (m->granule[k] != r[i + k].granules || (k && m->granule[k] == m->granule[k - 1]))
-        let_problem_add(ps, false, file, r[i + k].line, 0, "model '%s': batch %u has other SM counts than batch %u, or one twice", m->name, r[i].batch, r[0].batch);
+        let_problem_add(ps, false, file, r[i + k].line, 0,
+                        "model '%s': batch %u has other SM counts than batch %u, or one twice", m->name, r[i].batch,
+                        r[0].batch);
       m->cell[m->n_cells++] = (let_cell){r[i].batch, r[i + k].granules, r[i + k].ms, r[i + k].ms};
     }
     m->batch[m->n_batches++] = r[i].batch;
@@ -84,7 +87,8 @@ static let_err latency(let_profile_file f, let_arena *a, let_profile *p, let_pro
   uint32_t n = read_rows(&c, &p->device, r), models = 0;
   qsort(r, n, sizeof *r, by_row);
   for (uint32_t i = 0; i < n; i++) models += i == 0 || strcmp(r[i].name, r[i - 1].name) != 0;
-  if (n == 0 && ps->n_errors == 0) let_problem_add(ps, false, f.name, 0, 0, "no row is a whole number of granules of '%s'", p->device.name);
+  if (n == 0 && ps->n_errors == 0)
+    let_problem_add(ps, false, f.name, 0, 0, "no row is a whole number of granules of '%s'", p->device.name);
   p->model = let_arena_array(a, models, sizeof *p->model);
   if (!p->model) return LET_ERR_NOMEM;
   for (uint32_t i = 0, j; i < n; i = j) {
@@ -96,7 +100,8 @@ static let_err latency(let_profile_file f, let_arena *a, let_profile *p, let_pro
 }
 
 /* One side of a pair: false when its row is no use (a complaint was added, or SMs that are no granules). */
-static bool side(const let_csv *c, const let_profile *p, uint32_t at, let_tenant *t, double *solo, double *together, uint32_t *covered) {
+static bool side(const let_csv *c, const let_profile *p, uint32_t at, let_tenant *t, double *solo, double *together,
+                 uint32_t *covered) {
   char name[LET_NAME_MAX];
   uint32_t sms = 0;
   bool ok = let_csv_name(c, at, name);
@@ -110,12 +115,14 @@ static bool side(const let_csv *c, const let_profile *p, uint32_t at, let_tenant
   t->granules = granules_of(&p->device, sms, true);
   t->busy = 1;
   if (t->model == UINT32_MAX) let_csv_problem(c, at, false, "model '%s' is not in latency.csv", name);
-  if (t->granules == 0) let_csv_problem(c, at + 2, false, "%u SMs are no whole number of granules of '%s'", sms, p->device.name);
+  if (t->granules == 0)
+    let_csv_problem(c, at + 2, false, "%u SMs are no whole number of granules of '%s'", sms, p->device.name);
   return t->model != UINT32_MAX && t->granules;
 }
 
 static let_err pairs(let_profile_file f, let_arena *a, const let_profile *p, let_samples *ret, let_problems *ps) {
-  static const char *const names[] = {"m1", "b1", "sm1", "solo1", "co1", "cov1", "m2", "b2", "sm2", "solo2", "co2", "cov2"};
+  static const char *const names[] = {"m1", "b1", "sm1", "solo1", "co1", "cov1",
+                                      "m2", "b2", "sm2", "solo2", "co2", "cov2"};
   let_csv c;
   if (!let_csv_open(&c, f, names, 12, 12, false, ps)) return LET_OK;
   ret->sample = let_arena_array(a, (size_t)let_csv_lines(f.text) * 2, sizeof *ret->sample);
@@ -130,14 +137,20 @@ static let_err pairs(let_profile_file f, let_arena *a, const let_profile *p, let
     for (uint32_t k = 0; ok && k < 2; k++) {
       if (!covered[k]) continue; /* the neighbour did not run all the while: no measurement of this side */
       other[ret->n] = t[1 - k];
-      ret->sample[ret->n] = (let_sample){.self = t[k], .n = 1, .other = &other[ret->n], .solo_ms = solo[k], .together_ms = together[k], .line = c.line};
+      ret->sample[ret->n] = (let_sample){.self = t[k],
+                                         .n = 1,
+                                         .other = &other[ret->n],
+                                         .solo_ms = solo[k],
+                                         .together_ms = together[k],
+                                         .line = c.line};
       ret->n++;
     }
   }
   return LET_OK;
 }
 
-let_err let_profile_import_raw(const char *dir, const let_device_type *device, let_arena *a, let_profile *ret, let_samples *ret_samples, let_error *e) {
+let_err let_profile_import_raw(const char *dir, const let_device_type *device, let_arena *a, let_profile *ret,
+                               let_samples *ret_samples, let_error *e) {
   let_profile_file f, g;
   let_err r = let_profile_read(dir, "latency.csv", true, a, &f, e);
   if (!r) r = let_profile_read(dir, "pairs.csv", false, a, &g, e);

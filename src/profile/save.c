@@ -31,7 +31,8 @@ static void device_text(let_buf *b, const let_device_type *d, const char *commen
     s += n + (s[n] == '\n');
   }
   let_buf_fmt(b, "type: %s\nsms: %u\ngranules: %u\ngranule_sms: %u\n", d->name, d->sms, d->granules, d->granule_sms);
-  if (d->last_granule_sms && d->last_granule_sms != d->granule_sms) let_buf_fmt(b, "last_granule_sms: %u\n", d->last_granule_sms);
+  if (d->last_granule_sms && d->last_granule_sms != d->granule_sms)
+    let_buf_fmt(b, "last_granule_sms: %u\n", d->last_granule_sms);
   let_buf_str(b, "memory_mib: ");
   number(b, (double)d->memory_bytes / 0x1p20);
   let_buf_str(b, "\n");
@@ -64,7 +65,8 @@ static bool inputs_text(let_buf *b, const let_profile *p) {
   bool any = false;
   let_buf_str(b, "model,input_bytes\n");
   for (uint32_t m = 0; m < p->n_models; m++)
-    if (p->model[m].input_bytes) let_buf_fmt(b, "%s,%llu\n", p->model[m].name, (unsigned long long)p->model[m].input_bytes), any = true;
+    if (p->model[m].input_bytes)
+      let_buf_fmt(b, "%s,%llu\n", p->model[m].name, (unsigned long long)p->model[m].input_bytes), any = true;
   return any;
 }
 
@@ -74,7 +76,8 @@ static bool samples_text(let_buf *b, const let_profile *p, const let_samples *s)
     const let_sample *x = &s->sample[i];
     let_buf_fmt(b, "%s,%u,%u,", p->model[x->self.model].name, x->self.batch, x->self.granules);
     for (uint32_t k = 0; k < x->n; k++)
-      let_buf_fmt(b, "%s%s:%u:%u", k ? "+" : "", p->model[x->other[k].model].name, x->other[k].batch, x->other[k].granules);
+      let_buf_fmt(b, "%s%s:%u:%u", k ? "+" : "", p->model[x->other[k].model].name, x->other[k].batch,
+                  x->other[k].granules);
     let_buf_fmt(b, ",%.6g,%.6g\n", x->solo_ms, x->together_ms);
   }
   return s && s->n;
@@ -82,7 +85,8 @@ static bool samples_text(let_buf *b, const let_profile *p, const let_samples *s)
 
 static void fit_text(let_buf *b, const let_profile *p) {
   bool fitted = p->interference_error_p95 > 0; /* an imported model tells no error of its own */
-  if (fitted) let_buf_str(b, "# Fitted to interference.csv; the error is the held-out one, relative, of 95 % of the cases.\n");
+  if (fitted)
+    let_buf_str(b, "# Fitted to interference.csv; the error is the held-out one, relative, of 95 % of the cases.\n");
   let_buf_fmt(b, "model: %s\n", let_interference_name(p->interference));
   if (fitted) let_buf_str(b, "held_out_error_p95: "), number(b, p->interference_error_p95), let_buf_str(b, "\n");
   let_buf_str(b, "coefficients:\n");
@@ -111,11 +115,13 @@ let_err let_profile_save_fit(const char *dir, const let_profile *p, let_error *e
   return r;
 }
 
-let_err let_profile_save(const char *dir, const let_profile *p, const let_samples *s, const char *comment, let_error *e) {
+let_err let_profile_save(const char *dir, const let_profile *p, const let_samples *s, const char *comment,
+                         let_error *e) {
   char path[4096];
   if (strlen(dir) >= sizeof path) return let_fail(e, LET_ERR_INVALID, "the path of the profile is too long");
   memcpy(path, dir, strlen(dir) + 1);
-  for (char *at = strchr(path + (path[0] == '/'), '/'); at; at = strchr(at + 1, '/')) { /* parents; the last mkdir tells what is wrong */
+  for (char *at = strchr(path + (path[0] == '/'), '/'); at;
+       at = strchr(at + 1, '/')) { /* parents; the last mkdir tells what is wrong */
     *at = 0;
     (void)mkdir(path, 0777);
     *at = '/';

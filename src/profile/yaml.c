@@ -5,9 +5,14 @@
 
 #include "base/units.h"
 
-static const let_coef_name linear_names[] = {
-    {"l2_self", LET_COEF_L2_SELF, false},       {"l2_other", LET_COEF_L2_OTHER, false}, {"dram_self", LET_COEF_DRAM_SELF, false},   {"dram_other", LET_COEF_DRAM_OTHER, false},
-    {"constant", LET_COEF_CONSTANT, false},     {"default_l2_util", LET_COEF_DEFAULT_L2, false}, {"default_dram_util", LET_COEF_DEFAULT_DRAM, false}, {NULL, 0, false}};
+static const let_coef_name linear_names[] = {{"l2_self", LET_COEF_L2_SELF, false},
+                                             {"l2_other", LET_COEF_L2_OTHER, false},
+                                             {"dram_self", LET_COEF_DRAM_SELF, false},
+                                             {"dram_other", LET_COEF_DRAM_OTHER, false},
+                                             {"constant", LET_COEF_CONSTANT, false},
+                                             {"default_l2_util", LET_COEF_DEFAULT_L2, false},
+                                             {"default_dram_util", LET_COEF_DEFAULT_DRAM, false},
+                                             {NULL, 0, false}};
 static const let_coef_name pressure_names[] = {{"share_self", LET_COEF_SHARE_SELF, false},
                                                {"share_other", LET_COEF_SHARE_OTHER, false},
                                                {"saturation", LET_COEF_SATURATION, false},
@@ -30,12 +35,13 @@ typedef struct reader {
 } reader;
 
 static void problem(reader *r, const yaml_node_t *at, const char *text, let_str what) {
-  let_problem_add(r->ps, false, r->file, (uint32_t)at->start_mark.line + 1, (uint32_t)at->start_mark.column + 1, "'" LET_STR_FMT "' %s",
-                  (int)(what.n < 60 ? what.n : 60), what.p, text);
+  let_problem_add(r->ps, false, r->file, (uint32_t)at->start_mark.line + 1, (uint32_t)at->start_mark.column + 1,
+                  "'" LET_STR_FMT "' %s", (int)(what.n < 60 ? what.n : 60), what.p, text);
 }
 
 static let_str scalar(const yaml_node_t *n) {
-  return n->type == YAML_SCALAR_NODE ? (let_str){(const char *)n->data.scalar.value, n->data.scalar.length} : (let_str){"", 0};
+  return n->type == YAML_SCALAR_NODE ? (let_str){(const char *)n->data.scalar.value, n->data.scalar.length}
+                                     : (let_str){"", 0};
 }
 
 /* True: r->doc must be deleted. Its root is a mapping. */
@@ -46,8 +52,8 @@ static bool open_mapping(reader *r, let_profile_file f, let_problems *ps) {
   yaml_parser_set_input_string(&parser, (const unsigned char *)f.text.p, f.text.n);
   bool ok = yaml_parser_load(&parser, &r->doc);
   if (!ok)
-    let_problem_add(ps, false, f.name, (uint32_t)parser.problem_mark.line + 1, (uint32_t)parser.problem_mark.column + 1, "not YAML: %s",
-                    parser.problem ? parser.problem : "unreadable");
+    let_problem_add(ps, false, f.name, (uint32_t)parser.problem_mark.line + 1, (uint32_t)parser.problem_mark.column + 1,
+                    "not YAML: %s", parser.problem ? parser.problem : "unreadable");
   yaml_parser_delete(&parser);
   if (!ok) return false;
   yaml_node_t *root = yaml_document_get_root_node(&r->doc);
@@ -71,7 +77,8 @@ static bool number(reader *r, const char *key, const yaml_node_t *v, double min,
   let_str s = scalar(v);
   if (v->type != YAML_SCALAR_NODE) snprintf(e.text, sizeof e.text, "must be a number");
   else if (let_parse_f64((let_str){s.p, s.n < 60 ? s.n : 60}, min, max, ret, &e) == LET_OK) return true;
-  let_problem_add(r->ps, false, r->file, (uint32_t)v->start_mark.line + 1, (uint32_t)v->start_mark.column + 1, "%s: %.180s", key, e.text);
+  let_problem_add(r->ps, false, r->file, (uint32_t)v->start_mark.line + 1, (uint32_t)v->start_mark.column + 1,
+                  "%s: %.180s", key, e.text);
   return false;
 }
 
@@ -89,12 +96,14 @@ static const device_key device_keys[DEVICE_KEYS] = {{"sms", 1, 100000, true, tru
                                                     {"cost", 1e-9, 1e9, false, false},
                                                     {"bandwidth_mib_s", 1e-3, 1e9, false, false}};
 
-static void device_row(reader *r, yaml_node_t *key, yaml_node_t *value, let_device_type *d, double v[DEVICE_KEYS], bool seen[DEVICE_KEYS]) {
+static void device_row(reader *r, yaml_node_t *key, yaml_node_t *value, let_device_type *d, double v[DEVICE_KEYS],
+                       bool seen[DEVICE_KEYS]) {
   let_str k = scalar(key), s = scalar(value);
   if (let_str_is(k, "type")) {
     if (s.n == 0 || s.n >= sizeof d->name) return problem(r, value, "is no device type: 1 to 63 bytes", s);
     for (size_t i = 0; i < s.n; i++)
-      if ((unsigned char)s.p[i] <= ' ' || s.p[i] == ',' || s.p[i] == ':') return problem(r, value, "is no device type: no spaces, ',' or ':'", s);
+      if ((unsigned char)s.p[i] <= ' ' || s.p[i] == ',' || s.p[i] == ':')
+        return problem(r, value, "is no device type: no spaces, ',' or ':'", s);
     if (d->name[0]) return problem(r, key, "is there twice", k);
     memcpy(d->name, s.p, s.n);
     return;
@@ -102,7 +111,10 @@ static void device_row(reader *r, yaml_node_t *key, yaml_node_t *value, let_devi
   uint32_t i = 0;
   while (i < DEVICE_KEYS && !let_str_is(k, device_keys[i].name)) i++;
   if (i == DEVICE_KEYS)
-    return problem(r, key, "is no key of device.yaml: type, sms, granules, granule_sms, last_granule_sms, memory_mib, cost, bandwidth_mib_s", k);
+    return problem(r, key,
+                   "is no key of device.yaml: type, sms, granules, granule_sms, last_granule_sms, memory_mib, cost, "
+                   "bandwidth_mib_s",
+                   k);
   if (seen[i]) return problem(r, key, "is there twice", k);
   seen[i] = true;
   if (!number(r, device_keys[i].name, value, device_keys[i].min, device_keys[i].max, &v[i])) v[i] = 0;
@@ -121,7 +133,8 @@ bool let_device_parse(let_profile_file f, let_device_type *ret, let_problems *ps
   yaml_document_delete(&r.doc);
   if (!d.name[0] && ps->n_errors == before) let_problem_add(ps, false, f.name, 0, 0, "key 'type' is missing");
   for (uint32_t i = 0; i < DEVICE_KEYS; i++)
-    if (device_keys[i].required && !seen[i]) let_problem_add(ps, false, f.name, 0, 0, "key '%s' is missing", device_keys[i].name);
+    if (device_keys[i].required && !seen[i])
+      let_problem_add(ps, false, f.name, 0, 0, "key '%s' is missing", device_keys[i].name);
   if (ps->n_errors != before) return false;
   d.sms = (uint32_t)v[SMS], d.granules = (uint32_t)v[GRANULES], d.granule_sms = (uint32_t)v[GRANULE_SMS];
   d.last_granule_sms = seen[LAST_GRANULE_SMS] ? (uint32_t)v[LAST_GRANULE_SMS] : d.granule_sms;
@@ -129,8 +142,8 @@ bool let_device_parse(let_profile_file f, let_device_type *ret, let_problems *ps
   d.cost = seen[COST] ? v[COST] : 1;
   d.bandwidth = v[BANDWIDTH] * 0x1p20;
   if (let_share_sms(&d, d.granules) != d.sms)
-    return let_problem_add(ps, false, f.name, 0, 0, "%u granules of %u SMs, the last of %u, are %u SMs, but sms is %u", d.granules, d.granule_sms,
-                           d.last_granule_sms, let_share_sms(&d, d.granules), d.sms),
+    return let_problem_add(ps, false, f.name, 0, 0, "%u granules of %u SMs, the last of %u, are %u SMs, but sms is %u",
+                           d.granules, d.granule_sms, d.last_granule_sms, let_share_sms(&d, d.granules), d.sms),
            false;
   *ret = d;
   return true;
@@ -163,7 +176,8 @@ static bool pressure_one(reader *r, const yaml_node_t *map, const let_profile *p
   bool named = false;
   yaml_node_t *key, *value;
   uint32_t before = r->ps->n_errors;
-  if (map->type != YAML_MAPPING_NODE) return problem(r, map, "must be a list of mappings {name, batch, ...}", LET_STR("models")), false;
+  if (map->type != YAML_MAPPING_NODE)
+    return problem(r, map, "must be a list of mappings {name, batch, ...}", LET_STR("models")), false;
   for (uint32_t i = 0; pair(r, map, i, &key, &value); i++) {
     uint32_t k = 0;
     if (let_str_is(scalar(key), "name")) {
@@ -176,12 +190,15 @@ static bool pressure_one(reader *r, const yaml_node_t *map, const let_profile *p
       continue;
     }
     while (k < KEYS && !let_str_is(scalar(key), keys[k])) k++;
-    if (k == KEYS) problem(r, key, "is no key of a model here: name, batch, l2_util, dram_util, pressure, sensitivity, delay_ms", scalar(key));
+    if (k == KEYS)
+      problem(r, key, "is no key of a model here: name, batch, l2_util, dram_util, pressure, sensitivity, delay_ms",
+              scalar(key));
     else (void)number(r, keys[k], value, 0, max[k], &v[k]);
   }
   ret->line = (uint32_t)map->start_mark.line + 1;
   if (r->ps->n_errors != before) return false;
-  if (!named || v[0] < 1 || v[0] != (double)(uint32_t)v[0]) return problem(r, map, "needs a name and a whole batch of at least 1", LET_STR("models")), false;
+  if (!named || v[0] < 1 || v[0] != (double)(uint32_t)v[0])
+    return problem(r, map, "needs a name and a whole batch of at least 1", LET_STR("models")), false;
   ret->batch = (uint32_t)v[0];
   ret->p = (let_pressure){v[1], v[2], v[3], v[4], v[5]};
   return true;
@@ -205,7 +222,8 @@ static let_err pressures(reader *r, const yaml_node_t *list, let_arena *a, let_p
     let_profile_model *m = &p->model[row[i].model];
     for (j = i; j < n && row[j].model == row[i].model; j++)
       if (j > i && row[j].batch == row[j - 1].batch)
-        let_problem_add(r->ps, false, r->file, row[j].line, 0, "model '%s' at batch %u is there twice", m->name, row[j].batch);
+        let_problem_add(r->ps, false, r->file, row[j].line, 0, "model '%s' at batch %u is there twice", m->name,
+                        row[j].batch);
     m->pressure = let_arena_array(a, j - i, sizeof *m->pressure);
     if (!m->pressure) return LET_ERR_NOMEM;
     m->n_pressure = (uint32_t)(j - i);
@@ -217,17 +235,27 @@ static let_err pressures(reader *r, const yaml_node_t *list, let_arena *a, let_p
 let_err let_fit_parse(let_profile_file f, let_arena *a, let_profile *p, let_problems *ps) {
   reader r;
   if (!open_mapping(&r, f, ps)) return LET_OK;
-  yaml_node_t *key, *value, *root = yaml_document_get_root_node(&r.doc), *coef = NULL, *models = NULL, *kind = NULL, *error = NULL;
+  yaml_node_t *key, *value, *root = yaml_document_get_root_node(&r.doc), *coef = NULL, *models = NULL, *kind = NULL,
+                            *error = NULL;
   for (uint32_t i = 0; pair(&r, root, i, &key, &value); i++) {
     let_str k = scalar(key);
-    yaml_node_t **at = let_str_is(k, "model") ? &kind : let_str_is(k, "held_out_error_p95") ? &error : let_str_is(k, "coefficients") ? &coef : let_str_is(k, "models") ? &models : NULL;
-    if (!at || *at) problem(&r, key, at ? "is there twice" : "is no key of interference.yaml: model, held_out_error_p95, coefficients, models", k);
+    yaml_node_t **at = let_str_is(k, "model")                ? &kind
+                       : let_str_is(k, "held_out_error_p95") ? &error
+                       : let_str_is(k, "coefficients")       ? &coef
+                       : let_str_is(k, "models")             ? &models
+                                                             : NULL;
+    if (!at || *at)
+      problem(&r, key,
+              at ? "is there twice" : "is no key of interference.yaml: model, held_out_error_p95, coefficients, models",
+              k);
     else *at = value;
   }
   uint32_t which = 0;
   while (which < 3 && kind && !let_str_is(scalar(kind), kind_names[which])) which++;
   let_err err = LET_OK;
-  if (!kind || which == 3) let_problem_add(ps, false, f.name, kind ? (uint32_t)kind->start_mark.line + 1 : 0, 0, "key 'model' must be one of: none, linear, pressure");
+  if (!kind || which == 3)
+    let_problem_add(ps, false, f.name, kind ? (uint32_t)kind->start_mark.line + 1 : 0, 0,
+                    "key 'model' must be one of: none, linear, pressure");
   else {
     p->interference = (let_interference_kind)which;
     if (error) (void)number(&r, "held_out_error_p95", error, 0, 1e6, &p->interference_error_p95);

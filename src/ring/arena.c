@@ -45,7 +45,8 @@ let_err let_ring_arena_new(uint64_t bytes, uint32_t records, const let_mem *mem,
   unsigned order = 0;
   while (order < ORDER_MAX && ((uint64_t)PAGE << order) < bytes) order++;
   if (((uint64_t)PAGE << order) < bytes)
-    return let_fail(e, LET_ERR_NOMEM, "an arena of %llu bytes is too large (at most 16 TiB)", (unsigned long long)bytes);
+    return let_fail(e, LET_ERR_NOMEM, "an arena of %llu bytes is too large (at most 16 TiB)",
+                    (unsigned long long)bytes);
   let_ring_arena *a = let_mem_zalloc(mem, sizeof *a);
   if (!a) return let_fail(e, LET_ERR_NOMEM, "out of memory for the arena");
   size_t nodes = (size_t)2 << order;
@@ -53,7 +54,8 @@ let_err let_ring_arena_new(uint64_t bytes, uint32_t records, const let_mem *mem,
   uint64_t total = a->slots + ((uint64_t)PAGE << order);
   void *base = NULL;
   let_err r = LET_OK;
-  if (!(a->tree = let_mem_alloc(mem, nodes))) r = let_fail(e, LET_ERR_NOMEM, "out of memory for the arena's %zu nodes", nodes);
+  if (!(a->tree = let_mem_alloc(mem, nodes)))
+    r = let_fail(e, LET_ERR_NOMEM, "out of memory for the arena's %zu nodes", nodes);
   if (!r) r = let_shm_create("gpulet-arena", total, &a->fd, e);
   if (!r) r = let_shm_map(a->fd, &base, &a->size, e);
   if (r) {
@@ -61,7 +63,8 @@ let_err let_ring_arena_new(uint64_t bytes, uint32_t records, const let_mem *mem,
     return r;
   }
   a->base = base;
-  for (unsigned depth = 0; depth <= order; depth++) memset(a->tree + ((size_t)1 << depth), (int)(order - depth + 1), (size_t)1 << depth);
+  for (unsigned depth = 0; depth <= order; depth++)
+    memset(a->tree + ((size_t)1 << depth), (int)(order - depth + 1), (size_t)1 << depth);
   a->tree[0] = 0;
   *(header *)base = (header){MAGIC, sizeof(let_record), records, a->slots, total};
   *ret = a;
@@ -75,7 +78,8 @@ let_err let_ring_arena_map(int fd, let_ring_arena **ret, let_error *e) {
   if (r) return r;
   header h = {0};
   if (size >= PAGE) memcpy(&h, base, sizeof h);
-  if (h.magic != MAGIC || h.record_bytes != sizeof(let_record) || h.bytes != size || h.slots != records_end(h.records) || h.slots > size) {
+  if (h.magic != MAGIC || h.record_bytes != sizeof(let_record) || h.bytes != size ||
+      h.slots != records_end(h.records) || h.slots > size) {
     let_shm_unmap(base, size);
     return let_fail(e, LET_ERR_INVALID, "the shared memory is not an arena of this version of gpulet");
   }
@@ -84,7 +88,8 @@ let_err let_ring_arena_map(int fd, let_ring_arena **ret, let_error *e) {
     let_shm_unmap(base, size);
     return let_fail(e, LET_ERR_NOMEM, "out of memory for the arena");
   }
-  *a = (let_ring_arena){.base = base, .size = size, .slots = h.slots, .records = h.records, .fd = -1, .mem = &let_mem_libc};
+  *a = (let_ring_arena){
+      .base = base, .size = size, .slots = h.slots, .records = h.records, .fd = -1, .mem = &let_mem_libc};
   *ret = a;
   return LET_OK;
 }

@@ -24,7 +24,10 @@ static let_ring_arena *make(uint64_t bytes, uint32_t records) {
 
 static void test_random(void **state) {
   (void)state;
-  struct { uint64_t at, bytes; unsigned char mark; } held[SLOTS];
+  struct {
+    uint64_t at, bytes;
+    unsigned char mark;
+  } held[SLOTS];
   uint64_t seed = 20240501;
   printf("seed %llu\n", (unsigned long long)seed);
   let_rng rng;
@@ -138,7 +141,10 @@ static void test_no_memory(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_random), cmocka_unit_test(test_exhaustion), cmocka_unit_test(test_map), cmocka_unit_test(test_no_memory),
+      cmocka_unit_test(test_random),
+      cmocka_unit_test(test_exhaustion),
+      cmocka_unit_test(test_map),
+      cmocka_unit_test(test_no_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,7 +53,8 @@ static let_err send_packet(int fd, char kind, const char *text, size_t n, const 
 
 let_err let_control_send(int fd, json_t *doc, const int *fds, int n_fds, let_error *e) {
   if (n_fds < 0 || n_fds > LET_CONTROL_FDS_MAX)
-    return let_fail(e, LET_ERR_TOO_LARGE, "%d descriptors in one document: at most %d are possible", n_fds, LET_CONTROL_FDS_MAX);
+    return let_fail(e, LET_ERR_TOO_LARGE, "%d descriptors in one document: at most %d are possible", n_fds,
+                    LET_CONTROL_FDS_MAX);
   char *text = json_dumps(doc, JSON_COMPACT);
   if (!text) return let_fail(e, LET_ERR_NOMEM, "out of memory for a control document");
   size_t n = strlen(text);
@@ -61,10 +62,12 @@ let_err let_control_send(int fd, json_t *doc, const int *fds, int n_fds, let_err
   if (n < PACKET_MAX) {
     r = send_packet(fd, KIND_PLAIN, text, n, fds, n_fds, e);
   } else if (n > LET_CONTROL_BYTES_MAX) {
-    r = let_fail(e, LET_ERR_TOO_LARGE, "a control document of %zu bytes: at most %d are possible", n, LET_CONTROL_BYTES_MAX);
+    r = let_fail(e, LET_ERR_TOO_LARGE, "a control document of %zu bytes: at most %d are possible", n,
+                 LET_CONTROL_BYTES_MAX);
   } else {
     int all[ALL_FDS], file = memfd_create("gpulet-control", MFD_CLOEXEC);
-    if (file < 0 || write_all(file, text, n)) r = let_fail(e, LET_ERR_IO, "cannot write a control document: %s", strerror(errno));
+    if (file < 0 || write_all(file, text, n))
+      r = let_fail(e, LET_ERR_IO, "cannot write a control document: %s", strerror(errno));
     else {
       all[0] = file;
       if (n_fds) memcpy(all + 1, fds, sizeof *fds * (size_t)n_fds);
@@ -97,7 +100,8 @@ static let_err load(int file, json_t **ret, let_error *e) {
   json_error_t je;
   json_t *doc = at == n ? json_loadb(text, n, 0, &je) : NULL;
   free(text);
-  if (!doc) return let_fail(e, LET_ERR_INVALID, "malformed control document: %s", at == n ? je.text : "the file is short");
+  if (!doc)
+    return let_fail(e, LET_ERR_INVALID, "malformed control document: %s", at == n ? je.text : "the file is short");
   *ret = doc;
   return LET_OK;
 }
@@ -110,10 +114,10 @@ let_err let_control_recv(int fd, json_t **ret_doc, int ret_fds[LET_CONTROL_FDS_M
   char packet[PACKET_MAX];
   int fds[ALL_FDS + 1], n_fds = 0; /* + 1: what the alignment of CMSG_SPACE leaves room for */
   struct iovec iov = {packet, sizeof packet};
-  struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf, .msg_controllen = sizeof control.buf};
+  struct msghdr m = {
+      .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf, .msg_controllen = sizeof control.buf};
   ssize_t n;
-  while ((n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR) {
-  }
+  while ((n = recvmsg(fd, &m, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR) {}
   if (n < 0 && errno == EAGAIN) return LET_ERR_AGAIN;
   if (n < 0) return let_fail(e, LET_ERR_IO, "cannot receive on the control socket: %s", strerror(errno));
   for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
@@ -131,10 +135,13 @@ let_err let_control_recv(int fd, json_t **ret_doc, int ret_fds[LET_CONTROL_FDS_M
   let_err r = LET_OK;
   int skip = 0;
   if (n == 0) r = let_fail(e, LET_ERR_IO, "the peer closed the control socket");
-  else if (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) r = let_fail(e, LET_ERR_INVALID, "a control packet was too large or its descriptors were lost");
+  else if (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+    r = let_fail(e, LET_ERR_INVALID, "a control packet was too large or its descriptors were lost");
   else if (packet[0] == KIND_FILE && n == 1 && n_fds >= 1) r = load(fds[0], &doc, e), skip = 1;
-  else if (packet[0] != KIND_PLAIN || n_fds > LET_CONTROL_FDS_MAX) r = let_fail(e, LET_ERR_INVALID, "malformed control packet");
-  else if (!(doc = json_loadb(packet + 1, (size_t)n - 1, 0, &je))) r = let_fail(e, LET_ERR_INVALID, "malformed control document: %s", je.text);
+  else if (packet[0] != KIND_PLAIN || n_fds > LET_CONTROL_FDS_MAX)
+    r = let_fail(e, LET_ERR_INVALID, "malformed control packet");
+  else if (!(doc = json_loadb(packet + 1, (size_t)n - 1, 0, &je)))
+    r = let_fail(e, LET_ERR_INVALID, "malformed control document: %s", je.text);
   if (!r && !json_is_object(doc)) r = let_fail(e, LET_ERR_INVALID, "a control document is not an object");
   if (r) {
     json_decref(doc);

@@ -12,38 +12,40 @@ typedef struct field {
   size_t offset, cap; /* cap: TEXT: bytes; numbers: largest value */
 } field;
 
-#define F(type, member, kind, cap) {#member, kind, offsetof(type, member), cap}
+#define F(type, member, kind, cap) \
+  { #member, kind, offsetof(type, member), cap }
 
 static const field model_fields[] = {
-  F(let_model, name, TEXT, LET_NAME_MAX),
-  F(let_model, platform, TEXT, LET_NAME_MAX),
-  F(let_model, backend, TEXT, LET_NAME_MAX),
-  F(let_model, file, TEXT, LET_NAME_MAX),
-  F(let_model, dir, TEXT, sizeof((let_model *)0)->dir),
-  F(let_model, version, I64, 0),
-  F(let_model, max_batch, U32, LET_BATCH_MAX),
-  F(let_model, slo, I64, 0),
-  F(let_model, max_queue_delay, I64, 0),
-  F(let_model, max_queue, U32, UINT32_MAX),
-  F(let_model, priority_levels, U8, UINT8_MAX),
-  F(let_model, default_priority, U8, UINT8_MAX),
-  F(let_model, default_timeout, I64, 0),
-  F(let_model, allow_timeout_override, BOOL, 1),
-  F(let_model, precision, ENUM, LET_PRECISION_BF16),
-  F(let_model, channels_last, BOOL, 1),
-  F(let_model, output_bytes_hint, U64, INT64_MAX),
-  F(let_model, null_us, U32, UINT32_MAX),
+    F(let_model, name, TEXT, LET_NAME_MAX),
+    F(let_model, platform, TEXT, LET_NAME_MAX),
+    F(let_model, backend, TEXT, LET_NAME_MAX),
+    F(let_model, file, TEXT, LET_NAME_MAX),
+    F(let_model, dir, TEXT, sizeof((let_model *)0)->dir),
+    F(let_model, version, I64, 0),
+    F(let_model, max_batch, U32, LET_BATCH_MAX),
+    F(let_model, slo, I64, 0),
+    F(let_model, max_queue_delay, I64, 0),
+    F(let_model, max_queue, U32, UINT32_MAX),
+    F(let_model, priority_levels, U8, UINT8_MAX),
+    F(let_model, default_priority, U8, UINT8_MAX),
+    F(let_model, default_timeout, I64, 0),
+    F(let_model, allow_timeout_override, BOOL, 1),
+    F(let_model, precision, ENUM, LET_PRECISION_BF16),
+    F(let_model, channels_last, BOOL, 1),
+    F(let_model, output_bytes_hint, U64, INT64_MAX),
+    F(let_model, null_us, U32, UINT32_MAX),
 };
 
 static const field tensor_fields[] = {
-  F(let_tensor_spec, name, TEXT, LET_NAME_MAX),
-  F(let_tensor_spec, dtype, ENUM, LET_DTYPE_COUNT - 1),
-  F(let_tensor_spec, optional, BOOL, 1),
-  F(let_tensor_spec, label_file, TEXT, LET_NAME_MAX),
+    F(let_tensor_spec, name, TEXT, LET_NAME_MAX),
+    F(let_tensor_spec, dtype, ENUM, LET_DTYPE_COUNT - 1),
+    F(let_tensor_spec, optional, BOOL, 1),
+    F(let_tensor_spec, label_file, TEXT, LET_NAME_MAX),
 };
 
 enum { N_MODEL = sizeof model_fields / sizeof *model_fields, N_TENSOR = sizeof tensor_fields / sizeof *tensor_fields };
-_Static_assert(sizeof(let_precision) == sizeof(uint32_t) && sizeof(let_dtype) == sizeof(uint32_t), "enums are read as uint32_t");
+_Static_assert(sizeof(let_precision) == sizeof(uint32_t) && sizeof(let_dtype) == sizeof(uint32_t),
+               "enums are read as uint32_t");
 
 static bool put(json_t *to, const void *from, const field *f, size_t n) {
   for (size_t i = 0; i < n; i++) {
@@ -70,7 +72,8 @@ static let_err get(const json_t *from, void *to, const field *f, size_t n, let_e
     json_int_t k = json_integer_value(v);
     bool ok;
     if (f[i].kind == TEXT) {
-      ok = json_is_string(v) && json_string_length(v) < f[i].cap && strlen(json_string_value(v)) == json_string_length(v);
+      ok = json_is_string(v) && json_string_length(v) < f[i].cap &&
+           strlen(json_string_value(v)) == json_string_length(v);
       if (ok) memcpy(p, json_string_value(v), json_string_length(v) + 1);
     } else if (f[i].kind == BOOL) {
       ok = json_is_boolean(v);
@@ -102,15 +105,18 @@ static bool put_tensors(json_t *to, const char *key, const let_tensor_spec *t, u
 static let_err get_tensors(const json_t *from, const char *key, let_tensor_spec *t, uint8_t *ret_n, let_error *e) {
   const json_t *list = json_object_get(from, key);
   size_t n = json_array_size(list);
-  if (!json_is_array(list) || n > LET_TENSORS_MAX) return let_fail(e, LET_ERR_INVALID, "field '%s' is not a list of at most %d tensors", key, LET_TENSORS_MAX);
+  if (!json_is_array(list) || n > LET_TENSORS_MAX)
+    return let_fail(e, LET_ERR_INVALID, "field '%s' is not a list of at most %d tensors", key, LET_TENSORS_MAX);
   for (size_t i = 0; i < n; i++) {
     const json_t *one = json_array_get(list, i), *dims = json_object_get(one, "dims");
     size_t rank = json_array_size(dims);
     if (get(one, &t[i], tensor_fields, N_TENSOR, e)) return let_fail_prefix(e, "%s[%zu]", key, i);
-    if (!json_is_array(dims) || rank > LET_RANK_MAX) return let_fail(e, LET_ERR_INVALID, "%s[%zu]: dims is not a list of at most %d numbers", key, i, LET_RANK_MAX);
+    if (!json_is_array(dims) || rank > LET_RANK_MAX)
+      return let_fail(e, LET_ERR_INVALID, "%s[%zu]: dims is not a list of at most %d numbers", key, i, LET_RANK_MAX);
     for (size_t k = 0; k < rank; k++) {
       const json_t *d = json_array_get(dims, k);
-      if (!json_is_integer(d) || json_integer_value(d) < -1) return let_fail(e, LET_ERR_INVALID, "%s[%zu]: dims[%zu] is not a size or -1", key, i, k);
+      if (!json_is_integer(d) || json_integer_value(d) < -1)
+        return let_fail(e, LET_ERR_INVALID, "%s[%zu]: dims[%zu] is not a size or -1", key, i, k);
       t[i].dims[k] = json_integer_value(d);
     }
     t[i].rank = (uint8_t)rank;
@@ -141,7 +147,8 @@ let_err let_control_model_get(const json_t *doc, let_model *ret, let_error *e) {
     r = let_fail(e, LET_ERR_INVALID, "field 'sizes' is not a list of at most %d numbers", LET_SIZES_MAX);
   for (size_t i = 0; !r && i < json_array_size(sizes); i++) {
     json_int_t k = json_integer_value(json_array_get(sizes, i));
-    if (k < 1 || k > LET_BATCH_MAX) r = let_fail(e, LET_ERR_INVALID, "sizes[%zu] is not a batch size of 1 to %d", i, LET_BATCH_MAX);
+    if (k < 1 || k > LET_BATCH_MAX)
+      r = let_fail(e, LET_ERR_INVALID, "sizes[%zu] is not a batch size of 1 to %d", i, LET_BATCH_MAX);
     else m.size[m.n_sizes++] = (uint32_t)k;
   }
   if (r) {

@@ -98,13 +98,14 @@ static void test_malformed(void **state) {
   let_rng rng;
   let_rng_seed(&rng, 3);
   assert_int_equal(let_control_pair(s, &e), LET_OK);
-  int null = open("/dev/null", O_RDWR | O_CLOEXEC), empty = memfd_create("empty", MFD_CLOEXEC), holes = memfd_create("holes", MFD_CLOEXEC),
-      many[253];
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC), empty = memfd_create("empty", MFD_CLOEXEC),
+      holes = memfd_create("holes", MFD_CLOEXEC), many[253];
   assert_int_equal(ftruncate(holes, (off_t)LET_CONTROL_BYTES_MAX + 1), 0);
   for (int i = 0; i < 253; i++) many[i] = null;
   static char big[100000];
   memset(big, 'J', sizeof big);
-  static const char *const texts[] = {"J", "J{", "J[]", "J1", "Jnull", "J{\"a\":1}x", "J{\"a\":\xff}", "X{}", "F", "F{}", "{}"};
+  static const char *const texts[] = {"J",   "J{", "J[]", "J1", "Jnull", "J{\"a\":1}x", "J{\"a\":\xff}",
+                                      "X{}", "F",  "F{}", "{}"};
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
     for (int k = 0; k < 2; k++) {
       send_raw(s[0], texts[i], strlen(texts[i]), &null, k);
@@ -122,7 +123,8 @@ static void test_malformed(void **state) {
   assert_int_equal(let_control_recv(s[1], &doc, fds, &n, &e), LET_ERR_INVALID);
   for (int i = 0; i < 3000; i++) { /* a valid document with random damage: refused or read, never more than that */
     char text[] = "J{\"op\":\"prepare\",\"generation\":12,\"lanes\":[{\"gpulet\":1},[1.5e3,true,null,\"\\u0041\"]]}";
-    for (uint64_t k = 1 + let_rng_below(&rng, 3); k; k--) text[let_rng_below(&rng, sizeof text - 1)] = (char)let_rng_u64(&rng);
+    for (uint64_t k = 1 + let_rng_below(&rng, 3); k; k--)
+      text[let_rng_below(&rng, sizeof text - 1)] = (char)let_rng_u64(&rng);
     send_raw(s[0], text, sizeof text - 1, NULL, 0);
     let_err r = let_control_recv(s[1], &doc, fds, &n, &e);
     assert_true(r == LET_OK || r == LET_ERR_INVALID);
@@ -137,10 +139,12 @@ static void test_model(void **state) {
   let_model m, back;
   let_error e = {0};
   memset(&m, 0, sizeof m);
-  strcpy(m.name, "bert"), strcpy(m.backend, "pytorch"), strcpy(m.platform, "pytorch_libtorch"), strcpy(m.file, "model.pt");
+  strcpy(m.name, "bert"), strcpy(m.backend, "pytorch"), strcpy(m.platform, "pytorch_libtorch"),
+      strcpy(m.file, "model.pt");
   strcpy(m.dir, "/models/bert");
   m.version = 3, m.max_batch = 32, m.n_inputs = 2, m.n_outputs = 1, m.slo = 20 * LET_MS, m.max_queue_delay = LET_NEVER;
-  m.allow_timeout_override = true, m.precision = LET_PRECISION_BF16, m.n_sizes = 2, m.size[0] = 4, m.size[1] = 8, m.null_us = 50;
+  m.allow_timeout_override = true, m.precision = LET_PRECISION_BF16, m.n_sizes = 2, m.size[0] = 4, m.size[1] = 8,
+  m.null_us = 50;
   for (int i = 0; i < 3; i++) {
     let_tensor_spec *t = i < 2 ? &m.input[i] : &m.output[0];
     snprintf(t->name, sizeof t->name, "tensor \"%d\"", i);
@@ -169,7 +173,9 @@ static void test_model(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_exchange), cmocka_unit_test(test_malformed), cmocka_unit_test(test_model),
+      cmocka_unit_test(test_exchange),
+      cmocka_unit_test(test_malformed),
+      cmocka_unit_test(test_model),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,8 +49,8 @@ typedef struct shared {
 /* One side's private view of a lane; a line of its own, because lanes belong to different threads. */
 typedef struct lane {
   _Alignas(LINE) uint32_t submit_tail, submit_head, done_tail, done_head;
-  uint32_t woken;     /* server: the last submit_armed it wrote the eventfd for */
-  uint32_t ticket;    /* worker: the last submit_armed it published */
+  uint32_t woken;  /* server: the last submit_armed it wrote the eventfd for */
+  uint32_t ticket; /* worker: the last submit_armed it published */
   int submit_event;
 } lane;
 
@@ -74,7 +74,8 @@ static let_lanes *make(uint32_t n) {
 }
 
 let_err let_lanes_new(uint32_t n, let_lanes **ret, let_error *e) {
-  if (n < 1 || n > LANES_MAX) return let_fail(e, LET_ERR_INVALID, "%u gpu-lets on one device: 1 to %d are possible", n, LANES_MAX);
+  if (n < 1 || n > LANES_MAX)
+    return let_fail(e, LET_ERR_INVALID, "%u gpu-lets on one device: 1 to %d are possible", n, LANES_MAX);
   let_lanes *l = make(n);
   if (!l) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   void *p = NULL;
@@ -83,7 +84,8 @@ let_err let_lanes_new(uint32_t n, let_lanes **ret, let_error *e) {
   l->s = p;
   for (uint32_t i = 0; !r && i <= n; i++) {
     int *fd = i < n ? &l->lane[i].submit_event : &l->done_event;
-    if ((*fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
+    if ((*fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+      r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
   }
   if (r) {
     let_lanes_free(l);
@@ -101,7 +103,8 @@ let_err let_lanes_map(int fd, uint32_t n, const int *submit_events, int done_eve
   let_err r = let_shm_map(fd, &p, &bytes, e);
   if (r) return r;
   shared *s = p;
-  if (bytes != sizeof(shared) + n * sizeof(shared_lane) || s->magic != MAGIC || s->n != n || s->lane_bytes != sizeof(shared_lane)) {
+  if (bytes != sizeof(shared) + n * sizeof(shared_lane) || s->magic != MAGIC || s->n != n ||
+      s->lane_bytes != sizeof(shared_lane)) {
     let_shm_unmap(p, bytes);
     return let_fail(e, LET_ERR_INVALID, "the shared memory does not hold %u lanes of this version of gpulet", n);
   }
@@ -224,7 +227,8 @@ void let_lane_wait(let_lanes *l, uint32_t i, int stop_fd, let_dur spin, let_dur 
     struct pollfd f[2] = {{.fd = p->submit_event, .events = POLLIN}, {.fd = stop_fd, .events = POLLIN}};
     struct timespec t = {.tv_sec = timeout / LET_S, .tv_nsec = timeout % LET_S};
     uint64_t n;
-    if (ppoll(f, 2, timeout == LET_NEVER ? NULL : &t, NULL) > 0 && (f[0].revents & POLLIN)) (void)!read(p->submit_event, &n, sizeof n);
+    if (ppoll(f, 2, timeout == LET_NEVER ? NULL : &t, NULL) > 0 && (f[0].revents & POLLIN))
+      (void)!read(p->submit_event, &n, sizeof n);
   }
   atomic_store_explicit(&s->submit_armed.v, 0, memory_order_relaxed);
 }

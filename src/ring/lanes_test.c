@@ -36,7 +36,8 @@ static void connect(uint32_t n, let_lanes **server, let_lanes **worker) {
   int events[64];
   assert_int_equal(let_lanes_new(n, server, &e), LET_OK);
   for (uint32_t i = 0; i < n; i++) events[i] = dup(let_lanes_submit_event(*server, i));
-  assert_int_equal(let_lanes_map(let_lanes_fd(*server), n, events, dup(let_lanes_done_event(*server)), worker, &e), LET_OK);
+  assert_int_equal(let_lanes_map(let_lanes_fd(*server), n, events, dup(let_lanes_done_event(*server)), worker, &e),
+                   LET_OK);
   assert_int_equal(let_lanes_count(*worker), n);
 }
 
@@ -61,7 +62,8 @@ static void *worker_main(void *arg) {
   let_rng_seed(&rng, w->seed);
   for (;;) {
     while (let_lane_take(w->l, w->lane, &m)) {
-      w->bad += m.batch != w->taken || m.n != m.batch % LET_BATCH_MAX + 1 || m.record[m.n - 1] != (uint32_t)(m.batch * 31);
+      w->bad +=
+          m.batch != w->taken || m.n != m.batch % LET_BATCH_MAX + 1 || m.record[m.n - 1] != (uint32_t)(m.batch * 31);
       w->taken++;
       d.batch = m.batch, d.rows = m.n, d.status = (int)(m.batch % 3);
       snprintf(d.text, sizeof d.text, "%u", (unsigned)m.batch);
@@ -173,7 +175,7 @@ static void test_wake(void **state) {
   connect(1, &s, &w);
   assert_true(let_lane_submit(s, 0, &m)); /* nobody sleeps: no system call */
   assert_false(readable(let_lanes_submit_event(s, 0)));
-  let_lane_wait(w, 0, -1, 0, LET_NEVER);  /* something is there: returns at once */
+  let_lane_wait(w, 0, -1, 0, LET_NEVER); /* something is there: returns at once */
   assert_true(let_lane_take(w, 0, &t));
   let_lane_wait(w, 0, -1, LET_MS, LET_MS); /* times out */
   let_lane_done(w, 0, &d);
@@ -249,8 +251,9 @@ static void test_refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_stress), cmocka_unit_test(test_stress_one_mapping), cmocka_unit_test(test_full),    cmocka_unit_test(test_wake),
-    cmocka_unit_test(test_corrupt), cmocka_unit_test(test_refused),
+      cmocka_unit_test(test_stress),  cmocka_unit_test(test_stress_one_mapping),
+      cmocka_unit_test(test_full),    cmocka_unit_test(test_wake),
+      cmocka_unit_test(test_corrupt), cmocka_unit_test(test_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

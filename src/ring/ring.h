@@ -29,7 +29,8 @@ typedef struct let_ring_arena let_ring_arena;
 
 /* Creates the shared memory: |records| let_records, then |bytes| of slots (rounded up to a power of two). The
  * pages are not touched: what is never used costs nothing. Errors: NOMEM, IO. */
-LET_CHECKED let_err let_ring_arena_new(uint64_t bytes, uint32_t records, const let_mem *mem, let_ring_arena **ret, let_error *e);
+LET_CHECKED let_err let_ring_arena_new(uint64_t bytes, uint32_t records, const let_mem *mem, let_ring_arena **ret,
+                                       let_error *e);
 /* Worker side: maps an arena that came as |fd| (fd stays the caller's). Checks its header. */
 LET_CHECKED let_err let_ring_arena_map(int fd, let_ring_arena **ret, let_error *e);
 void let_ring_arena_free(let_ring_arena *a); /* unmaps; NULL is fine */
@@ -43,7 +44,7 @@ uint32_t let_ring_arena_records(const let_ring_arena *a);
 /* A slot of at least |bytes|, 4096-byte aligned; LET_SLOT_NONE when nothing fits. O(log n), no system call.
  * Freeing merges neighbours (a buddy system), so the arena does not fragment for good. */
 uint64_t let_ring_slot_alloc(let_ring_arena *a, uint64_t bytes);
-void let_ring_slot_free(let_ring_arena *a, uint64_t slot); /* LET_SLOT_NONE is fine */
+void let_ring_slot_free(let_ring_arena *a, uint64_t slot);            /* LET_SLOT_NONE is fine */
 uint64_t let_ring_slot_bytes(const let_ring_arena *a, uint64_t slot); /* its capacity */
 static inline void *let_ring_slot_at(const let_ring_arena *a, uint64_t offset);
 /* May the worker be trusted with [offset, offset+bytes)? */
@@ -57,10 +58,10 @@ enum { LET_RING_ENTRIES = 64 }; /* batches in flight per gpu-let; the core allow
 
 /* A batch for one gpu-let. POD. */
 typedef struct let_batch_msg {
-  uint64_t batch;     /* the server's number for it */
-  uint32_t model;     /* index into the lane's models, as `prepare` listed them */
-  uint32_t size;      /* the prepared batch size to run: >= rows, the rest is padding */
-  uint32_t rows, n;   /* rows in all, requests */
+  uint64_t batch;   /* the server's number for it */
+  uint32_t model;   /* index into the lane's models, as `prepare` listed them */
+  uint32_t size;    /* the prepared batch size to run: >= rows, the rest is padding */
+  uint32_t rows, n; /* rows in all, requests */
   let_time submitted;
   uint32_t record[LET_BATCH_MAX]; /* n of them: indices of let_records */
 } let_batch_msg;
@@ -68,12 +69,13 @@ typedef struct let_batch_msg {
 /* Its outcome. Per-request results are in the let_records. */
 typedef struct let_done_msg {
   uint64_t batch;
-  int32_t status;     /* let_err. OK: the batch ran, each request's outcome is its record's status (INVALID: the model refused
-                       * it, OUTPUT_TOO_LARGE: see out_need). Otherwise the batch as a whole failed, the records say nothing:
-                       * INTERNAL, NOMEM, ...; GPULET and DEVICE: the worker exits right after */
+  int32_t status; /* let_err. OK: the batch ran, each request's outcome is its record's status (INVALID: the model
+                   * refused it, OUTPUT_TOO_LARGE: see out_need). Otherwise the batch as a whole failed, the records say
+                   * nothing: INTERNAL, NOMEM, ...; GPULET and DEVICE: the worker exits right after */
   uint32_t rows;
   let_time started, finished; /* CLOCK_MONOTONIC, the worker's reading */
-  char text[224];     /* a sentence about the (last) failure, of the batch or of one of its requests; "" when there was none */
+  char text[224]; /* a sentence about the (last) failure, of the batch or of one of its requests; "" when there was none
+                   */
 } let_done_msg;
 
 typedef struct let_lanes let_lanes;
@@ -81,7 +83,8 @@ typedef struct let_lanes let_lanes;
 /* Server: creates the memory for |n| gpu-lets and one eventfd per gpu-let for the way there and one, shared by
  * all, for the way back. Worker: maps what came. Both: free unmaps and closes. */
 LET_CHECKED let_err let_lanes_new(uint32_t n, let_lanes **ret, let_error *e);
-LET_CHECKED let_err let_lanes_map(int fd, uint32_t n, const int *submit_events, int done_event, let_lanes **ret, let_error *e);
+LET_CHECKED let_err let_lanes_map(int fd, uint32_t n, const int *submit_events, int done_event, let_lanes **ret,
+                                  let_error *e);
 void let_lanes_free(let_lanes *l);
 uint32_t let_lanes_count(const let_lanes *l);
 int let_lanes_fd(const let_lanes *l);

@@ -46,7 +46,8 @@ static int plan_put(server *s, let_str body, let_buf *out, const char **type, vo
   let_arena_init(&arena, &let_mem_libc);
   let_error e = {0};
   let_plan *plan = let_arena_alloc(&arena, sizeof *plan);
-  let_err r = plan ? let_plan_parse(body.p, body.n, "request body", &arena, plan, &e) : let_fail(&e, LET_ERR_NOMEM, "out of memory");
+  let_err r = plan ? let_plan_parse(body.p, body.n, "request body", &arena, plan, &e)
+                   : let_fail(&e, LET_ERR_NOMEM, "out of memory");
   if (!r && s->draining) r = let_fail(&e, LET_ERR_UNAVAILABLE, "the server is shutting down");
   if (!r) r = serve_plan_begin(s, &arena, plan, call, &e);
   let_arena_fini(&arena);
@@ -58,13 +59,15 @@ static int plan_put(server *s, let_str body, let_buf *out, const char **type, vo
 /* ---- metrics ----------------------------------------------------------------------------------------------- */
 
 static void gpulet_labels(const server *s, const group *g, const gpulet *l, char *out, size_t cap) {
-  snprintf(out, cap, "gpulet=\"%u\",device=\"%s\",first=\"%u\",granules=\"%u\"", l->number, s->device[g->device].name, l->first, l->granules);
+  snprintf(out, cap, "gpulet=\"%u\",device=\"%s\",first=\"%u\",granules=\"%u\"", l->number, s->device[g->device].name,
+           l->first, l->granules);
 }
 
 static void gpulets_text(const server *s, let_buf *out) {
   char labels[256];
   let_time now = serve_now();
-  let_metrics_head(out, "gpulet_busy_fraction", "gauge", "Part of the time in which the gpu-let ran batches, since it began to serve");
+  let_metrics_head(out, "gpulet_busy_fraction", "gauge",
+                   "Part of the time in which the gpu-let ran batches, since it began to serve");
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
     for (uint32_t k = 0; s->group[i].used && k < s->group[i].n_gpulets; k++) {
       const group *g = &s->group[i];
@@ -77,7 +80,8 @@ static void gpulets_text(const server *s, let_buf *out) {
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
     for (uint32_t k = 0; s->group[i].used && k < s->group[i].n_gpulets; k++) {
       gpulet_labels(s, &s->group[i], &s->group[i].gpulet[k], labels, sizeof labels);
-      let_metrics_value(out, "gpulet_up", labels, let_apply_group_routed(s->apply, i) && s->group[i].gpulet[k].up ? 1 : 0);
+      let_metrics_value(out, "gpulet_up", labels,
+                        let_apply_group_routed(s->apply, i) && s->group[i].gpulet[k].up ? 1 : 0);
     }
   let_metrics_head(out, "gpulet_batches", "counter", "Batches run");
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
@@ -99,18 +103,20 @@ static bool told(const server *s, uint32_t i, const char *key, const char *uuid)
 
 /* What the workers report about their GPUs, under Triton's names. */
 static void gpus_text(const server *s, let_buf *out) {
-  static const struct { const char *name, *key, *help; } rows[] = {
-      {"nv_gpu_utilization", "utilization", "GPU utilization, 0 to 1"},
-      {"nv_gpu_power_usage", "power_w", "GPU power, W"},
-      {"nv_gpu_memory_used_bytes", "memory_used", "GPU memory in use"},
-      {"nv_gpu_memory_total_bytes", "memory_total", "GPU memory"}};
+  static const struct {
+    const char *name, *key, *help;
+  } rows[] = {{"nv_gpu_utilization", "utilization", "GPU utilization, 0 to 1"},
+              {"nv_gpu_power_usage", "power_w", "GPU power, W"},
+              {"nv_gpu_memory_used_bytes", "memory_used", "GPU memory in use"},
+              {"nv_gpu_memory_total_bytes", "memory_total", "GPU memory"}};
   for (unsigned r = 0; r < sizeof rows / sizeof *rows; r++) {
     bool head = false;
     for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
       json_t *gpu = s->worker[i].alive ? json_object_get(s->worker[i].health, "gpu") : NULL;
       json_t *v = json_object_get(gpu, rows[r].key);
       const char *uuid = json_string_value(json_object_get(gpu, "uuid"));
-      if (!json_is_number(v) || json_number_value(v) < 0 || !uuid || !uuid[0] || told(s, i, rows[r].key, uuid)) continue;
+      if (!json_is_number(v) || json_number_value(v) < 0 || !uuid || !uuid[0] || told(s, i, rows[r].key, uuid))
+        continue;
       if (!head) let_metrics_head(out, rows[r].name, "gauge", rows[r].help);
       head = true;
       let_buf_fmt(out, "%s{", rows[r].name);
@@ -123,7 +129,10 @@ static void gpus_text(const server *s, let_buf *out) {
 static void server_text(const server *s, let_buf *out) {
   let_front_stats f;
   let_front_stats_get(s->front, &f);
-  const struct { const char *name, *type, *help; double v; } rows[] = {
+  const struct {
+    const char *name, *type, *help;
+    double v;
+  } rows[] = {
       {"gpulet_connections", "gauge", "Open HTTP connections", (double)f.open},
       {"gpulet_connections_accepted", "counter", "HTTP connections accepted", (double)f.accepted},
       {"gpulet_connections_refused", "counter", "HTTP connections refused: too many", (double)f.refused},
@@ -131,9 +140,11 @@ static void server_text(const server *s, let_buf *out) {
       {"gpulet_http_bad_requests", "counter", "HTTP requests answered with 4xx", (double)f.bad_requests},
       {"gpulet_http_timeouts", "counter", "Connections closed because they sent too slowly", (double)f.timeouts},
       {"gpulet_arena_used_bytes", "gauge", "Arena bytes in slots handed out", (double)let_ring_arena_used(s->arena)},
-      {"gpulet_requests_in_flight", "gauge", "Requests between their first byte and their answer", (double)s->in_flight},
+      {"gpulet_requests_in_flight", "gauge", "Requests between their first byte and their answer",
+       (double)s->in_flight},
       {"gpulet_worker_restarts", "counter", "Worker processes lost and replaced", (double)s->worker_restarts},
-      {"gpulet_plan_generation", "gauge", "Generation of the plan being served", s->plan ? (double)s->plan->generation : 0},
+      {"gpulet_plan_generation", "gauge", "Generation of the plan being served",
+       s->plan ? (double)s->plan->generation : 0},
       {"gpulet_uptime_seconds", "gauge", "Since the server started", (double)(serve_now() - s->began) / 1e9}};
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
     let_metrics_head(out, rows[i].name, rows[i].type, rows[i].help);
@@ -144,7 +155,8 @@ static void server_text(const server *s, let_buf *out) {
 static int metrics(server *s, let_buf *out, const char **type) {
   let_metrics_model *rows = calloc(s->n_models + 1, sizeof *rows);
   if (!rows) return error_reply(503, "out of memory", out, type);
-  for (uint32_t i = 0; i < s->n_models; i++) rows[i] = (let_metrics_model){s->model[i].name, s->model[i].version, &s->metrics[i]};
+  for (uint32_t i = 0; i < s->n_models; i++)
+    rows[i] = (let_metrics_model){s->model[i].name, s->model[i].version, &s->metrics[i]};
   let_metrics_models_text(rows, s->n_models, out);
   free(rows);
   gpulets_text(s, out);
@@ -161,7 +173,8 @@ static json_t *tensors(const let_tensor_spec *t, uint32_t n) {
   for (uint32_t i = 0; i < n; i++) {
     json_t *dims = json_array();
     for (uint32_t k = 0; k < t[i].rank; k++) json_array_append_new(dims, json_integer(t[i].dims[k]));
-    json_array_append_new(a, json_pack("{s:s, s:s, s:o}", "name", t[i].name, "data_type", let_dtype_pb_name(t[i].dtype), "dims", dims));
+    json_array_append_new(
+        a, json_pack("{s:s, s:s, s:o}", "name", t[i].name, "data_type", let_dtype_pb_name(t[i].dtype), "dims", dims));
   }
   return a;
 }
@@ -173,12 +186,13 @@ static json_t *config(const let_model *m) {
   uint32_t all[LET_SIZES_MAX], n = let_model_sizes(m, all);
   json_t *sizes = json_array();
   for (uint32_t i = 0; i < n; i++) json_array_append_new(sizes, json_integer(all[i]));
-  json_t *doc = json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:s}", "name", m->name, "platform", m->platform, "backend", m->backend, "max_batch_size",
-                          (int)m->max_batch, "input", tensors(m->input, m->n_inputs), "output", tensors(m->output, m->n_outputs),
-                          "default_model_filename", m->file);
+  json_t *doc = json_pack("{s:s, s:s, s:s, s:i, s:o, s:o, s:s}", "name", m->name, "platform", m->platform, "backend",
+                          m->backend, "max_batch_size", (int)m->max_batch, "input", tensors(m->input, m->n_inputs),
+                          "output", tensors(m->output, m->n_outputs), "default_model_filename", m->file);
   if (doc && m->max_batch) {
     json_int_t delay = m->max_queue_delay == LET_NEVER ? 0 : m->max_queue_delay / LET_US;
-    json_object_set_new(doc, "dynamic_batching", json_pack("{s:o, s:I}", "preferred_batch_size", sizes, "max_queue_delay_microseconds", delay));
+    json_object_set_new(doc, "dynamic_batching",
+                        json_pack("{s:o, s:I}", "preferred_batch_size", sizes, "max_queue_delay_microseconds", delay));
   } else {
     json_decref(sizes);
   }
@@ -186,7 +200,9 @@ static json_t *config(const let_model *m) {
   return doc;
 }
 
-static json_t *count_ns(uint64_t count, uint64_t ns) { return json_pack("{s:I, s:I}", "count", (json_int_t)count, "ns", (json_int_t)ns); }
+static json_t *count_ns(uint64_t count, uint64_t ns) {
+  return json_pack("{s:I, s:I}", "count", (json_int_t)count, "ns", (json_int_t)ns);
+}
 
 static json_t *statistics(const let_model *m, const let_model_metrics *x) {
   char version[32];
@@ -194,16 +210,20 @@ static json_t *statistics(const let_model *m, const let_model_metrics *x) {
   json_t *batches = json_array();
   for (uint32_t b = 1; b <= LET_BATCH_MAX; b++)
     if (x->batch_count[b])
-      json_array_append_new(batches, json_pack("{s:i, s:o, s:o, s:o}", "batch_size", (int)b, "compute_input", count_ns(x->batch_count[b], 0), "compute_infer",
-                                               count_ns(x->batch_count[b], x->batch_compute_ns[b]), "compute_output", count_ns(x->batch_count[b], 0)));
+      json_array_append_new(batches, json_pack("{s:i, s:o, s:o, s:o}", "batch_size", (int)b, "compute_input",
+                                               count_ns(x->batch_count[b], 0), "compute_infer",
+                                               count_ns(x->batch_count[b], x->batch_compute_ns[b]), "compute_output",
+                                               count_ns(x->batch_count[b], 0)));
   uint64_t failed = x->fail_backend + x->fail_cancelled + x->fail_other + x->fail_rejected;
-  json_t *stats = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "success", count_ns(x->success, x->success_ns), "fail", count_ns(failed, x->fail_ns), "queue",
-                            count_ns(x->success, x->queue_ns), "compute_input", count_ns(x->success, x->input_ns), "compute_infer",
-                            count_ns(x->success, x->compute_ns), "compute_output", count_ns(x->success, x->output_ns), "cache_hit", count_ns(0, 0),
-                            "cache_miss", count_ns(0, 0));
-  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:{}, s:o, s:[]}", "name", m->name, "version", version, "last_inference", (json_int_t)x->last_inference_ms,
-                   "inference_count", (json_int_t)x->rows, "execution_count", (json_int_t)x->batches, "inference_stats", stats, "response_stats",
-                   "batch_stats", batches, "memory_usage");
+  json_t *stats = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "success", count_ns(x->success, x->success_ns),
+                            "fail", count_ns(failed, x->fail_ns), "queue", count_ns(x->success, x->queue_ns),
+                            "compute_input", count_ns(x->success, x->input_ns), "compute_infer",
+                            count_ns(x->success, x->compute_ns), "compute_output", count_ns(x->success, x->output_ns),
+                            "cache_hit", count_ns(0, 0), "cache_miss", count_ns(0, 0));
+  return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:{}, s:o, s:[]}", "name", m->name, "version", version,
+                   "last_inference", (json_int_t)x->last_inference_ms, "inference_count", (json_int_t)x->rows,
+                   "execution_count", (json_int_t)x->batches, "inference_stats", stats, "response_stats", "batch_stats",
+                   batches, "memory_usage");
 }
 
 /* /v2/models/NAME[/versions/V]/(config|stats): the part behind /v2/models/. */
@@ -217,7 +237,8 @@ static int model_page(server *s, let_str rest, let_buf *out, const char **type) 
     int k = snprintf(versioned, sizeof versioned, "versions/%lld/", (long long)m->version);
     if (tail.n > (size_t)k && memcmp(tail.p, versioned, (size_t)k) == 0) tail.p += k, tail.n -= (size_t)k;
     if (let_str_is(tail, "config")) return json_reply(config(m), 200, out, type);
-    if (let_str_is(tail, "stats")) return json_reply(json_pack("{s:[o]}", "model_stats", statistics(m, &s->metrics[i])), 200, out, type);
+    if (let_str_is(tail, "stats"))
+      return json_reply(json_pack("{s:[o]}", "model_stats", statistics(m, &s->metrics[i])), 200, out, type);
   }
   return 0;
 }
@@ -240,17 +261,26 @@ static json_t *group_page(const server *s, uint32_t i) {
       const place *p = &l->place[j];
       json_t *sizes = json_array();
       for (uint32_t z = 0; z < p->n_sizes; z++)
-        json_array_append_new(sizes, json_pack("{s:i, s:f, s:s}", "size", (int)p->size[z], "predicted_ms", (double)let_core_predict(s->core, l->number, p->model, p->size[z]) / 1e6,
-                                               "state", p->ready[z] ? "ready" : p->failed[z] ? "failed" : "growing"));
-      json_array_append_new(places, json_pack("{s:s, s:i, s:f, s:I, s:b, s:o}", "model", s->model[p->model].name, "batch", (int)p->batch, "rate", p->rate,
-                                              "memory_bytes", (json_int_t)p->memory_bytes, "eager", p->eager, "sizes", sizes));
+        json_array_append_new(sizes, json_pack("{s:i, s:f, s:s}", "size", (int)p->size[z], "predicted_ms",
+                                               (double)let_core_predict(s->core, l->number, p->model, p->size[z]) / 1e6,
+                                               "state",
+                                               p->ready[z]    ? "ready"
+                                               : p->failed[z] ? "failed"
+                                                              : "growing"));
+      json_array_append_new(places, json_pack("{s:s, s:i, s:f, s:I, s:b, s:o}", "model", s->model[p->model].name,
+                                              "batch", (int)p->batch, "rate", p->rate, "memory_bytes",
+                                              (json_int_t)p->memory_bytes, "eager", p->eager, "sizes", sizes));
     }
-    json_array_append_new(lets, json_pack("{s:i, s:i, s:i, s:b, s:b, s:o}", "gpulet", (int)l->number, "first", (int)l->first, "granules", (int)l->granules, "shared", l->shared, "up", l->up, "models", places));
+    json_array_append_new(lets,
+                          json_pack("{s:i, s:i, s:i, s:b, s:b, s:o}", "gpulet", (int)l->number, "first", (int)l->first,
+                                    "granules", (int)l->granules, "shared", l->shared, "up", l->up, "models", places));
   }
   sizes_count n = serve_group_sizes(s, i);
-  return json_pack("{s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:o}", "group", (int)i, "device", s->device[g->device].name, "state", let_apply_group_state(s->apply, i), "generation",
-                   (json_int_t)g->generation, "worker", (int)let_apply_group_worker(s->apply, i), "growing", n.ready + n.failed < n.wanted, "sizes_wanted",
-                   (int)n.wanted, "sizes_ready", (int)n.ready, "sizes_failed", (int)n.failed, "gpulets", lets);
+  return json_pack("{s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:o}", "group", (int)i, "device",
+                   s->device[g->device].name, "state", let_apply_group_state(s->apply, i), "generation",
+                   (json_int_t)g->generation, "worker", (int)let_apply_group_worker(s->apply, i), "growing",
+                   n.ready + n.failed < n.wanted, "sizes_wanted", (int)n.wanted, "sizes_ready", (int)n.ready,
+                   "sizes_failed", (int)n.failed, "gpulets", lets);
 }
 
 static int debug_server(server *s, let_buf *out, const char **type) {
@@ -258,15 +288,22 @@ static int debug_server(server *s, let_buf *out, const char **type) {
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
     if (s->group[i].used) json_array_append_new(groups, group_page(s, i));
     const worker *w = &s->worker[i];
-    if (w->alive) json_array_append_new(workers, json_pack("{s:i, s:i, s:s, s:b, s:I, s:O?}", "worker", (int)i, "pid", w->process->pid, "device", s->device[w->device].name, "ready", w->ready, "starts", (json_int_t)w->starts, "health", w->health));
+    if (w->alive)
+      json_array_append_new(workers, json_pack("{s:i, s:i, s:s, s:b, s:I, s:O?}", "worker", (int)i, "pid",
+                                               w->process->pid, "device", s->device[w->device].name, "ready", w->ready,
+                                               "starts", (json_int_t)w->starts, "health", w->health));
   }
   json_t *spares = json_array();
   for (uint32_t d = 0; d < SERVE_SPARES; d++) {
     const worker *w = &s->worker[SERVE_GROUPS + d];
-    if (w->alive) json_array_append_new(spares, json_pack("{s:i, s:s, s:b}", "pid", w->process->pid, "device", s->device[d].name, "prepared", serve_spare_prepared(s, d)));
+    if (w->alive)
+      json_array_append_new(spares, json_pack("{s:i, s:s, s:b}", "pid", w->process->pid, "device", s->device[d].name,
+                                              "prepared", serve_spare_prepared(s, d)));
   }
-  return json_reply(json_pack("{s:I, s:b, s:b, s:i, s:I, s:o, s:o, s:o}", "generation", (json_int_t)(s->plan ? s->plan->generation : 0), "changing", s->change.under_way,
-                              "draining", s->draining, "in_flight", (int)s->in_flight, "worker_restarts", (json_int_t)s->worker_restarts, "groups", groups, "workers", workers, "spares", spares),
+  return json_reply(json_pack("{s:I, s:b, s:b, s:i, s:I, s:o, s:o, s:o}", "generation",
+                              (json_int_t)(s->plan ? s->plan->generation : 0), "changing", s->change.under_way,
+                              "draining", s->draining, "in_flight", (int)s->in_flight, "worker_restarts",
+                              (json_int_t)s->worker_restarts, "groups", groups, "workers", workers, "spares", spares),
                     200, out, type);
 }
 

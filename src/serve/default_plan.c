@@ -41,7 +41,8 @@ static let_err new_bins(let_arena *a, uint32_t n, uint32_t cap, bin **ret, let_e
   return b ? (*ret = b, LET_OK) : let_fail(e, LET_ERR_NOMEM, "out of memory");
 }
 
-static let_err fill_gpu(const let_model *models, const uint64_t *weight, const bin *content, const let_serve_device *d, let_arena *a, let_plan_gpu *g, let_error *e) {
+static let_err fill_gpu(const let_model *models, const uint64_t *weight, const bin *content, const let_serve_device *d,
+                        let_arena *a, let_plan_gpu *g, let_error *e) {
   uint32_t lets = content->n < d->type.granules ? content->n : d->type.granules;
   bin *b;
   let_err r = new_bins(a, lets, content->n, &b, e);
@@ -54,7 +55,8 @@ static let_err fill_gpu(const let_model *models, const uint64_t *weight, const b
   g->n_gpulets = lets;
   for (uint32_t k = 0, first = 0; k < lets; k++) {
     let_plan_gpulet *l = &g->gpulet[k];
-    l->granules = d->type.granules / lets + (k >= lets - d->type.granules % lets); /* the larger ones last: let_plan_place */
+    l->granules =
+        d->type.granules / lets + (k >= lets - d->type.granules % lets); /* the larger ones last: let_plan_place */
     l->first = first;
     first += l->granules;
     l->entry = let_arena_array(a, b[k].n, sizeof *l->entry);
@@ -70,17 +72,19 @@ static let_err fill_gpu(const let_model *models, const uint64_t *weight, const b
   return LET_OK;
 }
 
-let_err let_serve_default_plan(const let_model *models, uint32_t n_models, const let_serve_device *devices, uint32_t n_devices, let_arena *a,
-                               let_plan *ret, let_error *e) {
+let_err let_serve_default_plan(const let_model *models, uint32_t n_models, const let_serve_device *devices,
+                               uint32_t n_devices, let_arena *a, let_plan *ret, let_error *e) {
   if (n_models == 0) return let_fail(e, LET_ERR_INVALID, "the model repository has no models");
   uint64_t *weight = let_arena_array(a, n_models, sizeof *weight);
   uint32_t *all = let_arena_array(a, n_models, sizeof *all);
   bin *per_gpu;
-  let_err r = weight && all ? new_bins(a, n_devices, n_models, &per_gpu, e) : let_fail(e, LET_ERR_NOMEM, "out of memory");
+  let_err r =
+      weight && all ? new_bins(a, n_devices, n_models, &per_gpu, e) : let_fail(e, LET_ERR_NOMEM, "out of memory");
   if (r) return r;
   for (uint32_t i = 0; i < n_models; i++) weight[i] = weight_of(&models[i]), all[i] = i;
   if (!spread(a, weight, all, n_models, per_gpu, n_devices)) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  for (uint32_t d = n_models, i = 0; d < n_devices; d++, i = (i + 1) % n_models) /* more devices than models: again from the first */
+  for (uint32_t d = n_models, i = 0; d < n_devices;
+       d++, i = (i + 1) % n_models) /* more devices than models: again from the first */
     for (uint32_t k = 0; k < n_devices; k++)
       if (per_gpu[k].n == 0) {
         per_gpu[k].model[per_gpu[k].n++] = i;
@@ -90,7 +94,8 @@ let_err let_serve_default_plan(const let_model *models, uint32_t n_models, const
   ret->gpu = let_arena_array(a, n_devices, sizeof *ret->gpu);
   ret->reason = let_arena_array(a, 1, sizeof *ret->reason);
   if (!ret->gpu || !ret->reason) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  static char why[] = "made without a profile: models are spread by the size of their files, shares are equal, no latency is promised";
+  static char why[] =
+      "made without a profile: models are spread by the size of their files, shares are equal, no latency is promised";
   ret->reason[ret->n_reasons++] = why;
   for (uint32_t i = 0; i < n_devices && !r; i++) {
     ret->gpu[i].id = i;

@@ -13,7 +13,11 @@
 #include "serve_int.h"
 
 static const let_dur patience = 5 * LET_S; /* from STOP to SIGKILL */
-enum { MESSAGES = 64, SILENT = 4, SILENT_BUSY = 120 }; /* read at once; how many watchdogs long a worker may be silent */
+enum {
+  MESSAGES = 64,
+  SILENT = 4,
+  SILENT_BUSY = 120
+}; /* read at once; how many watchdogs long a worker may be silent */
 
 static void free_handle(uv_handle_t *h) { free(h); }
 
@@ -79,7 +83,8 @@ void serve_group_free(server *s, uint32_t i) {
 
 void serve_worker_say(server *s, uint32_t i, json_t *doc, const int *fds, int n_fds) {
   let_error e = {0};
-  let_err r = doc ? let_control_send(s->worker[i].control, doc, fds, n_fds, &e) : let_fail(&e, LET_ERR_NOMEM, "out of memory");
+  let_err r =
+      doc ? let_control_send(s->worker[i].control, doc, fds, n_fds, &e) : let_fail(&e, LET_ERR_NOMEM, "out of memory");
   json_decref(doc);
   if (r) serve_fleet_kill(s, i, e.text); /* AGAIN too: a worker that does not read its few messages hangs */
 }
@@ -102,10 +107,13 @@ static void send_prepare(server *s, uint32_t group_index) {
 static void send_init(server *s, uint32_t i) {
   worker *w = &s->worker[i];
   int fd = let_ring_arena_fd(s->arena);
-  serve_worker_say(s, i, json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I}", "op", "init", "device", s->device[w->device].name, "arena_bytes",
-                      (json_int_t)let_ring_arena_size(s->arena), "records", (json_int_t)let_ring_arena_records(s->arena), "profile",
-                      s->o->profile_dir ? s->o->profile_dir : "", "plugin_dir", s->o->plugin_dir ? s->o->plugin_dir : "", "spin_us", (json_int_t)(s->o->spin / LET_US)),
-      &fd, 1);
+  serve_worker_say(s, i,
+                   json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I}", "op", "init", "device", s->device[w->device].name,
+                             "arena_bytes", (json_int_t)let_ring_arena_size(s->arena), "records",
+                             (json_int_t)let_ring_arena_records(s->arena), "profile",
+                             s->o->profile_dir ? s->o->profile_dir : "", "plugin_dir",
+                             s->o->plugin_dir ? s->o->plugin_dir : "", "spin_us", (json_int_t)(s->o->spin / LET_US)),
+                   &fd, 1);
 }
 
 /* ---- what a worker says ----------------------------------------------------------------------------------- */
@@ -126,8 +134,10 @@ static void failed(server *s, uint32_t g, json_t *doc) {
   char why[300];
   const char *model = text_of(doc, "model");
   snprintf(why, sizeof why, "%s%s%s%s", model[0] ? "model '" : "", model, model[0] ? "': " : "", text_of(doc, "text"));
-  let_log(LET_LOG_ERROR, "serve", "worker %u cannot prepare its gpu-lets: %s", let_apply_group_worker(s->apply, g), why);
-  serve_group_lost(s, &s->group[g]); /* of a replaced worker some gpu-lets may have served already; the worker has let go of all */
+  let_log(LET_LOG_ERROR, "serve", "worker %u cannot prepare its gpu-lets: %s", let_apply_group_worker(s->apply, g),
+          why);
+  serve_group_lost(
+      s, &s->group[g]); /* of a replaced worker some gpu-lets may have served already; the worker has let go of all */
   let_apply_group_failed(s->apply, g, why, serve_now());
 }
 
@@ -218,7 +228,8 @@ static void on_exit_of(uv_process_t *p, int64_t code, int sig) {
   w->stop_by = 0;
   json_decref(w->health);
   w->health = NULL;
-  for (uint32_t g = let_apply_group_of(s->apply, i, LET_APPLY_NONE); g != LET_APPLY_NONE; g = let_apply_group_of(s->apply, i, g)) {
+  for (uint32_t g = let_apply_group_of(s->apply, i, LET_APPLY_NONE); g != LET_APPLY_NONE;
+       g = let_apply_group_of(s->apply, i, g)) {
     serve_group_lost(s, &s->group[g]);
     close_lanes(&s->group[g]);
   }
@@ -242,7 +253,8 @@ static int fill_environment(const server *s, const worker *w, char **env, int ca
   if (d->environment) {
     double percent = 100;
     uint32_t g = let_apply_group_of(s->apply, index_of(w), LET_APPLY_NONE);
-    if (g != LET_APPLY_NONE && !s->group[g].gpulet[0].shared && d->type.sms) percent = 100.0 * let_share_sms(&d->type, s->group[g].gpulet[0].granules) / d->type.sms;
+    if (g != LET_APPLY_NONE && !s->group[g].gpulet[0].shared && d->type.sms)
+      percent = 100.0 * let_share_sms(&d->type, s->group[g].gpulet[0].granules) / d->type.sms;
     k = d->environment(d->environment_ctx, percent, more, SERVE_ENV_MAX);
     for (int i = 0; i < k; i++) env[n++] = (char *)(uintptr_t)more[i];
   }
@@ -267,11 +279,21 @@ static let_err spawn(server *s, uint32_t i, let_error *e) {
   int uv = UV_ENOMEM;
   if (env && w->process && w->poll) {
     fill_environment(s, w, env, ENV);
-    uv_stdio_container_t io[4] = {{.flags = UV_IGNORE}, {.flags = UV_INHERIT_FD, .data.fd = 2}, {.flags = UV_INHERIT_FD, .data.fd = 2}, {.flags = UV_INHERIT_FD, .data.fd = fds[1]}};
-    char verb[] = "worker", control[] = "--control-fd=3", *args[] = {(char *)(uintptr_t)s->o->program, verb, control, NULL};
-    uv_process_options_t po = {.file = s->o->program, .args = args, .env = env, .stdio = io, .stdio_count = 4, .exit_cb = on_exit_of,
-                               /* its own session: Ctrl-C in a terminal reaches the server alone, which then drains its workers */
-                               .flags = UV_PROCESS_DETACHED};
+    uv_stdio_container_t io[4] = {{.flags = UV_IGNORE},
+                                  {.flags = UV_INHERIT_FD, .data.fd = 2},
+                                  {.flags = UV_INHERIT_FD, .data.fd = 2},
+                                  {.flags = UV_INHERIT_FD, .data.fd = fds[1]}};
+    char verb[] = "worker", control[] = "--control-fd=3",
+         *args[] = {(char *)(uintptr_t)s->o->program, verb, control, NULL};
+    uv_process_options_t po = {
+        .file = s->o->program,
+        .args = args,
+        .env = env,
+        .stdio = io,
+        .stdio_count = 4,
+        .exit_cb = on_exit_of,
+        /* its own session: Ctrl-C in a terminal reaches the server alone, which then drains its workers */
+        .flags = UV_PROCESS_DETACHED};
     w->process->data = w;
     uv = uv_spawn(&s->loop, w->process, &po);
   }
@@ -359,7 +381,8 @@ void serve_fleet_tick(server *s, let_time now) {
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
     if (!s->group[i].used || !let_apply_group_draining(s->apply, i)) continue;
     bool idle = true;
-    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++) idle = idle && let_core_gpulet_idle(s->core, s->group[i].gpulet[k].number);
+    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
+      idle = idle && let_core_gpulet_idle(s->core, s->group[i].gpulet[k].number);
     if (idle) let_apply_group_drained(s->apply, i);
   }
 }
@@ -375,7 +398,8 @@ static let_time silent_until(const server *s, uint32_t i) {
 
 /* A worker says how it is every second; one that is stopped, or stuck where its own watchdog does not look, cannot. */
 void serve_fleet_watch(server *s, let_time now) {
-  bool asleep = now - s->watched > s->watchdog * SILENT / 2; /* we were stopped ourselves, or starved: no evidence against anybody */
+  bool asleep = now - s->watched >
+                s->watchdog * SILENT / 2; /* we were stopped ourselves, or starved: no evidence against anybody */
   s->watched = now;
   for (uint32_t i = 0; i < SERVE_WORKERS; i++) {
     worker *w = &s->worker[i];
@@ -401,7 +425,8 @@ let_time serve_fleet_wake(const server *s) {
 
 /* It has not answered in time. */
 static void give_up(server *s, uint32_t i, const char *why) {
-  let_log(LET_LOG_ERROR, "serve", "worker %u for %s: %s (--prepare-timeout)", i, s->device[s->worker[i].device].name, why);
+  let_log(LET_LOG_ERROR, "serve", "worker %u for %s: %s (--prepare-timeout)", i, s->device[s->worker[i].device].name,
+          why);
   if (s->worker[i].alive) {
     serve_fleet_kill(s, i, why);
   } else { /* it waited for the helper */
@@ -412,7 +437,8 @@ static void give_up(server *s, uint32_t i, const char *why) {
 
 static void retire(server *s, uint32_t i) {
   uint32_t w = let_apply_group_worker(s->apply, i);
-  if (s->worker[w].alive) serve_worker_say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)(i + 1)), NULL, 0);
+  if (s->worker[w].alive)
+    serve_worker_say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)(i + 1)), NULL, 0);
 }
 
 void serve_fleet_step(server *s) {
@@ -420,16 +446,16 @@ void serve_fleet_step(server *s) {
   let_apply_action a;
   serve_fleet_tick(s, now);
   while (let_apply_step(s->apply, now, &a)) switch (a.kind) {
-      case LET_APPLY_START: start(s, a.worker); break;
-      case LET_APPLY_PREPARE: send_prepare(s, a.group); break;
-      case LET_APPLY_SWITCH: serve_plan_switch(s); break;
-      case LET_APPLY_KILL: give_up(s, a.worker, a.text); break;
-      case LET_APPLY_UP: serve_group_up(s, a.group); break;
-      case LET_APPLY_RETIRE: retire(s, a.group); break;
-      case LET_APPLY_STOP: stop(s, a.worker); break;
-      case LET_APPLY_FREE: serve_group_free(s, a.group); break;
-      case LET_APPLY_APPLIED: serve_plan_ended(s, true, ""); break;
-      case LET_APPLY_FAILED: serve_plan_ended(s, false, a.text); break;
+    case LET_APPLY_START: start(s, a.worker); break;
+    case LET_APPLY_PREPARE: send_prepare(s, a.group); break;
+    case LET_APPLY_SWITCH: serve_plan_switch(s); break;
+    case LET_APPLY_KILL: give_up(s, a.worker, a.text); break;
+    case LET_APPLY_UP: serve_group_up(s, a.group); break;
+    case LET_APPLY_RETIRE: retire(s, a.group); break;
+    case LET_APPLY_STOP: stop(s, a.worker); break;
+    case LET_APPLY_FREE: serve_group_free(s, a.group); break;
+    case LET_APPLY_APPLIED: serve_plan_ended(s, true, ""); break;
+    case LET_APPLY_FAILED: serve_plan_ended(s, false, a.text); break;
     }
   serve_spare_step(s, now);
 }

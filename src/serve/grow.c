@@ -1,4 +1,5 @@
-/* grow.c: gpu-lets come up one by one, with the sizes that they need to serve; the others are added while they serve. */
+/* grow.c: gpu-lets come up one by one, with the sizes that they need to serve; the others are added while they serve.
+ */
 #include <stdio.h>
 
 #include "obs/log.h"
@@ -24,11 +25,11 @@ static bool take(uint32_t size, uint32_t *order, uint32_t *n) {
   return true;
 }
 
-/* The order of preparing; returns how many are needed before the gpu-let serves. That is the planned batch alone: the plan
- * keeps the SLO with it, and smaller ones are padded to it. (A worker that finds it too slow for that, where the plan
- * promised nothing, needs the next one too.) A change of plan takes nothing away from clients who were seen to send more
- * rows; after a failure the others do not wait for these. Then the smallest, for the latency of single requests; the largest, which config.pbtxt promises; and what saves
- * padding, from the top. */
+/* The order of preparing; returns how many are needed before the gpu-let serves. That is the planned batch alone: the
+ * plan keeps the SLO with it, and smaller ones are padded to it. (A worker that finds it too slow for that, where the
+ * plan promised nothing, needs the next one too.) A change of plan takes nothing away from clients who were seen to
+ * send more rows; after a failure the others do not wait for these. Then the smallest, for the latency of single
+ * requests; the largest, which config.pbtxt promises; and what saves padding, from the top. */
 static uint32_t preparing_order(const server *s, const place *p, bool changing, uint32_t *order, uint32_t *ret_n) {
   uint32_t n = 0, needed = 1;
   take(p->batch, order, &n);
@@ -55,12 +56,15 @@ static json_t *lane_document(const server *s, const group *g, uint32_t number) {
     uint32_t order[LET_SIZES_MAX], n, needed = preparing_order(s, p, changing, order, &n);
     json_t *sizes = json_array();
     for (uint32_t j = 0; j < n; j++) json_array_append_new(sizes, json_integer(order[j]));
-    json_array_append_new(models, json_pack("{s:o, s:o, s:i, s:I, s:b}", "spec", let_control_model_put(&s->model[p->model]), "sizes", sizes, "needed", (int)needed,
-                                            "slo_us", (json_int_t)(p->planned > 0 ? 0 : s->slo[p->model] / LET_US), "planned", p->planned > 0));
+    json_array_append_new(
+        models, json_pack("{s:o, s:o, s:i, s:I, s:b}", "spec", let_control_model_put(&s->model[p->model]), "sizes",
+                          sizes, "needed", (int)needed, "slo_us",
+                          (json_int_t)(p->planned > 0 ? 0 : s->slo[p->model] / LET_US), "planned", p->planned > 0));
     cost += s->took[p->model];
   }
-  return json_pack("{s:i, s:i, s:i, s:b, s:I, s:o}", "gpulet", (int)number, "first", whole ? 0 : (int)l->first, "granules", whole ? 1 : (int)l->granules,
-                   "shared", whole || l->shared, "cost_us", (json_int_t)(cost / LET_US), "models", models);
+  return json_pack("{s:i, s:i, s:i, s:b, s:I, s:o}", "gpulet", (int)number, "first", whole ? 0 : (int)l->first,
+                   "granules", whole ? 1 : (int)l->granules, "shared", whole || l->shared, "cost_us",
+                   (json_int_t)(cost / LET_US), "models", models);
 }
 
 /* Do other workers serve on this device, or prepare to, so that what is measured there is not measured alone? Its own
@@ -68,7 +72,9 @@ static json_t *lane_document(const server *s, const group *g, uint32_t number) {
 static bool beside_others(const server *s, uint32_t g) {
   uint32_t w = let_apply_group_worker(s->apply, g);
   for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    if (s->group[i].used && s->group[i].device == s->group[g].device && let_apply_group_in_use(s->apply, i) && let_apply_group_worker(s->apply, i) != w) return true;
+    if (s->group[i].used && s->group[i].device == s->group[g].device && let_apply_group_in_use(s->apply, i) &&
+        let_apply_group_worker(s->apply, i) != w)
+      return true;
   return false;
 }
 
@@ -76,7 +82,8 @@ json_t *serve_prepare_document(const server *s, uint32_t g) {
   json_t *lanes = json_array();
   for (uint32_t i = 0; i < s->group[g].n_gpulets; i++) json_array_append_new(lanes, lane_document(s, &s->group[g], i));
   /* The group's slot doubles as the generation number on this wire: it names the set of lanes to the worker. */
-  return json_pack("{s:s, s:I, s:b, s:o}", "op", "prepare", "generation", (json_int_t)(g + 1), "beside", beside_others(s, g), "lanes", lanes);
+  return json_pack("{s:s, s:I, s:b, s:o}", "op", "prepare", "generation", (json_int_t)(g + 1), "beside",
+                   beside_others(s, g), "lanes", lanes);
 }
 
 /* ---- what it says -------------------------------------------------------------------------------------------- */
@@ -107,9 +114,11 @@ static void read_model(server *s, place *p, json_t *m) {
   json_array_foreach(json_object_get(m, "sizes"), i, x) read_size(p, x);
   p->memory_bytes = (uint64_t)json_integer_value(json_object_get(m, "memory_bytes"));
   p->eager = text_of(m, "eager")[0] != 0; /* why, if so */
-  json_int_t took = json_integer_value(json_object_get(m, "took_us")), row = json_integer_value(json_object_get(m, "output_row_bytes"));
+  json_int_t took = json_integer_value(json_object_get(m, "took_us")),
+             row = json_integer_value(json_object_get(m, "output_row_bytes"));
   if (took > 0 && took < INT64_MAX / LET_US / SERVE_GPULETS) s->took[p->model] = took * LET_US;
-  if (row > 0 && (uint64_t)row > s->out_bytes[p->model] && (uint64_t)row < let_ring_arena_size(s->arena) / 8) s->out_bytes[p->model] = (uint64_t)row;
+  if (row > 0 && (uint64_t)row > s->out_bytes[p->model] && (uint64_t)row < let_ring_arena_size(s->arena) / 8)
+    s->out_bytes[p->model] = (uint64_t)row;
 }
 
 static bool has_one(const place *p) {
@@ -123,7 +132,8 @@ static void renew_routes(server *s, uint32_t g) {
   sizes_count n = serve_group_sizes(s, g);
   s->group[g].grows = n.ready > 0 && n.ready + n.failed < n.wanted;
   let_error e = {0};
-  if (let_apply_group_routed(s->apply, g) && serve_routes_set(s, false, serve_now(), &e)) let_log(LET_LOG_ERROR, "serve", "the routes stay as they were: %s", e.text);
+  if (let_apply_group_routed(s->apply, g) && serve_routes_set(s, false, serve_now(), &e))
+    let_log(LET_LOG_ERROR, "serve", "the routes stay as they were: %s", e.text);
 }
 
 static void bring_up(server *s, group *g, gpulet *l) {
@@ -157,7 +167,8 @@ void serve_lanes_ready(server *s, uint32_t group_index, json_t *doc) {
 
 void serve_size_ready(server *s, uint32_t group_index, json_t *doc) {
   group *g = &s->group[group_index];
-  json_int_t number = json_integer_value(json_object_get(doc, "gpulet")), model = json_integer_value(json_object_get(doc, "model"));
+  json_int_t number = json_integer_value(json_object_get(doc, "gpulet")),
+             model = json_integer_value(json_object_get(doc, "model"));
   if (number < 0 || number >= g->n_gpulets || model < 0 || model >= g->gpulet[number].n_places) return;
   place *p = &g->gpulet[number].place[model];
   json_t *x = json_object_get(doc, "size");
@@ -170,7 +181,8 @@ void serve_size_ready(server *s, uint32_t group_index, json_t *doc) {
     snprintf(p->why, sizeof p->why, "%s", text_of(x, "failed"));
     for (uint32_t k = 0; k < p->n_sizes; k++)
       if (p->size[k] == size && !p->ready[k]) p->failed[k] = true;
-    let_log(LET_LOG_WARN, "serve", "model '%s' on gpu-let %u serves without batch size %lld: %s", s->model[p->model].name, g->gpulet[number].number, (long long)size, p->why);
+    let_log(LET_LOG_WARN, "serve", "model '%s' on gpu-let %u serves without batch size %lld: %s",
+            s->model[p->model].name, g->gpulet[number].number, (long long)size, p->why);
   }
   renew_routes(s, group_index);
   sizes_count n = serve_group_sizes(s, group_index);
@@ -182,7 +194,8 @@ void serve_group_up(server *s, uint32_t i) {
   group *g = &s->group[i];
   for (uint32_t k = 0; k < g->n_gpulets; k++) bring_up(s, g, &g->gpulet[k]);
   g->since = serve_now();
-  let_log(LET_LOG_INFO, "serve", "%u gpu-let%s of %s back", g->n_gpulets, g->n_gpulets == 1 ? "" : "s", s->device[g->device].name);
+  let_log(LET_LOG_INFO, "serve", "%u gpu-let%s of %s back", g->n_gpulets, g->n_gpulets == 1 ? "" : "s",
+          s->device[g->device].name);
 }
 
 void serve_group_down(server *s, uint32_t i) {
@@ -215,7 +228,8 @@ sizes_count serve_group_sizes(const server *s, uint32_t i) {
 }
 
 bool serve_worker_grows(const server *s, uint32_t w) {
-  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE; i = let_apply_group_of(s->apply, w, i))
+  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE;
+       i = let_apply_group_of(s->apply, w, i))
     if (s->group[i].grows) return true;
   return false;
 }
@@ -232,6 +246,7 @@ bool serve_why_too_wide(const server *s, uint32_t model, uint32_t rows, char *ou
         }
       }
   if (!because) return false;
-  snprintf(out, cap, "model '%.60s': no batch size for %u rows could be prepared, split the request: %s", s->model[model].name, rows, because->why);
+  snprintf(out, cap, "model '%.60s': no batch size for %u rows could be prepared, split the request: %s",
+           s->model[model].name, rows, because->why);
   return true;
 }

@@ -34,7 +34,8 @@ static void restarted(uv_work_t *w, int status) {
   let_error e = s->helper.error;
   if (e.code || serve_helper_open(s, &e)) {
     uint64_t ms = 100u << (s->helper.failures < 6 ? s->helper.failures++ : 6);
-    let_log(LET_LOG_ERROR, "serve", "%s does not come back (next try in %llu ms): %s", s->o->helper->name, (unsigned long long)ms, e.text);
+    let_log(LET_LOG_ERROR, "serve", "%s does not come back (next try in %llu ms): %s", s->o->helper->name,
+            (unsigned long long)ms, e.text);
     uv_timer_start(s->helper.retry, on_retry, ms, 0);
     return;
   }

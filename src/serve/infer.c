@@ -72,7 +72,8 @@ static void infer(void *ctx, let_request *r, let_dur timeout) {
   const let_model *m = &s->model[r->model];
   s->metrics[r->model].received++;
   s->metrics[r->model].pending++;
-  if (timeout <= 0 || !m->allow_timeout_override) timeout = m->default_timeout > 0 ? m->default_timeout : s->slo[r->model];
+  if (timeout <= 0 || !m->allow_timeout_override)
+    timeout = m->default_timeout > 0 ? m->default_timeout : s->slo[r->model];
   r->arrival = r->stamp[LET_STAGE_RECEIVED];
   r->deadline = r->arrival + timeout;
   if (s->stopping) {
@@ -80,7 +81,8 @@ static void infer(void *ctx, let_request *r, let_dur timeout) {
     return;
   }
   if (!output_slot(s, r, s->out_bytes[r->model] * r->rows)) {
-    refuse(s, r, LET_ERR_NOMEM, "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
+    refuse(s, r, LET_ERR_NOMEM,
+           "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
     return;
   }
   if (r->rows > s->rows[r->model] && r->rows <= m->max_batch) s->rows[r->model] = r->rows;
@@ -124,7 +126,8 @@ static void submit(server *s, const let_action *a, let_time now) {
     msg.record[i] = r->index;
     if (r->attempts) s->metrics[r->model].retries++;
   }
-  if (!g->lanes || !let_lane_submit(g->lanes, lane, &msg)) let_core_batch_failed(s->core, a->batch, LET_ERR_GPULET, now);
+  if (!g->lanes || !let_lane_submit(g->lanes, lane, &msg))
+    let_core_batch_failed(s->core, a->batch, LET_ERR_GPULET, now);
 }
 
 static void arm_timer(server *s) {
@@ -162,7 +165,9 @@ static bool outputs_sane(const let_request *r, const let_model *m) {
   if (rec->n_out != m->n_outputs) return false;
   for (uint32_t i = 0; i < m->n_outputs; i++) {
     const let_tensor *t = &rec->out[i];
-    if (t->rank > LET_RANK_MAX || t->offset < r->out_slot || t->bytes > r->out_cap || t->offset - r->out_slot > r->out_cap - t->bytes) return false;
+    if (t->rank > LET_RANK_MAX || t->offset < r->out_slot || t->bytes > r->out_cap ||
+        t->offset - r->out_slot > r->out_cap - t->bytes)
+      return false;
   }
   return true;
 }
@@ -179,7 +184,8 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
     uint64_t need = r->rec->out_need, per_row = need / (r->rows ? r->rows : 1) + 1;
     if (need > r->out_cap && need <= let_ring_arena_size(s->arena) / 4) { /* learn, and run it again */
       /* One huge answer must not make every later request ask for as much: those run twice instead. */
-      uint64_t most = let_ring_arena_size(s->arena) / 64 / (s->model[r->model].max_batch ? s->model[r->model].max_batch : 1);
+      uint64_t most =
+          let_ring_arena_size(s->arena) / 64 / (s->model[r->model].max_batch ? s->model[r->model].max_batch : 1);
       if (per_row > s->out_bytes[r->model] && per_row <= most) s->out_bytes[r->model] = per_row;
       if (output_slot(s, r, need)) {
         let_err why = let_core_arrive(s->core, r, serve_now());
@@ -195,14 +201,16 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
     return;
   }
   if (status != LET_OK && d->text[0]) snprintf(r->why, sizeof r->why, "%.*s", (int)sizeof r->why - 1, d->text);
-  else if (status != LET_OK) snprintf(r->why, sizeof r->why, "model '%s': %s", s->model[r->model].name, let_err_text(status));
+  else if (status != LET_OK)
+    snprintf(r->why, sizeof r->why, "model '%s': %s", s->model[r->model].name, let_err_text(status));
   r->status = status;
   finish(s, r);
 }
 
 /* All that a worker serves goes with it: batches that come back must not be sent to its other gpu-lets. */
 void serve_worker_doomed(server *s, uint32_t w) {
-  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE; i = let_apply_group_of(s->apply, w, i))
+  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE;
+       i = let_apply_group_of(s->apply, w, i))
     for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
       if (s->group[i].gpulet[k].declared) let_core_gpulet_down(s->core, s->group[i].gpulet[k].number);
 }
@@ -251,7 +259,8 @@ void serve_group_done_events(server *s, group *g) {
   take_all(s, g, &corrupt);
   let_lanes_arm_done(g->lanes);
   take_all(s, g, &corrupt); /* what came between the last look and the arming */
-  if (corrupt) serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
+  if (corrupt)
+    serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
 }
 
 void serve_group_lost(server *s, group *g) {
@@ -260,12 +269,15 @@ void serve_group_lost(server *s, group *g) {
     static let_done_msg d;
     bool corrupt = false;
     for (uint32_t lane = 0; lane < g->n_gpulets; lane++)
-      while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE) (void)batch_ended(s, g, lane, &d, now);
+      while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET &&
+             d.status != LET_ERR_DEVICE)
+        (void)batch_ended(s, g, lane, &d, now);
   }
   serve_group_down(s, (uint32_t)(g - s->group));
   for (uint32_t i = 0; i < g->n_gpulets; i++) {
     if (!g->gpulet[i].declared) continue;
-    for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;) let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
+    for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;)
+      let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
   }
 }
 
@@ -288,7 +300,8 @@ static bool ready(void *ctx) {
     for (uint32_t k = 0; k < s->plan->gpu[p].n_gpulets; k++)
       for (uint32_t j = 0; j < s->plan->gpu[p].gpulet[k].n_entries; j++)
         for (uint32_t m = 0; m < s->n_models; m++)
-          if (strcmp(s->model[m].name, s->plan->gpu[p].gpulet[k].entry[j].name) == 0 && !model_ready(s, m)) return false;
+          if (strcmp(s->model[m].name, s->plan->gpu[p].gpulet[k].entry[j].name) == 0 && !model_ready(s, m))
+            return false;
   return true;
 }
 
@@ -301,8 +314,19 @@ static uint64_t slot_bytes(void *ctx, uint64_t slot) { return let_ring_slot_byte
 static void *at(void *ctx, uint64_t offset) { return let_ring_slot_at(((server *)ctx)->arena, offset); }
 
 void serve_front_interface(server *s, let_front_i *ret) {
-  *ret = (let_front_i){.ctx = s, .ready = ready, .models = models, .model = model, .model_ready = model_ready, .now = now_of,
-                       .slot_alloc = slot_alloc, .slot_free = slot_free, .slot_bytes = slot_bytes, .at = at,
-                       .request_take = request_take, .request_release = request_release, .infer = infer, .cancel = cancel,
+  *ret = (let_front_i){.ctx = s,
+                       .ready = ready,
+                       .models = models,
+                       .model = model,
+                       .model_ready = model_ready,
+                       .now = now_of,
+                       .slot_alloc = slot_alloc,
+                       .slot_free = slot_free,
+                       .slot_bytes = slot_bytes,
+                       .at = at,
+                       .request_take = request_take,
+                       .request_release = request_release,
+                       .infer = infer,
+                       .cancel = cancel,
                        .extra = serve_extra};
 }

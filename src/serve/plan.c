@@ -12,25 +12,38 @@ static uint32_t model_named(const server *s, const char *name) {
   return UINT32_MAX;
 }
 
-uint32_t serve_device_of(const server *s, const let_plan_gpu *gpu) { return gpu->id < s->n_devices ? gpu->id : UINT32_MAX; }
+uint32_t serve_device_of(const server *s, const let_plan_gpu *gpu) {
+  return gpu->id < s->n_devices ? gpu->id : UINT32_MAX;
+}
 
 /* A plan from a file or a planner against what this server has. */
 static let_err check(const server *s, let_plan *p, let_error *e) {
   for (uint32_t i = 0; i < p->n_gpus; i++) {
     let_plan_gpu *g = &p->gpu[i];
     uint32_t d = serve_device_of(s, g);
-    if (d == UINT32_MAX) return let_fail(e, LET_ERR_INVALID, "the plan names gpu %u; this server has %u device%s (0 to %u)", g->id, s->n_devices, s->n_devices == 1 ? "" : "s", s->n_devices - 1);
+    if (d == UINT32_MAX)
+      return let_fail(e, LET_ERR_INVALID, "the plan names gpu %u; this server has %u device%s (0 to %u)", g->id,
+                      s->n_devices, s->n_devices == 1 ? "" : "s", s->n_devices - 1);
     const let_device_type *t = &s->device[d].type;
-    if (g->type[0] && strcmp(g->type, t->name) != 0) return let_fail(e, LET_ERR_INVALID, "gpu %u: the plan is for type '%s', the device is '%s'", g->id, g->type, t->name);
-    if (g->granules && g->granules != t->granules) return let_fail(e, LET_ERR_INVALID, "gpu %u: the plan is for %u granules, the device has %u", g->id, g->granules, t->granules);
+    if (g->type[0] && strcmp(g->type, t->name) != 0)
+      return let_fail(e, LET_ERR_INVALID, "gpu %u: the plan is for type '%s', the device is '%s'", g->id, g->type,
+                      t->name);
+    if (g->granules && g->granules != t->granules)
+      return let_fail(e, LET_ERR_INVALID, "gpu %u: the plan is for %u granules, the device has %u", g->id, g->granules,
+                      t->granules);
     g->granules = t->granules;
     for (uint32_t k = 0; k < g->n_gpulets; k++)
       for (uint32_t j = 0; j < g->gpulet[k].n_entries; j++) {
         const let_plan_entry *x = &g->gpulet[k].entry[j];
         uint32_t m = model_named(s, x->name);
-        if (m == UINT32_MAX) return let_fail(e, LET_ERR_NOT_FOUND, "gpu %u, gpu-let %u: model '%s' is not in the model repository", g->id, k, x->name);
+        if (m == UINT32_MAX)
+          return let_fail(e, LET_ERR_NOT_FOUND, "gpu %u, gpu-let %u: model '%s' is not in the model repository", g->id,
+                          k, x->name);
         uint32_t max = s->model[m].max_batch ? s->model[m].max_batch : 1;
-        if (x->batch > max) return let_fail(e, LET_ERR_INVALID, "gpu %u, gpu-let %u, model '%s': batch is %u, its config.pbtxt allows %u (max_batch_size)", g->id, k, x->name, x->batch, max);
+        if (x->batch > max)
+          return let_fail(e, LET_ERR_INVALID,
+                          "gpu %u, gpu-let %u, model '%s': batch is %u, its config.pbtxt allows %u (max_batch_size)",
+                          g->id, k, x->name, x->batch, max);
       }
   }
   let_err r = let_plan_validate(p, e);
@@ -48,11 +61,16 @@ static uint64_t gpulet_key(const server *s, uint64_t h, const let_plan_gpulet *l
   return h;
 }
 
-static let_err fill_gpulet(server *s, uint32_t slot, uint32_t lane, const let_plan_gpulet *from, gpulet *to, let_error *e) {
+static let_err fill_gpulet(server *s, uint32_t slot, uint32_t lane, const let_plan_gpulet *from, gpulet *to,
+                           let_error *e) {
   uint32_t number = 0;
   while (number < SERVE_GPULETS && s->where[number].used) number++;
   if (number == SERVE_GPULETS) return let_fail(e, LET_ERR_NOMEM, "more than %d gpu-lets at once", SERVE_GPULETS);
-  *to = (gpulet){.number = number, .first = from->first, .granules = from->granules, .shared = from->shared, .n_places = from->n_entries};
+  *to = (gpulet){.number = number,
+                 .first = from->first,
+                 .granules = from->granules,
+                 .shared = from->shared,
+                 .n_places = from->n_entries};
   to->place = calloc(from->n_entries, sizeof *to->place);
   if (!to->place) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   s->where[number].used = true, s->where[number].group = slot, s->where[number].lane = lane;
@@ -115,7 +133,9 @@ static uint32_t split(const server *s, const let_plan *p, part *parts, uint32_t 
 }
 
 let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call, let_error *e) {
-  if (s->change.under_way) return let_fail(e, LET_ERR_AGAIN, "another plan is being applied (generation %llu): try again in a moment", (unsigned long long)s->generation);
+  if (s->change.under_way)
+    return let_fail(e, LET_ERR_AGAIN, "another plan is being applied (generation %llu): try again in a moment",
+                    (unsigned long long)s->generation);
   let_err r = check(s, plan, e);
   if (r) return r;
   static part parts[SERVE_GROUPS];
@@ -124,7 +144,8 @@ let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call
   bool fresh[SERVE_GROUPS];
   uint32_t n = split(s, plan, parts, SERVE_GROUPS);
   if (n == 0) return let_fail(e, LET_ERR_INVALID, "the plan has no gpu-lets");
-  if (n > SERVE_GROUPS) return let_fail(e, LET_ERR_UNSUPPORTED, "the plan needs %u workers, this server runs %d at most", n, SERVE_GROUPS);
+  if (n > SERVE_GROUPS)
+    return let_fail(e, LET_ERR_UNSUPPORTED, "the plan needs %u workers, this server runs %d at most", n, SERVE_GROUPS);
   for (uint32_t i = 0; i < n; i++) {
     uint64_t h = mix(14695981039346656037u, parts[i].device);
     want[i].worker = s->device[parts[i].device].worker_per_gpulet ? 0 : mix(h, 0x9e37) | 1;
@@ -144,7 +165,8 @@ let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call
       if (r) let_apply_group_failed(s->apply, slot[i], e->text, serve_now()); /* rolls the change back */
     }
   }
-  let_log(LET_LOG_INFO, "serve", "plan generation %llu: %u group%s to prepare, %u kept", (unsigned long long)s->generation, n - kept, n - kept == 1 ? "" : "s", kept);
+  let_log(LET_LOG_INFO, "serve", "plan generation %llu: %u group%s to prepare, %u kept",
+          (unsigned long long)s->generation, n - kept, n - kept == 1 ? "" : "s", kept);
   return LET_OK;
 }
 
@@ -161,8 +183,9 @@ let_err serve_plan_first(server *s, let_error *e) {
 static void replan(uv_work_t *w) {
   server *s = w->data;
   s->replan_plan = let_arena_alloc(&s->replan_arena, sizeof *s->replan_plan);
-  s->replan_result = s->replan_plan ? s->planner->make(s->planner->ctx, &s->replan_arena, s->replan_plan, &s->replan_error)
-                                    : let_fail(&s->replan_error, LET_ERR_NOMEM, "out of memory");
+  s->replan_result = s->replan_plan
+                         ? s->planner->make(s->planner->ctx, &s->replan_arena, s->replan_plan, &s->replan_error)
+                         : let_fail(&s->replan_error, LET_ERR_NOMEM, "out of memory");
 }
 
 static void replanned(uv_work_t *w, int status) {
@@ -216,7 +239,9 @@ void serve_plan_switch(server *s) {
     for (uint32_t k = 0; k < g->n_gpulets; k++) {
       g->gpulet[k].declared = true;
       if (!g->gpulet[k].up) let_core_gpulet_down(s->core, g->gpulet[k].number); /* its worker is just being replaced */
-      for (uint32_t j = 0; j < g->gpulet[k].n_places; j++) g->gpulet[k].place[j].batch = g->gpulet[k].place[j].next_batch, g->gpulet[k].place[j].rate = g->gpulet[k].place[j].next_rate;
+      for (uint32_t j = 0; j < g->gpulet[k].n_places; j++)
+        g->gpulet[k].place[j].batch = g->gpulet[k].place[j].next_batch,
+        g->gpulet[k].place[j].rate = g->gpulet[k].place[j].next_rate;
     }
     if (!g->since) g->since = before;
   }
@@ -228,7 +253,8 @@ void serve_plan_switch(server *s) {
   s->plan_arena = s->change.arena;
   s->plan = s->change.plan;
   s->change.arena = (let_arena){.mem = &let_mem_libc};
-  let_log(LET_LOG_INFO, "serve", "generation %llu serves (prepared in %.1f ms, switched in %.0f us)", (unsigned long long)s->plan->generation, (double)s->plan_took / 1e6, (double)took / 1e3);
+  let_log(LET_LOG_INFO, "serve", "generation %llu serves (prepared in %.1f ms, switched in %.0f us)",
+          (unsigned long long)s->plan->generation, (double)s->plan_took / 1e6, (double)took / 1e3);
 }
 
 void serve_plan_ended(server *s, bool ok, const char *why) {
@@ -243,7 +269,8 @@ void serve_plan_ended(server *s, bool ok, const char *why) {
     let_buf_init(&b, &let_mem_libc);
     if (ok) let_plan_to_json(s->plan, &b);
     else {
-      json_t *doc = json_pack("{s:s, s:I}", "error", why, "serving_generation", (json_int_t)(s->plan ? s->plan->generation : 0));
+      json_t *doc =
+          json_pack("{s:s, s:I}", "error", why, "serving_generation", (json_int_t)(s->plan ? s->plan->generation : 0));
       char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
       if (text) let_buf_str(&b, text);
       free(text);

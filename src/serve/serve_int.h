@@ -12,80 +12,86 @@
 #include "ring/ring.h"
 #include "serve/serve.h"
 
-enum { SERVE_GROUPS = 128, SERVE_GPULETS = 1024, SERVE_ENV_MAX = 8, SERVE_SPARES = 64, SERVE_WORKERS = SERVE_GROUPS + SERVE_SPARES };
+enum {
+  SERVE_GROUPS = 128,
+  SERVE_GPULETS = 1024,
+  SERVE_ENV_MAX = 8,
+  SERVE_SPARES = 64,
+  SERVE_WORKERS = SERVE_GROUPS + SERVE_SPARES
+};
 
 /* One model in one gpu-let. */
 typedef struct place {
-  uint32_t model;          /* server's index */
+  uint32_t model;             /* server's index */
   uint32_t batch, next_batch; /* rows to aim for, now and after the switch under way */
   double rate, next_rate;
-  uint32_t n_sizes;        /* wanted; ready ones take batches */
+  uint32_t n_sizes; /* wanted; ready ones take batches */
   uint32_t size[LET_SIZES_MAX];
   bool ready[LET_SIZES_MAX], failed[LET_SIZES_MAX];
   bool beside[LET_SIZES_MAX]; /* predict[] was measured beside traffic */
-  char why[200];           /* of the last that failed */
-  let_dur planned;         /* predicted by the plan for |batch|; 0: take what the worker measures */
+  char why[200];              /* of the last that failed */
+  let_dur planned;            /* predicted by the plan for |batch|; 0: take what the worker measures */
   let_dur predict[LET_SIZES_MAX];
   uint64_t memory_bytes;
-  bool eager;              /* could not be captured, runs without a graph */
+  bool eager; /* could not be captured, runs without a graph */
 } place;
 
 typedef struct gpulet {
-  uint32_t number;         /* in the core */
+  uint32_t number; /* in the core */
   uint32_t first, granules;
-  bool shared, declared;   /* declared: the core knows it */
-  bool up;                 /* the worker has its lane ready */
+  bool shared, declared; /* declared: the core knows it */
+  bool up;               /* the worker has its lane ready */
   uint32_t n_places;
   place *place;
-  let_dur busy;            /* time spent in batches since the group began to serve */
+  let_dur busy; /* time spent in batches since the group began to serve */
   uint64_t batches;
 } gpulet;
 
 /* What one worker serves through one set of lanes; slots are apply's. */
 typedef struct group {
   bool used;
-  uint64_t generation;     /* that made it */
+  uint64_t generation; /* that made it */
   uint32_t device, n_gpulets;
   gpulet *gpulet;
-  let_lanes *lanes;        /* NULL while its worker is away */
+  let_lanes *lanes; /* NULL while its worker is away */
   uv_poll_t *poll;
-  let_time since;          /* serving since, for busy fractions */
-  bool grows;              /* some of its sizes are on their way */
+  let_time since; /* serving since, for busy fractions */
+  bool grows;     /* some of its sizes are on their way */
   struct server *server;
 } group;
 
 typedef struct worker {
   uint32_t device;
-  uint64_t starts;         /* processes started in this slot so far */
+  uint64_t starts; /* processes started in this slot so far */
   bool alive, ready;
-  bool waits;              /* to be started once the helper is back */
+  bool waits; /* to be started once the helper is back */
   uv_process_t *process;
   uv_poll_t *poll;
-  int control;             /* -1: closed */
-  let_time stop_by;        /* after STOP: killed when still there */
-  let_time heard;          /* when it last said something */
-  bool killed;             /* its exit is on the way */
-  char why[200];           /* last words */
-  json_t *health;          /* last health event */
-  uint64_t leftover;       /* what it had prepared as a spare; 0: nothing, or told to retire it */
+  int control;       /* -1: closed */
+  let_time stop_by;  /* after STOP: killed when still there */
+  let_time heard;    /* when it last said something */
+  bool killed;       /* its exit is on the way */
+  char why[200];     /* last words */
+  json_t *health;    /* last health event */
+  uint64_t leftover; /* what it had prepared as a spare; 0: nothing, or told to retire it */
   struct server *server;
 } worker;
 
-typedef struct spare {     /* spare.c; its process has the slot SERVE_GROUPS + device */
-  uint32_t group;          /* that it was asked to prepare, and which one of that slot */
+typedef struct spare { /* spare.c; its process has the slot SERVE_GROUPS + device */
+  uint32_t group;      /* that it was asked to prepare, and which one of that slot */
   uint64_t generation;
-  uint64_t number, old;    /* on the wire: of what it prepares, of what it is to retire then; 0: none */
+  uint64_t number, old; /* on the wire: of what it prepares, of what it is to retire then; 0: none */
   let_lanes *lanes, *old_lanes;
   bool warm;
   unsigned failures;
   let_time retry_at;
 } spare;
 
-typedef struct change {    /* the plan being applied */
+typedef struct change { /* the plan being applied */
   bool under_way;
   let_arena arena;
   let_plan *plan;
-  void *call;              /* front's, waiting for the outcome of PUT /v2/gpulet/plan; or NULL */
+  void *call; /* front's, waiting for the outcome of PUT /v2/gpulet/plan; or NULL */
   let_time began;
 } change;
 
@@ -107,17 +113,17 @@ typedef struct server {
   let_core *core;
   let_apply *apply;
 
-  let_request *request;    /* the pool */
+  let_request *request;       /* the pool */
   uint32_t n_requests, fresh; /* those from |fresh| on were never used */
   let_request *idle;
   uint32_t in_flight;
   uint64_t next_id;
 
   let_model_metrics *metrics;
-  uint64_t *out_bytes;     /* per model: bytes of an output slot per row; grows when a worker says so */
+  uint64_t *out_bytes; /* per model: bytes of an output slot per row; grows when a worker says so */
   let_dur *slo;
-  uint32_t *rows;          /* per model: most rows seen in a request */
-  let_dur *took;           /* per model: to prepare it, last time; 0: not known */
+  uint32_t *rows; /* per model: most rows seen in a request */
+  let_dur *took;  /* per model: to prepare it, last time; 0: not known */
 
   group group[SERVE_GROUPS];
   worker worker[SERVE_WORKERS];
@@ -128,31 +134,31 @@ typedef struct server {
     uint32_t group, lane;
   } where[SERVE_GPULETS];
 
-  uint64_t generation;     /* newest asked for */
+  uint64_t generation; /* newest asked for */
   let_arena plan_arena;
-  let_plan *plan;          /* being served */
+  let_plan *plan; /* being served */
   let_time plan_since;
-  let_dur plan_took;       /* from asking to the switch */
+  let_dur plan_took; /* from asking to the switch */
   change change;
-  uv_work_t replan;        /* SIGHUP: plans are made beside the loop */
+  uv_work_t replan; /* SIGHUP: plans are made beside the loop */
   let_arena replan_arena;
   let_plan *replan_plan;
   let_err replan_result;
   let_error replan_error;
   bool replanning, replan_again; /* again: another SIGHUP came meanwhile */
-  bool serving;            /* a first plan is up */
-  bool draining, stopping; /* draining: no new requests; stopping: workers are told to go */
+  bool serving;                  /* a first plan is up */
+  bool draining, stopping;       /* draining: no new requests; stopping: workers are told to go */
   let_time exit_by, began;
   bool failed;
-  let_error error;         /* why, when the server has to give up */
+  let_error error; /* why, when the server has to give up */
   uint64_t worker_restarts;
-  let_time watched;        /* when the workers' silence was last looked at */
-  let_dur watchdog;        /* what the workers allow a batch at least */
-  struct {                 /* helper.c */
-    uv_poll_t *poll;       /* NULL: away */
+  let_time watched;  /* when the workers' silence was last looked at */
+  let_dur watchdog;  /* what the workers allow a batch at least */
+  struct {           /* helper.c */
+    uv_poll_t *poll; /* NULL: away */
     uv_timer_t *retry;
     uv_work_t work;
-    bool busy;             /* restart() runs */
+    bool busy; /* restart() runs */
     unsigned failures;
     let_error error;
   } helper;
@@ -162,9 +168,9 @@ let_time serve_now(void);
 
 /* infer.c: the road of a request */
 void serve_front_interface(server *s, let_front_i *ret);
-void serve_pump(server *s);                      /* carry out what the core decides; re-arm the timer */
+void serve_pump(server *s);                        /* carry out what the core decides; re-arm the timer */
 void serve_group_done_events(server *s, group *g); /* completions of one group's lanes */
-void serve_group_lost(server *s, group *g);      /* nothing of it runs any more: give its batches back to the core */
+void serve_group_lost(server *s, group *g);        /* nothing of it runs any more: give its batches back to the core */
 void serve_worker_doomed(server *s, uint32_t worker); /* route nothing more to it */
 
 /* fleet.c: workers */
@@ -175,9 +181,9 @@ let_time serve_fleet_wake(const server *s);
 void serve_fleet_kill(server *s, uint32_t worker, const char *why);
 void serve_worker_control(uv_poll_t *poll, int status, int events);
 
-void serve_fleet_start_waiting(server *s);       /* the helper is back */
+void serve_fleet_start_waiting(server *s); /* the helper is back */
 
-let_err serve_worker_start(server *s, uint32_t worker, let_error *e); /* the process, and `init` */
+let_err serve_worker_start(server *s, uint32_t worker, let_error *e);                      /* the process, and `init` */
 void serve_worker_say(server *s, uint32_t worker, json_t *doc, const int *fds, int n_fds); /* takes |doc| */
 
 /* spare.c */
@@ -185,15 +191,16 @@ void serve_spare_step(server *s, let_time now);
 let_time serve_spare_wake(const server *s);
 void serve_spare_heard(server *s, uint32_t worker, const char *event, json_t *doc);
 void serve_spare_lost(server *s, uint32_t worker, let_time now);
-bool serve_spare_take(server *s, uint32_t worker, uint32_t group); /* the spare, prepared for |group|, is |worker| now; false: there is none */
-void serve_spare_settled(server *s, uint32_t worker);             /* its group serves: what it had as a spare can go */
-bool serve_spare_prepared(const server *s, uint32_t device);      /* for what serves there now */
+bool serve_spare_take(server *s, uint32_t worker,
+                      uint32_t group); /* the spare, prepared for |group|, is |worker| now; false: there is none */
+void serve_spare_settled(server *s, uint32_t worker);        /* its group serves: what it had as a spare can go */
+bool serve_spare_prepared(const server *s, uint32_t device); /* for what serves there now */
 void serve_spare_close(server *s);
 
 /* helper.c: the process that some workers depend on */
 let_err serve_helper_open(server *s, let_error *e);
 bool serve_helper_away(const server *s);
-void serve_helper_close(server *s);              /* the loop runs once more afterwards */
+void serve_helper_close(server *s); /* the loop runs once more afterwards */
 
 /* routes.c: the routing table of the generation that serves, or with |next| of the one that takes over */
 let_err serve_routes_set(server *s, bool next, let_time now, let_error *e);
@@ -210,11 +217,13 @@ typedef struct sizes_count {
 } sizes_count;
 sizes_count serve_group_sizes(const server *s, uint32_t group);
 bool serve_worker_grows(const server *s, uint32_t worker);
-/* A sentence about batch sizes that could not be prepared, into |out|, when |rows| rows fit the model but none that is ready. */
+/* A sentence about batch sizes that could not be prepared, into |out|, when |rows| rows fit the model but none that is
+ * ready. */
 bool serve_why_too_wide(const server *s, uint32_t model, uint32_t rows, char *out, size_t cap);
 
 /* plan.c: generations */
-let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call, let_error *e); /* takes arena on success */
+let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call,
+                         let_error *e); /* takes arena on success */
 let_err serve_plan_first(server *s, let_error *e);
 void serve_plan_reload(server *s); /* beside the loop; a failure is logged and changes nothing */
 void serve_plan_switch(server *s);

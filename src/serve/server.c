@@ -20,7 +20,8 @@ static void on_check(uv_check_t *check) {
 
 static void give_up_draining(server *s) {
   s->failed = true;
-  let_fail(&s->error, LET_ERR_DEADLINE, "%u request%s still in flight after the exit timeout", s->in_flight, s->in_flight == 1 ? " was" : "s were");
+  let_fail(&s->error, LET_ERR_DEADLINE, "%u request%s still in flight after the exit timeout", s->in_flight,
+           s->in_flight == 1 ? " was" : "s were");
   uv_stop(&s->loop);
 }
 
@@ -69,16 +70,16 @@ static void begin_drain(server *s, const char *why) {
 static void on_signal(uv_signal_t *h, int sig) {
   server *s = h->data;
   switch (sig) {
-    case SIGHUP: serve_plan_reload(s); break;
-    case SIGUSR1: {
-      let_buf b;
-      let_buf_init(&b, &let_mem_libc);
-      let_core_dump(s->core, &b);
-      fprintf(stderr, "%.*s\n", (int)b.n, b.p ? b.p : "");
-      let_buf_fini(&b);
-      break;
-    }
-    default: begin_drain(s, sig == SIGINT ? "SIGINT" : "SIGTERM");
+  case SIGHUP: serve_plan_reload(s); break;
+  case SIGUSR1: {
+    let_buf b;
+    let_buf_init(&b, &let_mem_libc);
+    let_core_dump(s->core, &b);
+    fprintf(stderr, "%.*s\n", (int)b.n, b.p ? b.p : "");
+    let_buf_fini(&b);
+    break;
+  }
+  default: begin_drain(s, sig == SIGINT ? "SIGINT" : "SIGTERM");
   }
 }
 
@@ -123,7 +124,8 @@ static let_err open_models(server *s, let_error *e) {
   s->slo = calloc(s->n_models + 1, sizeof *s->slo);
   s->rows = calloc(s->n_models + 1, sizeof *s->rows);
   s->took = calloc(s->n_models + 1, sizeof *s->took);
-  if (!s->metrics || !s->out_bytes || !s->slo || !s->rows || !s->took) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  if (!s->metrics || !s->out_bytes || !s->slo || !s->rows || !s->took)
+    return let_fail(e, LET_ERR_NOMEM, "out of memory");
   for (uint32_t i = 0; i < s->n_models; i++) {
     s->out_bytes[i] = output_bytes(&s->model[i]);
     s->slo[i] = s->model[i].slo ? s->model[i].slo : s->o->default_slo;
@@ -141,15 +143,26 @@ static let_err open_all(server *s, let_error *e) {
   s->request = calloc(s->n_requests, sizeof *s->request);
   if (!s->request) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u requests", s->n_requests);
   if ((r = let_ring_arena_new(o->arena_bytes, s->n_requests, &let_mem_libc, &s->arena, e))) return r;
-  let_core_limits limits = {.models = s->n_models ? s->n_models : 1, .gpulets = SERVE_GPULETS, .requests = s->n_requests, .queue = (uint32_t)o->queue, .eager = o->eager, .margin = 200 * LET_US};
+  let_core_limits limits = {.models = s->n_models ? s->n_models : 1,
+                            .gpulets = SERVE_GPULETS,
+                            .requests = s->n_requests,
+                            .queue = (uint32_t)o->queue,
+                            .eager = o->eager,
+                            .margin = 200 * LET_US};
   if ((r = let_core_new(&limits, &let_mem_libc, &s->core, e))) return r;
   if ((r = let_apply_new(SERVE_GROUPS, &let_mem_libc, &s->apply, e))) return r;
   if (o->prepare_timeout > 0) let_apply_set_patience(s->apply, o->prepare_timeout);
   if ((r = serve_helper_open(s, e))) return r;
   if ((r = open_models(s, e))) return r;
-  let_front_options fo = {.host = o->host, .port = (uint16_t)o->http_port, .connections = (uint32_t)o->connections, .body_max = o->body_max,
-                          .head_timeout = o->head_timeout, .body_timeout = o->body_timeout, .idle_timeout = o->idle_timeout,
-                          .server_name = "gpulet", .server_version = "0.1.0"};
+  let_front_options fo = {.host = o->host,
+                          .port = (uint16_t)o->http_port,
+                          .connections = (uint32_t)o->connections,
+                          .body_max = o->body_max,
+                          .head_timeout = o->head_timeout,
+                          .body_timeout = o->body_timeout,
+                          .idle_timeout = o->idle_timeout,
+                          .server_name = "gpulet",
+                          .server_version = "0.1.0"};
   let_front_i fi;
   serve_front_interface(s, &fi);
   if ((r = let_front_new(&s->loop, &fo, &fi, &let_mem_libc, &s->front, e))) return r;
@@ -162,7 +175,8 @@ static let_err write_ready_file(const server *s, let_error *e) {
   char tmp[4200];
   snprintf(tmp, sizeof tmp, "%s.tmp", s->o->ready_file);
   FILE *f = fopen(tmp, "we");
-  bool ok = f && fprintf(f, "http %u\nmetrics %u\npid %d\n", let_front_port(s->front), let_front_metrics_port(s->front), (int)getpid()) > 0;
+  bool ok = f && fprintf(f, "http %u\nmetrics %u\npid %d\n", let_front_port(s->front), let_front_metrics_port(s->front),
+                         (int)getpid()) > 0;
   if (f && fclose(f)) ok = false;
   if (!ok || rename(tmp, s->o->ready_file)) {
     let_fail(e, LET_ERR_IO, "%s: cannot write the ready file: %s", s->o->ready_file, strerror(errno));
@@ -189,7 +203,8 @@ static void close_all(server *s) {
   while (any_worker(s) && uv_run(&s->loop, UV_RUN_ONCE)) {} /* SIGKILL was sent: their exits are on the way */
   if (s->front) let_front_close(s->front);
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++) s->group[i].gpulet[k].declared = false; /* the core goes as a whole */
+    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
+      s->group[i].gpulet[k].declared = false; /* the core goes as a whole */
     serve_group_free(s, i);
   }
   serve_helper_close(s);
@@ -209,15 +224,18 @@ static void close_all(server *s) {
 }
 
 static void announce(server *s) {
-  let_log(LET_LOG_INFO, "serve", "ready: http port %u, metrics port %u, %u model%s on %u device%s", let_front_port(s->front), let_front_metrics_port(s->front), s->n_models,
-          s->n_models == 1 ? "" : "s", s->n_devices, s->n_devices == 1 ? "" : "s");
+  let_log(LET_LOG_INFO, "serve", "ready: http port %u, metrics port %u, %u model%s on %u device%s",
+          let_front_port(s->front), let_front_metrics_port(s->front), s->n_models, s->n_models == 1 ? "" : "s",
+          s->n_devices, s->n_devices == 1 ? "" : "s");
 }
 
-let_err let_serve_run(const let_serve_options *o, const let_model *models, uint32_t n_models, const let_serve_device *devices,
-                      uint32_t n_devices, const let_serve_planner *planner, let_error *e) {
+let_err let_serve_run(const let_serve_options *o, const let_model *models, uint32_t n_models,
+                      const let_serve_device *devices, uint32_t n_devices, const let_serve_planner *planner,
+                      let_error *e) {
   server *s = calloc(1, sizeof *s);
   if (!s) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  s->o = o, s->model = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices, s->planner = planner;
+  s->o = o, s->model = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices,
+  s->planner = planner;
   s->began = s->watched = serve_now();
   const char *watchdog = getenv("GPULET_WATCHDOG_MS"); /* the workers read it too */
   s->watchdog = watchdog && atol(watchdog) > 0 && atol(watchdog) < 1000000 ? atol(watchdog) * LET_MS : 5 * LET_S;

@@ -9,7 +9,9 @@
 static const let_dur retry_first = LET_S, retry_last = 60 * LET_S;
 
 static worker *slot(server *s, uint32_t device) { return &s->worker[SERVE_GROUPS + device]; }
-static bool wants_one(const server *s, uint32_t d) { return s->o->spare && d < SERVE_SPARES && !s->device[d].worker_per_gpulet; }
+static bool wants_one(const server *s, uint32_t d) {
+  return s->o->spare && d < SERVE_SPARES && !s->device[d].worker_per_gpulet;
+}
 
 /* What serves on device |d|; LET_APPLY_NONE: nothing does at present. */
 static uint32_t serving_on(const server *s, uint32_t d) {
@@ -18,7 +20,9 @@ static uint32_t serving_on(const server *s, uint32_t d) {
   return LET_APPLY_NONE;
 }
 
-static bool same(const spare *x, const server *s, uint32_t g) { return x->group == g && x->generation == s->group[g].generation; }
+static bool same(const spare *x, const server *s, uint32_t g) {
+  return x->group == g && x->generation == s->group[g].generation;
+}
 
 bool serve_spare_prepared(const server *s, uint32_t d) {
   uint32_t g = serving_on(s, d);
@@ -31,7 +35,8 @@ static void forget_lanes(spare *x) {
 }
 
 static void retire(server *s, uint32_t w, uint64_t number) {
-  if (number) serve_worker_say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)number), NULL, 0);
+  if (number)
+    serve_worker_say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)number), NULL, 0);
 }
 
 /* Asks it to prepare what |g| has. Numbers above those of the groups name its lanes on the wire. */
@@ -50,9 +55,12 @@ static void ask(server *s, uint32_t d, uint32_t g) {
   x->old_lanes = x->lanes, x->lanes = lanes;
   x->old = x->number, x->number = SERVE_GROUPS + ++s->spares_asked;
   fds[n++] = let_lanes_fd(lanes), fds[n++] = let_lanes_done_event(lanes);
-  for (uint32_t i = 0; i < s->group[g].n_gpulets && n < LET_CONTROL_FDS_MAX; i++) fds[n++] = let_lanes_submit_event(lanes, i);
+  for (uint32_t i = 0; i < s->group[g].n_gpulets && n < LET_CONTROL_FDS_MAX; i++)
+    fds[n++] = let_lanes_submit_event(lanes, i);
   json_t *doc = serve_prepare_document(s, g);
-  if (doc) json_object_set_new(doc, "generation", json_integer((json_int_t)x->number)), json_object_set_new(doc, "beside", json_true());
+  if (doc)
+    json_object_set_new(doc, "generation", json_integer((json_int_t)x->number)),
+        json_object_set_new(doc, "beside", json_true());
   serve_worker_say(s, SERVE_GROUPS + d, doc, fds, n);
 }
 
@@ -66,10 +74,12 @@ void serve_spare_heard(server *s, uint32_t w, const char *event, json_t *doc) {
     x->old = 0;
     let_lanes_free(x->old_lanes);
     x->old_lanes = NULL;
-    let_log(LET_LOG_INFO, "serve", "the spare worker for %s (pid %d) is prepared", s->device[d].name, s->worker[w].process ? s->worker[w].process->pid : 0);
+    let_log(LET_LOG_INFO, "serve", "the spare worker for %s (pid %d) is prepared", s->device[d].name,
+            s->worker[w].process ? s->worker[w].process->pid : 0);
   } else if (strcmp(event, "failed") == 0 && ours) { /* until another plan serves, it is none */
     x->number = 0;
-    let_log(LET_LOG_WARN, "serve", "the spare worker for %s cannot prepare the plan: %s", s->device[d].name, json_string_value(json_object_get(doc, "text")));
+    let_log(LET_LOG_WARN, "serve", "the spare worker for %s cannot prepare the plan: %s", s->device[d].name,
+            json_string_value(json_object_get(doc, "text")));
   }
 }
 
@@ -77,7 +87,8 @@ void serve_spare_lost(server *s, uint32_t w, let_time now) {
   spare *x = &s->spare[w - SERVE_GROUPS];
   let_dur wait = retry_first << (x->failures < 6 ? x->failures : 6);
   forget_lanes(x);
-  *x = (spare){.group = LET_APPLY_NONE, .failures = x->failures + 1, .retry_at = now + (wait < retry_last ? wait : retry_last)};
+  *x = (spare){
+      .group = LET_APPLY_NONE, .failures = x->failures + 1, .retry_at = now + (wait < retry_last ? wait : retry_last)};
 }
 
 bool serve_spare_take(server *s, uint32_t i, uint32_t g) {
@@ -127,7 +138,8 @@ void serve_spare_step(server *s, let_time now) {
 let_time serve_spare_wake(const server *s) {
   let_time at = LET_NEVER;
   for (uint32_t d = 0; d < s->n_devices && s->serving && !s->draining; d++)
-    if (wants_one(s, d) && !s->worker[SERVE_GROUPS + d].alive && s->spare[d].retry_at && s->spare[d].retry_at < at) at = s->spare[d].retry_at;
+    if (wants_one(s, d) && !s->worker[SERVE_GROUPS + d].alive && s->spare[d].retry_at && s->spare[d].retry_at < at)
+      at = s->spare[d].retry_at;
   return at;
 }
 

@@ -8,11 +8,25 @@ enum { TOKEN = 1, TARGET = 2, VALUE = 4 };
 #define T6 (TARGET | VALUE)
 #define T5 (TOKEN | VALUE)
 static const uint8_t kind[256] = {
-  ['\t'] = VALUE, [' '] = VALUE, ['!'] = T7, ['"'] = VALUE, ['#'] = T5, ['$'] = T7, ['%'] = T7, ['&'] = T7, ['\''] = T7,
-  ['('] = T6, [')'] = T6, ['*'] = T7, ['+'] = T7, [','] = T6, ['-'] = T7, ['.'] = T7, ['/'] = T6, ['0' ... '9'] = T7,
-  [':'] = T6, [';'] = T6, ['<'] = VALUE, ['='] = T6, ['>'] = VALUE, ['?'] = T6, ['@'] = T6, ['A' ... 'Z'] = T7,
-  ['['] = T6, ['\\'] = VALUE, [']'] = T6, ['^'] = T5, ['_'] = T7, ['`'] = T5, ['a' ... 'z'] = T7, ['{'] = VALUE,
-  ['|'] = T5, ['}'] = VALUE, ['~'] = T7, [0x80 ... 0xff] = VALUE,
+    ['\t'] = VALUE,     [' '] = VALUE,
+    ['!'] = T7,         ['"'] = VALUE,
+    ['#'] = T5,         ['$'] = T7,
+    ['%'] = T7,         ['&'] = T7,
+    ['\''] = T7,        ['('] = T6,
+    [')'] = T6,         ['*'] = T7,
+    ['+'] = T7,         [','] = T6,
+    ['-'] = T7,         ['.'] = T7,
+    ['/'] = T6,         ['0' ... '9'] = T7,
+    [':'] = T6,         [';'] = T6,
+    ['<'] = VALUE,      ['='] = T6,
+    ['>'] = VALUE,      ['?'] = T6,
+    ['@'] = T6,         ['A' ... 'Z'] = T7,
+    ['['] = T6,         ['\\'] = VALUE,
+    [']'] = T6,         ['^'] = T5,
+    ['_'] = T7,         ['`'] = T5,
+    ['a' ... 'z'] = T7, ['{'] = VALUE,
+    ['|'] = T5,         ['}'] = VALUE,
+    ['~'] = T7,         [0x80 ... 0xff] = VALUE,
 };
 
 static bool all(let_str s, unsigned what) {
@@ -53,7 +67,8 @@ static bool element(let_str *list, let_str *ret) {
 /* ---- the request line ----------------------------------------------------------------------------------- */
 
 static let_err target(let_str s, let_http1_head *h, let_error *e) {
-  if (!s.n || !all(s, TARGET)) return let_fail(e, LET_ERR_INVALID, "the request target has a character that must be percent-encoded, or is empty");
+  if (!s.n || !all(s, TARGET))
+    return let_fail(e, LET_ERR_INVALID, "the request target has a character that must be percent-encoded, or is empty");
   if (s.p[0] != '/' && !let_str_is(s, "*")) { /* absolute form, as sent to proxies */
     size_t skip = 0;
     if (s.n > 7 && strncasecmp(s.p, "http://", 7) == 0) skip = 7;
@@ -74,12 +89,16 @@ static let_err request_line(let_str line, let_http1_head *h, let_error *e) {
   const char *b = a ? memchr(a + 1, ' ', line.n - (size_t)(a + 1 - line.p)) : NULL;
   if (!b) return let_fail(e, LET_ERR_INVALID, "the request line must be METHOD SP TARGET SP HTTP/1.1");
   h->method_name = (let_str){line.p, (size_t)(a - line.p)};
-  if (!h->method_name.n || !all(h->method_name, TOKEN)) return let_fail(e, LET_ERR_INVALID, "the method has a character that is not allowed there");
-  h->method = let_str_is(h->method_name, "GET") ? LET_HTTP1_GET : let_str_is(h->method_name, "POST") ? LET_HTTP1_POST
-            : let_str_is(h->method_name, "HEAD") ? LET_HTTP1_HEAD : LET_HTTP1_OTHER;
+  if (!h->method_name.n || !all(h->method_name, TOKEN))
+    return let_fail(e, LET_ERR_INVALID, "the method has a character that is not allowed there");
+  h->method = let_str_is(h->method_name, "GET")    ? LET_HTTP1_GET
+              : let_str_is(h->method_name, "POST") ? LET_HTTP1_POST
+              : let_str_is(h->method_name, "HEAD") ? LET_HTTP1_HEAD
+                                                   : LET_HTTP1_OTHER;
   let_str version = {b + 1, line.n - (size_t)(b + 1 - line.p)};
   if (version.n != 8 || memcmp(version.p, "HTTP/1.", 7) != 0 || (version.p[7] != '0' && version.p[7] != '1'))
-    return let_fail(e, LET_ERR_INVALID, "the request line must end in HTTP/1.1 or HTTP/1.0: other versions are not spoken here");
+    return let_fail(e, LET_ERR_INVALID,
+                    "the request line must end in HTTP/1.1 or HTTP/1.0: other versions are not spoken here");
   h->minor = (uint8_t)(version.p[7] - '0');
   return target((let_str){a + 1, (size_t)(b - a - 1)}, h, e);
 }
@@ -96,7 +115,8 @@ static let_err content_length(let_str v, let_http1_head *h, let_error *e) {
   bool any = false;
   while (element(&v, &item)) { /* "5, 5" is what a proxy makes of two equal lines */
     if (!number(item, &n)) return let_fail(e, LET_ERR_INVALID, "Content-Length must be a decimal number of bytes");
-    if (h->has_length && n != h->length) return let_fail(e, LET_ERR_INVALID, "Content-Length is given twice with different values");
+    if (h->has_length && n != h->length)
+      return let_fail(e, LET_ERR_INVALID, "Content-Length is given twice with different values");
     h->has_length = any = true;
     h->length = n;
   }
@@ -107,7 +127,8 @@ static let_err transfer_encoding(let_str v, let_http1_head *h, seen *s, let_erro
   if (s->te) return let_fail(e, LET_ERR_INVALID, "Transfer-Encoding is given twice");
   s->te = true;
   if (h->minor == 0) return let_fail(e, LET_ERR_INVALID, "Transfer-Encoding does not exist in HTTP/1.0");
-  if (!let_str_ieq(v, "chunked")) return let_fail(e, LET_ERR_UNSUPPORTED, "the only Transfer-Encoding spoken here is chunked");
+  if (!let_str_ieq(v, "chunked"))
+    return let_fail(e, LET_ERR_UNSUPPORTED, "the only Transfer-Encoding spoken here is chunked");
   h->chunked = true;
   return LET_OK;
 }
@@ -132,7 +153,8 @@ static let_err field(let_str name, let_str v, let_http1_head *h, seen *s, let_er
     break;
   case 6:
     if (!is(name, "expect") || !v.n) break; /* some clients send it empty to keep their library from using it */
-    if (!let_str_ieq(v, "100-continue")) return let_fail(e, LET_ERR_INVALID, "the only Expect known here is 100-continue");
+    if (!let_str_ieq(v, "100-continue"))
+      return let_fail(e, LET_ERR_INVALID, "the only Expect known here is 100-continue");
     h->expect_continue = h->minor > 0;
     break;
   case 10:
@@ -160,11 +182,11 @@ static let_err field(let_str name, let_str v, let_http1_head *h, seen *s, let_er
   case 31:
     if (!is(name, "inference-header-content-length")) break;
     if (h->has_header_length) return let_fail(e, LET_ERR_INVALID, "Inference-Header-Content-Length is given twice");
-    if (!number(v, &h->header_length)) return let_fail(e, LET_ERR_INVALID, "Inference-Header-Content-Length must be a decimal number of bytes");
+    if (!number(v, &h->header_length))
+      return let_fail(e, LET_ERR_INVALID, "Inference-Header-Content-Length must be a decimal number of bytes");
     h->has_header_length = true;
     break;
-  default:
-    break;
+  default: break;
   }
   return LET_OK;
 }
@@ -177,38 +199,48 @@ static let_err fields(let_str rest, let_http1_head *h, let_error *e) {
     let_str line = {rest.p, (size_t)(nl - rest.p) - 1};
     rest.n -= line.n + 2;
     rest.p = nl + 1;
-    if (count == LET_HTTP1_FIELDS_MAX) return let_fail(e, LET_ERR_HEADER_TOO_LARGE, "more than %d header fields", LET_HTTP1_FIELDS_MAX);
-    if (line.p[0] == ' ' || line.p[0] == '\t') return let_fail(e, LET_ERR_INVALID, "a header line starts with white space: folded lines are not allowed");
+    if (count == LET_HTTP1_FIELDS_MAX)
+      return let_fail(e, LET_ERR_HEADER_TOO_LARGE, "more than %d header fields", LET_HTTP1_FIELDS_MAX);
+    if (line.p[0] == ' ' || line.p[0] == '\t')
+      return let_fail(e, LET_ERR_INVALID, "a header line starts with white space: folded lines are not allowed");
     const char *colon = memchr(line.p, ':', line.n);
     let_str name = {line.p, colon ? (size_t)(colon - line.p) : 0};
-    if (!name.n || !all(name, TOKEN)) return let_fail(e, LET_ERR_INVALID, "header line %u has no valid 'name:' at its start", count + 1);
+    if (!name.n || !all(name, TOKEN))
+      return let_fail(e, LET_ERR_INVALID, "header line %u has no valid 'name:' at its start", count + 1);
     let_str value = {colon + 1, line.n - name.n - 1};
-    if (!all(value, VALUE)) return let_fail(e, LET_ERR_INVALID, "header '%.*s' has a control character in its value", name.n > 64 ? 64 : (int)name.n, name.p);
+    if (!all(value, VALUE))
+      return let_fail(e, LET_ERR_INVALID, "header '%.*s' has a control character in its value",
+                      name.n > 64 ? 64 : (int)name.n, name.p);
     let_err r = field(name, trim(value), h, &s, e);
     if (r) return r;
   }
-  if (h->chunked && h->has_length) return let_fail(e, LET_ERR_INVALID, "both Content-Length and Transfer-Encoding are given: send one of them");
+  if (h->chunked && h->has_length)
+    return let_fail(e, LET_ERR_INVALID, "both Content-Length and Transfer-Encoding are given: send one of them");
   if (h->minor > 0 && !s.host) return let_fail(e, LET_ERR_INVALID, "the Host header is missing: HTTP/1.1 requires one");
   h->keep_alive = h->minor > 0 ? !s.close : s.keep && !s.close;
   return LET_OK;
 }
 
-let_err let_http1_parse(const char *buf, size_t n, size_t *scanned, let_http1_head *ret, size_t *ret_bytes, let_error *e) {
+let_err let_http1_parse(const char *buf, size_t n, size_t *scanned, let_http1_head *ret, size_t *ret_bytes,
+                        let_error *e) {
   size_t start = 0, at = *scanned, end = 0;
-  while (start + 1 < n && start < 4 && buf[start] == '\r' && buf[start + 1] == '\n') start += 2; /* left over from a sloppy client's last body */
+  while (start + 1 < n && start < 4 && buf[start] == '\r' && buf[start + 1] == '\n')
+    start += 2; /* left over from a sloppy client's last body */
   if (at < start) at = start;
   size_t limit = n < LET_HTTP1_HEAD_MAX ? n : LET_HTTP1_HEAD_MAX;
   const char *nl;
   while (!end && at < limit && (nl = memchr(buf + at, '\n', limit - at)) != NULL) {
     size_t i = (size_t)(nl - buf);
-    if (i == start || buf[i - 1] != '\r') return let_fail(e, LET_ERR_INVALID, "a line of the request head ends in LF alone: CR LF is required");
+    if (i == start || buf[i - 1] != '\r')
+      return let_fail(e, LET_ERR_INVALID, "a line of the request head ends in LF alone: CR LF is required");
     if (i >= start + 3 && buf[i - 2] == '\n') end = i + 1;
     else if (i == start + 1) return let_fail(e, LET_ERR_INVALID, "the request starts with empty lines");
     at = i + 1;
   }
   if (!end) {
     *scanned = limit;
-    if (n >= LET_HTTP1_HEAD_MAX) return let_fail(e, LET_ERR_HEADER_TOO_LARGE, "the request head is longer than %d bytes", LET_HTTP1_HEAD_MAX);
+    if (n >= LET_HTTP1_HEAD_MAX)
+      return let_fail(e, LET_ERR_HEADER_TOO_LARGE, "the request head is longer than %d bytes", LET_HTTP1_HEAD_MAX);
     return LET_ERR_AGAIN;
   }
   let_http1_head h = {0};
@@ -235,7 +267,10 @@ bool let_http1_segment(let_str *path, let_str *ret) {
 }
 
 static int hex(char c) {
-  return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+  return c >= '0' && c <= '9'   ? c - '0'
+         : c >= 'a' && c <= 'f' ? c - 'a' + 10
+         : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                : -1;
 }
 
 bool let_http1_decode(let_str s, char *out, size_t cap, let_str *ret) {
@@ -302,7 +337,8 @@ static bool frame(let_http1_chunked *c, char b) {
   }
 }
 
-let_err let_http1_chunked_step(let_http1_chunked *c, const char *in, size_t n, size_t *ret_used, let_str *ret_data, bool *ret_end, let_error *e) {
+let_err let_http1_chunked_step(let_http1_chunked *c, const char *in, size_t n, size_t *ret_used, let_str *ret_data,
+                               bool *ret_end, let_error *e) {
   *ret_used = 0;
   *ret_data = (let_str){in, 0};
   *ret_end = c->state == END;
@@ -311,7 +347,9 @@ let_err let_http1_chunked_step(let_http1_chunked *c, const char *in, size_t n, s
     bool trailers = c->state >= TRAILER;
     if (++c->line > (trailers ? (uint32_t)LET_HTTP1_HEAD_MAX : (uint32_t)LET_HTTP1_LINE_MAX))
       return let_fail(e, LET_ERR_INVALID, "chunked body: a %s is too long", trailers ? "trailer" : "chunk's size line");
-    if (!frame(c, in[i++])) return let_fail(e, LET_ERR_INVALID, "chunked body: the framing is broken (a chunk is: size in hex, CR LF, data, CR LF)");
+    if (!frame(c, in[i++]))
+      return let_fail(e, LET_ERR_INVALID,
+                      "chunked body: the framing is broken (a chunk is: size in hex, CR LF, data, CR LF)");
   }
   if (c->state == DATA && i < n) {
     size_t take = c->left < n - i ? (size_t)c->left : n - i;

@@ -37,7 +37,8 @@ typedef struct let_http1_head {
  * looked, so a head that comes byte by byte is still read once. AGAIN: more bytes are needed. OK: *ret is filled and
  * *ret_bytes is the head's size. INVALID, HEADER_TOO_LARGE, UNSUPPORTED: answer, then close: where the next request
  * starts is unknown. */
-LET_CHECKED let_err let_http1_parse(const char *buf, size_t n, size_t *scanned, let_http1_head *ret, size_t *ret_bytes, let_error *e);
+LET_CHECKED let_err let_http1_parse(const char *buf, size_t n, size_t *scanned, let_http1_head *ret, size_t *ret_bytes,
+                                    let_error *e);
 
 /* Splits the first segment off |*path| ("/a/b" -> "a", rest "/b"); false when nothing is left. */
 bool let_http1_segment(let_str *path, let_str *ret);
@@ -54,6 +55,7 @@ typedef struct let_http1_chunked {
 
 /* Takes one step on in[0..n): consumes *ret_used bytes (0 only when n == 0), of which *ret_data (maybe empty) is body.
  * *ret_end: the last byte of the body and its trailers has been consumed. INVALID: not a chunked body. */
-LET_CHECKED let_err let_http1_chunked_step(let_http1_chunked *c, const char *in, size_t n, size_t *ret_used, let_str *ret_data, bool *ret_end, let_error *e);
+LET_CHECKED let_err let_http1_chunked_step(let_http1_chunked *c, const char *in, size_t n, size_t *ret_used,
+                                           let_str *ret_data, bool *ret_end, let_error *e);
 
 #endif

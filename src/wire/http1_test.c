@@ -19,8 +19,10 @@ static let_err parse(const char *text, let_http1_head *h, size_t *bytes) {
 
 static void test_whole_head(void **state) {
   (void)state;
-  const char *text = "\r\nPOST /v2/models/a%20b/infer?x=1 HTTP/1.1\r\nhost: h\r\nCONTENT-LENGTH: 12 \r\nConnection: Keep-Alive, close\r\nExpect: 100-Continue\r\n"
-                     "Content-Type:application/json\r\nAccept-Encoding: gzip\r\nInference-Header-Content-Length: 7\r\nX-Empty:\r\n\r\nbody";
+  const char *text = "\r\nPOST /v2/models/a%20b/infer?x=1 HTTP/1.1\r\nhost: h\r\nCONTENT-LENGTH: 12 \r\nConnection: "
+                     "Keep-Alive, close\r\nExpect: 100-Continue\r\n"
+                     "Content-Type:application/json\r\nAccept-Encoding: gzip\r\nInference-Header-Content-Length: "
+                     "7\r\nX-Empty:\r\n\r\nbody";
   let_http1_head h;
   size_t n = 0;
   assert_int_equal(parse(text, &h, &n), LET_OK);
@@ -30,17 +32,21 @@ static void test_whole_head(void **state) {
   assert_true(h.minor == 1 && !h.keep_alive && !h.chunked && h.expect_continue && h.has_length && h.has_header_length);
   assert_int_equal(h.length, 12);
   assert_int_equal(h.header_length, 7);
-  assert_true(let_str_is(h.content_type, "application/json") && let_str_is(h.accept_encoding, "gzip") && let_str_is(h.host, "h"));
+  assert_true(let_str_is(h.content_type, "application/json") && let_str_is(h.accept_encoding, "gzip") &&
+              let_str_is(h.host, "h"));
   let_str path = h.path, s, d;
   char out[16];
-  assert_true(let_http1_segment(&path, &s) && let_str_is(s, "v2") && let_http1_segment(&path, &s) && let_http1_segment(&path, &s));
+  assert_true(let_http1_segment(&path, &s) && let_str_is(s, "v2") && let_http1_segment(&path, &s) &&
+              let_http1_segment(&path, &s));
   assert_true(let_http1_decode(s, out, sizeof out, &d) && let_str_is(d, "a b"));
-  assert_false(let_http1_decode(LET_STR("%4"), out, sizeof out, &d) || let_http1_decode(LET_STR("%00"), out, sizeof out, &d) || let_http1_decode(LET_STR("abc"), out, 2, &d));
+  assert_false(let_http1_decode(LET_STR("%4"), out, sizeof out, &d) ||
+               let_http1_decode(LET_STR("%00"), out, sizeof out, &d) || let_http1_decode(LET_STR("abc"), out, 2, &d));
   assert_int_equal(parse("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", &h, &n), LET_OK);
   assert_true(h.keep_alive && h.minor == 0);
   assert_int_equal(parse("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", &h, &n), LET_OK);
   assert_true(h.chunked && h.keep_alive);
-  assert_int_equal(parse("GET https://a/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\nExpect:\r\n\r\n", &h, &n), LET_OK);
+  assert_int_equal(parse("GET https://a/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\nExpect:\r\n\r\n", &h, &n),
+                   LET_OK);
   assert_true(let_str_is(h.path, "/x") && h.length == 5 && !h.expect_continue);
 }
 
@@ -51,19 +57,48 @@ static void test_refused(void **state) {
     const char *text;
     let_err err;
   } rows[] = {
-    {"GET\r\n\r\n", LET_ERR_INVALID}, {"GET /\r\n\r\n", LET_ERR_INVALID}, {"GET  / HTTP/1.1\r\n\r\n", LET_ERR_INVALID}, {"G(T / HTTP/1.1\r\n\r\n", LET_ERR_INVALID},
-    {" GET / HTTP/1.1\r\n\r\n", LET_ERR_INVALID}, {"GET / HTTP/2.0\r\n\r\n", LET_ERR_INVALID}, {"GET / http/1.1\r\n\r\n", LET_ERR_INVALID}, {"GET / HTTP/1.1 \r\n\r\n", LET_ERR_INVALID},
-    {"GET x HTTP/1.1\r\nHost: a\r\n\r\n", LET_ERR_INVALID}, {"GET /\x80 HTTP/1.1\r\nHost: a\r\n\r\n", LET_ERR_INVALID}, {"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", LET_ERR_INVALID},
-    {"GET / HTTP/1.1\nHost: a\r\n\r\n", LET_ERR_INVALID}, {"\n", LET_ERR_INVALID}, {"\r\n\r\n\r\n", LET_ERR_INVALID}, {"GET / HTTP/1.1\r\n\r\n", LET_ERR_INVALID},
-    {R "Host: b\r\n\r\n", LET_ERR_INVALID}, {R " folded\r\n\r\n", LET_ERR_INVALID}, {R "\tfolded\r\n\r\n", LET_ERR_INVALID}, {R "NoColon\r\n\r\n", LET_ERR_INVALID},
-    {R ": v\r\n\r\n", LET_ERR_INVALID}, {R "A : v\r\n\r\n", LET_ERR_INVALID}, {R "A: \x01\r\n\r\n", LET_ERR_INVALID}, {R "A: b\rc\r\n\r\n", LET_ERR_INVALID},
-    {R "A: \x7f\r\n\r\n", LET_ERR_INVALID}, {R "Content-Length:\r\n\r\n", LET_ERR_INVALID}, {R "Content-Length: 1x\r\n\r\n", LET_ERR_INVALID}, {R "Content-Length: +1\r\n\r\n", LET_ERR_INVALID},
-    {R "Content-Length: 0x1\r\n\r\n", LET_ERR_INVALID}, {R "Content-Length: 99999999999999999999\r\n\r\n", LET_ERR_INVALID}, {R "Content-Length: 1\r\nContent-Length: 2\r\n\r\n", LET_ERR_INVALID},
-    {R "Content-Length: 1, 2\r\n\r\n", LET_ERR_INVALID}, {R "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", LET_ERR_INVALID},
-    {R "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", LET_ERR_INVALID}, {R "Transfer-Encoding: chunked, chunked\r\n\r\n", LET_ERR_UNSUPPORTED},
-    {R "Transfer-Encoding: gzip, chunked\r\n\r\n", LET_ERR_UNSUPPORTED}, {R "Expect: the-best\r\n\r\n", LET_ERR_INVALID},
-    {"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", LET_ERR_INVALID}, {R "Inference-Header-Content-Length: -1\r\n\r\n", LET_ERR_INVALID},
-    {R "Inference-Header-Content-Length: 1\r\nInference-Header-Content-Length: 1\r\n\r\n", LET_ERR_INVALID}, {R "A: b\r\n", LET_ERR_AGAIN}, {R "A: b\r\n\r", LET_ERR_AGAIN}, {"", LET_ERR_AGAIN},
+      {"GET\r\n\r\n", LET_ERR_INVALID},
+      {"GET /\r\n\r\n", LET_ERR_INVALID},
+      {"GET  / HTTP/1.1\r\n\r\n", LET_ERR_INVALID},
+      {"G(T / HTTP/1.1\r\n\r\n", LET_ERR_INVALID},
+      {" GET / HTTP/1.1\r\n\r\n", LET_ERR_INVALID},
+      {"GET / HTTP/2.0\r\n\r\n", LET_ERR_INVALID},
+      {"GET / http/1.1\r\n\r\n", LET_ERR_INVALID},
+      {"GET / HTTP/1.1 \r\n\r\n", LET_ERR_INVALID},
+      {"GET x HTTP/1.1\r\nHost: a\r\n\r\n", LET_ERR_INVALID},
+      {"GET /\x80 HTTP/1.1\r\nHost: a\r\n\r\n", LET_ERR_INVALID},
+      {"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", LET_ERR_INVALID},
+      {"GET / HTTP/1.1\nHost: a\r\n\r\n", LET_ERR_INVALID},
+      {"\n", LET_ERR_INVALID},
+      {"\r\n\r\n\r\n", LET_ERR_INVALID},
+      {"GET / HTTP/1.1\r\n\r\n", LET_ERR_INVALID},
+      {R "Host: b\r\n\r\n", LET_ERR_INVALID},
+      {R " folded\r\n\r\n", LET_ERR_INVALID},
+      {R "\tfolded\r\n\r\n", LET_ERR_INVALID},
+      {R "NoColon\r\n\r\n", LET_ERR_INVALID},
+      {R ": v\r\n\r\n", LET_ERR_INVALID},
+      {R "A : v\r\n\r\n", LET_ERR_INVALID},
+      {R "A: \x01\r\n\r\n", LET_ERR_INVALID},
+      {R "A: b\rc\r\n\r\n", LET_ERR_INVALID},
+      {R "A: \x7f\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length:\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length: 1x\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length: +1\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length: 0x1\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length: 99999999999999999999\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length: 1\r\nContent-Length: 2\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length: 1, 2\r\n\r\n", LET_ERR_INVALID},
+      {R "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", LET_ERR_INVALID},
+      {R "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", LET_ERR_INVALID},
+      {R "Transfer-Encoding: chunked, chunked\r\n\r\n", LET_ERR_UNSUPPORTED},
+      {R "Transfer-Encoding: gzip, chunked\r\n\r\n", LET_ERR_UNSUPPORTED},
+      {R "Expect: the-best\r\n\r\n", LET_ERR_INVALID},
+      {"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", LET_ERR_INVALID},
+      {R "Inference-Header-Content-Length: -1\r\n\r\n", LET_ERR_INVALID},
+      {R "Inference-Header-Content-Length: 1\r\nInference-Header-Content-Length: 1\r\n\r\n", LET_ERR_INVALID},
+      {R "A: b\r\n", LET_ERR_AGAIN},
+      {R "A: b\r\n\r", LET_ERR_AGAIN},
+      {"", LET_ERR_AGAIN},
   };
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
     let_http1_head h;
@@ -129,9 +164,22 @@ static void test_chunked(void **state) {
     size_t left;
     bool end;
   } rows[] = {
-    {"0\r\n\r\n", "", 0, true}, {"5\r\nhello\r\n0\r\n\r\nGET", "hello", 3, true}, {"5;a=b\r\nhello\r\n1 \r\n!\r\n000\r\nT: v\r\nU: w\r\n\r\n", "hello!", 0, true},
-    {"A\r\n0123456789\r\n", "0123456789", 0, false}, {"5\r\nhel", "hel", 0, false}, {"\r\n", NULL, 0, 0}, {"g\r\n", NULL, 0, 0}, {"-1\r\n", NULL, 0, 0}, {"1\nx", NULL, 0, 0},
-    {"1\r\nxy\r\n", NULL, 0, 0}, {"1\r\nx\n", NULL, 0, 0}, {"1\r\nx\rz", NULL, 0, 0}, {"1234567890123456\r\n", NULL, 0, 0}, {"0\r\n\x01", NULL, 0, 0}, {"0\r\n\rx", NULL, 0, 0}, {"5;\x01\r\n", NULL, 0, 0},
+      {"0\r\n\r\n", "", 0, true},
+      {"5\r\nhello\r\n0\r\n\r\nGET", "hello", 3, true},
+      {"5;a=b\r\nhello\r\n1 \r\n!\r\n000\r\nT: v\r\nU: w\r\n\r\n", "hello!", 0, true},
+      {"A\r\n0123456789\r\n", "0123456789", 0, false},
+      {"5\r\nhel", "hel", 0, false},
+      {"\r\n", NULL, 0, 0},
+      {"g\r\n", NULL, 0, 0},
+      {"-1\r\n", NULL, 0, 0},
+      {"1\nx", NULL, 0, 0},
+      {"1\r\nxy\r\n", NULL, 0, 0},
+      {"1\r\nx\n", NULL, 0, 0},
+      {"1\r\nx\rz", NULL, 0, 0},
+      {"1234567890123456\r\n", NULL, 0, 0},
+      {"0\r\n\x01", NULL, 0, 0},
+      {"0\r\n\rx", NULL, 0, 0},
+      {"5;\x01\r\n", NULL, 0, 0},
   };
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++)
     for (uint64_t seed = 0; seed < 20; seed++) {
@@ -158,7 +206,8 @@ static void test_chunked(void **state) {
 
 static void test_random(void **state) {
   (void)state;
-  static const char base[] = "POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
+  static const char base[] =
+      "POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
   let_rng rng;
   let_rng_seed(&rng, 7);
   for (int round = 0; round < 20000; round++) {
@@ -176,6 +225,8 @@ static void test_random(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole_head), cmocka_unit_test(test_refused), cmocka_unit_test(test_limits), cmocka_unit_test(test_chunked), cmocka_unit_test(test_random)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole_head), cmocka_unit_test(test_refused),
+                                     cmocka_unit_test(test_limits), cmocka_unit_test(test_chunked),
+                                     cmocka_unit_test(test_random)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

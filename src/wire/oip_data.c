@@ -19,7 +19,8 @@ uint64_t let__oip_count(const let_tensor *t) {
 
 static let_err too_few(const let__json *j, uint64_t got, uint64_t want) {
   char what[128];
-  snprintf(what, sizeof what, "the data has %llu elements here where the shape says %llu", (unsigned long long)got, (unsigned long long)want);
+  snprintf(what, sizeof what, "the data has %llu elements here where the shape says %llu", (unsigned long long)got,
+           (unsigned long long)want);
   return let__json_fail(j, what);
 }
 
@@ -39,18 +40,18 @@ static let_err range(const let__json *j, const char *type) {
 }
 
 /* One loop per type: the type is looked at once per row of numbers, not once per number. */
-#define RUN(name, type, wide, read, fits)                           \
-  static let_err run_##name(cursor *c, uint64_t want) {             \
-    let__json *j = c->j;                                            \
-    for (uint64_t i = 0; i < want; i++, c->out += sizeof(type)) {   \
-      wide w;                                                       \
-      let_err r = between(j, i, want);                              \
-      if (r || (r = read(j, &w))) return r;                         \
-      if (!(fits)) return range(j, let_dtype_name(c->t->dtype));    \
-      type v = (type)w;                                             \
-      memcpy(c->out, &v, sizeof v);                                 \
-    }                                                               \
-    return LET_OK;                                                  \
+#define RUN(name, type, wide, read, fits)                         \
+  static let_err run_##name(cursor *c, uint64_t want) {           \
+    let__json *j = c->j;                                          \
+    for (uint64_t i = 0; i < want; i++, c->out += sizeof(type)) { \
+      wide w;                                                     \
+      let_err r = between(j, i, want);                            \
+      if (r || (r = read(j, &w))) return r;                       \
+      if (!(fits)) return range(j, let_dtype_name(c->t->dtype));  \
+      type v = (type)w;                                           \
+      memcpy(c->out, &v, sizeof v);                               \
+    }                                                             \
+    return LET_OK;                                                \
   }
 RUN(bool, uint8_t, bool, let__json_bool, true)
 RUN(u8, uint8_t, uint64_t, let__json_u64, w <= UINT8_MAX)
@@ -62,7 +63,7 @@ RUN(i16, int16_t, int64_t, let__json_i64, w >= INT16_MIN && w <= INT16_MAX)
 RUN(i32, int32_t, int64_t, let__json_i64, w >= INT32_MIN && w <= INT32_MAX)
 RUN(i64, int64_t, int64_t, let__json_i64, true)
 /* 0x1.ffffffp127 is where rounding to float becomes infinity. */
-RUN(f32, float, double, let__json_f64, w < 0x1.ffffffp127 && w > -0x1.ffffffp127)
+RUN(f32, float, double, let__json_f64, w<0x1.ffffffp127 && w> - 0x1.ffffffp127)
 RUN(f64, double, double, let__json_f64, w <= DBL_MAX && w >= -DBL_MAX)
 #undef RUN
 
@@ -73,7 +74,8 @@ static let_err run_bytes(cursor *c, uint64_t want) {
     let_err r = between(c->j, i, want);
     if (r || (r = let__json_string(c->j, &s, &escaped))) return r;
     if (!let__utf8(s)) return let__json_fail(c->j, "the string before this is not UTF-8 (send bytes as binary data)");
-    if (s.n > UINT32_MAX || (uint64_t)(c->end - c->out) < 4 + (uint64_t)s.n) return let__json_fail(c->j, "the strings are too long");
+    if (s.n > UINT32_MAX || (uint64_t)(c->end - c->out) < 4 + (uint64_t)s.n)
+      return let__json_fail(c->j, "the strings are too long");
     uint32_t n = (uint32_t)s.n;
     if (escaped) n = (uint32_t)let__json_unescape(s, c->out + 4);
     else if (n) memcpy(c->out + 4, s.p, n);
@@ -97,7 +99,9 @@ static let_err run(cursor *c, uint64_t want) {
   case LET_DTYPE_FP32: return run_f32(c, want);
   case LET_DTYPE_FP64: return run_f64(c, want);
   case LET_DTYPE_BYTES: return run_bytes(c, want);
-  default: return let_fail(c->j->e, LET_ERR_INVALID, "%s has no JSON form: send it as binary data", let_dtype_name(c->t->dtype));
+  default:
+    return let_fail(c->j->e, LET_ERR_INVALID, "%s has no JSON form: send it as binary data",
+                    let_dtype_name(c->t->dtype));
   }
 }
 
@@ -130,8 +134,11 @@ let_err let__oip_data(let__json *j, const let_tensor *t, uint64_t count, char *o
   uint32_t size = let_dtype_size(t->dtype);
   /* Every element takes a byte and a separator in the document; what cannot be there is not worth looking for, and
    * what is there fits the room (let_oip_room). */
-  if (count > (uint64_t)(j->end - j->p) / 2 + 1) return let_fail(j->e, LET_ERR_INVALID, "the data has fewer elements than the shape's %llu", (unsigned long long)count);
-  if (count > cap / (size ? size : 4)) return let_fail(j->e, LET_ERR_TOO_LARGE, "the data does not fit the request's buffer");
+  if (count > (uint64_t)(j->end - j->p) / 2 + 1)
+    return let_fail(j->e, LET_ERR_INVALID, "the data has fewer elements than the shape's %llu",
+                    (unsigned long long)count);
+  if (count > cap / (size ? size : 4))
+    return let_fail(j->e, LET_ERR_TOO_LARGE, "the data does not fit the request's buffer");
   let_err r = level(&c, 0);
   if (!r) *ret_bytes = (uint64_t)(c.out - out);
   return r;

@@ -20,7 +20,8 @@ static size_t put_i64(char *out, int64_t v) {
   return 1 + put_u64(out + 1, 0 - (uint64_t)v);
 }
 
-static const double ten[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16};
+static const double ten[] = {1e0, 1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7, 1e8,
+                             1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16};
 
 /* m / 10^k in decimal, without trailing zeros after the first decimal. */
 static size_t put_scaled(char *out, uint64_t m, int k) {
@@ -90,18 +91,19 @@ static size_t put_f64(char *out, double x) {
 
 enum { ELEMENT_MAX = 32 };
 
-#define PUT(type, expr)                        \
-  {                                            \
-    type v;                                    \
-    memcpy(&v, p + i * sizeof v, sizeof v);    \
-    at += expr;                                \
-    break;                                     \
+#define PUT(type, expr)                     \
+  {                                         \
+    type v;                                 \
+    memcpy(&v, p + i * sizeof v, sizeof v); \
+    at += expr;                             \
+    break;                                  \
   }
 
 /* False: the value has no JSON form. */
 static bool numbers(let_dtype t, const char *p, uint64_t count, let_buf *out) {
   for (uint64_t i = 0; i < count; i++) {
-    if (out->cap - out->n <= ELEMENT_MAX + 1 && !let_buf_reserve(out, ELEMENT_MAX + 1)) return true; /* out->failed says it */
+    if (out->cap - out->n <= ELEMENT_MAX + 1 && !let_buf_reserve(out, ELEMENT_MAX + 1))
+      return true; /* out->failed says it */
     char *at = out->p + out->n;
     if (i) *at++ = ',';
     switch (t) {
@@ -168,8 +170,10 @@ static let_err tensor(const let_tensor_spec *s, const let_oip_output *o, bool bi
   if (sane && size) sane = !__builtin_mul_overflow(count, (uint64_t)size, &bytes) && bytes == t->bytes;
   else if (sane) sane = t->dtype == LET_DTYPE_BYTES && strings(o->data, t->bytes, count, NULL) == 0;
   if (!sane)
-    return let_fail(e, LET_ERR_INTERNAL, "output '%s': the worker returned %s of %llu bytes that its shape does not explain; the configuration says %s", s->name,
-                    let_dtype_name(t->dtype), (unsigned long long)t->bytes, let_dtype_name(s->dtype));
+    return let_fail(
+        e, LET_ERR_INTERNAL,
+        "output '%s': the worker returned %s of %llu bytes that its shape does not explain; the configuration says %s",
+        s->name, let_dtype_name(t->dtype), (unsigned long long)t->bytes, let_dtype_name(s->dtype));
   let_buf_str(out, "{\"name\":");
   let_oip_string(out, let_str_c(s->name));
   let_buf_fmt(out, ",\"datatype\":\"%s\",\"shape\":[", let_dtype_name(t->dtype));
@@ -180,12 +184,16 @@ static let_err tensor(const let_tensor_spec *s, const let_oip_output *o, bool bi
   }
   let_buf_str(out, "],\"data\":[");
   if (size ? !numbers(t->dtype, o->data, count, out) : strings(o->data, t->bytes, count, out) != 0)
-    return let_fail(e, LET_ERR_INVALID, "output '%s' has a value without a JSON form (NaN, infinity, or not UTF-8): set the request's parameter binary_data_output to true", s->name);
+    return let_fail(e, LET_ERR_INVALID,
+                    "output '%s' has a value without a JSON form (NaN, infinity, or not UTF-8): set the request's "
+                    "parameter binary_data_output to true",
+                    s->name);
   let_buf_str(out, "]}");
   return LET_OK;
 }
 
-let_err let_oip_infer_answer(const let_model *m, const let_oip_infer *i, const let_oip_output *o, let_buf *out, uint64_t *ret_raw, let_error *e) {
+let_err let_oip_infer_answer(const let_model *m, const let_oip_infer *i, const let_oip_output *o, let_buf *out,
+                             uint64_t *ret_raw, let_error *e) {
   uint64_t raw = 0;
   let_buf_str(out, "{\"model_name\":");
   let_oip_string(out, let_str_c(m->name));
@@ -223,7 +231,8 @@ void let_oip_server(let_buf *out, const char *name, const char *version) {
   let_buf_str(out, ",\"version\":");
   let_oip_string(out, let_str_c(version));
   /* perf_analyzer believes this list: what stands here must be whole. */
-  let_buf_str(out, ",\"extensions\":[\"binary_tensor_data\",\"parameters\",\"schedule_policy\",\"model_configuration\",\"statistics\"]}");
+  let_buf_str(out, ",\"extensions\":[\"binary_tensor_data\",\"parameters\",\"schedule_policy\",\"model_configuration\","
+                   "\"statistics\"]}");
 }
 
 static void specs(let_buf *out, const let_model *m, const let_tensor_spec *t, unsigned n) {
@@ -231,7 +240,8 @@ static void specs(let_buf *out, const let_model *m, const let_tensor_spec *t, un
     let_buf_str(out, i ? ",{\"name\":" : "{\"name\":");
     let_oip_string(out, let_str_c(t[i].name));
     let_buf_fmt(out, ",\"datatype\":\"%s\",\"shape\":[%s", let_dtype_name(t[i].dtype), m->max_batch ? "-1" : "");
-    for (unsigned d = 0; d < t[i].rank; d++) let_buf_fmt(out, d || m->max_batch ? ",%lld" : "%lld", (long long)t[i].dims[d]);
+    for (unsigned d = 0; d < t[i].rank; d++)
+      let_buf_fmt(out, d || m->max_batch ? ",%lld" : "%lld", (long long)t[i].dims[d]);
     let_buf_str(out, "]}");
   }
 }
@@ -251,5 +261,6 @@ void let_oip_model(let_buf *out, const let_model *m) {
 void let_oip_index_entry(let_buf *out, const let_model *m, bool ready) {
   let_buf_str(out, "{\"name\":");
   let_oip_string(out, let_str_c(m->name));
-  let_buf_fmt(out, ",\"version\":\"%lld\",\"state\":\"%s\",\"reason\":\"%s\"}", (long long)m->version, ready ? "READY" : "UNAVAILABLE", ready ? "" : "no gpu-let serves it yet");
+  let_buf_fmt(out, ",\"version\":\"%lld\",\"state\":\"%s\",\"reason\":\"%s\"}", (long long)m->version,
+              ready ? "READY" : "UNAVAILABLE", ready ? "" : "no gpu-let serves it yet");
 }

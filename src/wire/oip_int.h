@@ -25,7 +25,7 @@ let_err let__json_expect(let__json *j, char c);
 let_err let__json_string(let__json *j, let_str *ret, bool *ret_escaped);
 /* A string decoded into |out| unless it has no escapes. */
 let_err let__json_text(let__json *j, char *out, size_t cap, let_str *ret);
-size_t let__json_unescape(let_str s, char *out); /* s as let__json_string returned it; out holds s.n bytes */
+size_t let__json_unescape(let_str s, char *out);      /* s as let__json_string returned it; out holds s.n bytes */
 let_err let__json_skip(let__json *j, unsigned depth); /* any value */
 /* Steps through {"key": value, ...} and [value, ...]: *ret_more is false after the last; |first| starts true. */
 let_err let__json_member(let__json *j, bool *first, char *out, size_t cap, let_str *ret_key, bool *ret_more);

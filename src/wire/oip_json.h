@@ -43,10 +43,12 @@ uint64_t let_oip_room(const let_model *m, uint64_t json_bytes, uint64_t raw_byte
 /* Decodes and checks a request against its model: fills rec->in[], n_in and rows, and *ret. When every tensor is raw,
  * they stay where they are; when one of them is JSON, all end up in |room|, and AGAIN says that there was none.
  * INVALID, TOO_LARGE, UNSUPPORTED: |e| names the tensor and says what to change; |rec| holds nothing of use. */
-LET_CHECKED let_err let_oip_infer_parse(const let_oip_body *b, const let_model *m, let_record *rec, let_oip_infer *ret, let_error *e);
+LET_CHECKED let_err let_oip_infer_parse(const let_oip_body *b, const let_model *m, let_record *rec, let_oip_infer *ret,
+                                        let_error *e);
 
 /* The raw binary request (Inference-Header-Content-Length: 0): the whole body is the model's one input. */
-LET_CHECKED let_err let_oip_infer_raw(const let_oip_body *b, const let_model *m, let_record *rec, let_oip_infer *ret, let_error *e);
+LET_CHECKED let_err let_oip_infer_raw(const let_oip_body *b, const let_model *m, let_record *rec, let_oip_infer *ret,
+                                      let_error *e);
 
 /* One output as the worker left it: the caller's own copy of its let_tensor, and its bytes. */
 typedef struct let_oip_output {
@@ -57,7 +59,8 @@ typedef struct let_oip_output {
 /* Appends the answer's JSON to |out|. |o| has one entry per output of the model. Outputs asked for in binary are to be
  * sent behind it, in the order of i->out: *ret_raw is how many bytes they have together. INVALID: an output has no
  * JSON form (NaN, infinity, not UTF-8); INTERNAL: the worker's shape and bytes contradict each other; NOMEM. */
-LET_CHECKED let_err let_oip_infer_answer(const let_model *m, const let_oip_infer *i, const let_oip_output *o, let_buf *out, uint64_t *ret_raw, let_error *e);
+LET_CHECKED let_err let_oip_infer_answer(const let_model *m, const let_oip_infer *i, const let_oip_output *o,
+                                         let_buf *out, uint64_t *ret_raw, let_error *e);
 
 void let_oip_error(let_buf *out, const char *text); /* {"error": ...} */
 void let_oip_server(let_buf *out, const char *name, const char *version);

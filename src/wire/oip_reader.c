@@ -1,10 +1,12 @@
-/* oip_reader.c: JSON read in place, one pass, no tree. jansson would build a node per number; a 224x224 image has 150,528. */
+/* oip_reader.c: JSON read in place, one pass, no tree. jansson would build a node per number; a 224x224 image has
+ * 150,528. */
 #include <stdlib.h>
 
 #include "oip_int.h"
 
 let_err let__json_fail(const let__json *j, const char *what) {
-  return let_fail(j->e, LET_ERR_INVALID, "JSON, byte %zu: %s", (size_t)(j->p - j->start), j->p < j->end ? what : "the document ends too early");
+  return let_fail(j->e, LET_ERR_INVALID, "JSON, byte %zu: %s", (size_t)(j->p - j->start),
+                  j->p < j->end ? what : "the document ends too early");
 }
 
 let_err let__json_expect(let__json *j, char c) {
@@ -22,7 +24,10 @@ static int hex4(const char *p, const char *end) {
   if (end - p < 4) return -1;
   for (int i = 0; i < 4; i++) {
     char c = p[i];
-    int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    int d = c >= '0' && c <= '9'   ? c - '0'
+            : c >= 'a' && c <= 'f' ? c - 'a' + 10
+            : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                   : -1;
     if (d < 0) return -1;
     v = v * 16 + d;
   }
@@ -64,8 +69,11 @@ let_err let__json_string(let__json *j, let_str *ret, bool *ret_escaped) {
 static char *put_utf8(char *o, unsigned u) {
   if (u < 0x80) *o++ = (char)u;
   else if (u < 0x800) *o++ = (char)(0xc0 | u >> 6), *o++ = (char)(0x80 | (u & 63));
-  else if (u < 0x10000) *o++ = (char)(0xe0 | u >> 12), *o++ = (char)(0x80 | (u >> 6 & 63)), *o++ = (char)(0x80 | (u & 63));
-  else *o++ = (char)(0xf0 | u >> 18), *o++ = (char)(0x80 | (u >> 12 & 63)), *o++ = (char)(0x80 | (u >> 6 & 63)), *o++ = (char)(0x80 | (u & 63));
+  else if (u < 0x10000)
+    *o++ = (char)(0xe0 | u >> 12), *o++ = (char)(0x80 | (u >> 6 & 63)), *o++ = (char)(0x80 | (u & 63));
+  else
+    *o++ = (char)(0xf0 | u >> 18), *o++ = (char)(0x80 | (u >> 12 & 63)), *o++ = (char)(0x80 | (u >> 6 & 63)),
+    *o++ = (char)(0x80 | (u & 63));
   return o;
 }
 
@@ -144,7 +152,8 @@ static let_err scan_number(let__json *j, num *n) {
     n->integer = false;
     if (!digit(j)) return let__json_fail(j, "a digit must follow the decimal point");
     for (; digit(j); j->p++) {
-      if (used < 19 && n->exp10 > -400) n->digits = n->digits * 10 + (uint64_t)(*j->p - '0'), n->exp10--, used += n->digits != 0;
+      if (used < 19 && n->exp10 > -400)
+        n->digits = n->digits * 10 + (uint64_t)(*j->p - '0'), n->exp10--, used += n->digits != 0;
       else if (*j->p != '0') n->exact = false;
     }
   }
@@ -189,7 +198,8 @@ static let_err integer(let__json *j, num *n) {
   if (!n->exact) { /* 20 digits or more: only 2^64-1 and below has a chance */
     uint64_t v = 0;
     for (const char *p = n->from + n->negative; p < j->p; p++)
-      if (__builtin_mul_overflow(v, 10u, &v) || __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v)) return let__json_fail(j, "the integer is out of range");
+      if (__builtin_mul_overflow(v, 10u, &v) || __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
+        return let__json_fail(j, "the integer is out of range");
     n->digits = v;
   }
   return LET_OK;
@@ -295,7 +305,9 @@ static size_t sequence(const unsigned char *p, size_t n) {
   if (!len || len > n) return 0;
   for (size_t i = 1; i < len; i++)
     if ((p[i] & 0xc0) != 0x80) return 0;
-  if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f)) return 0;
+  if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+      (p[0] == 0xf4 && p[1] > 0x8f))
+    return 0;
   return len;
 }
 

@@ -1,5 +1,5 @@
-/* bring_up.c: a generation's steps: open, load, prepare, measure; later the same for further sizes, beside the lane that
- * serves; and in the end its frees, one by one. */
+/* bring_up.c: a generation's steps: open, load, prepare, measure; later the same for further sizes, beside the lane
+ * that serves; and in the end its frees, one by one. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,11 +27,14 @@ static let_err read_model(const json_t *doc, let__lane_model *m, let_error *e) {
     return let_fail(e, LET_ERR_INVALID, "field 'sizes' is not a list of 1 to %d batch sizes", LET_SIZES_MAX);
   for (size_t i = 0; i < n; i++) {
     json_int_t size = json_integer_value(json_array_get(sizes, i));
-    if (size < 1 || size > LET_BATCH_MAX) return let_fail(e, LET_ERR_INVALID, "sizes[%zu] is not a batch size of 1 to %d", i, LET_BATCH_MAX);
+    if (size < 1 || size > LET_BATCH_MAX)
+      return let_fail(e, LET_ERR_INVALID, "sizes[%zu] is not a batch size of 1 to %d", i, LET_BATCH_MAX);
     m->size[m->n_sizes++] = (uint32_t)size;
   }
-  if (json_object_get(doc, "needed") && !number(doc, "needed", 1, (int64_t)n, &needed)) return let_fail(e, LET_ERR_INVALID, "field 'needed' is not a number of sizes");
-  if (json_object_get(doc, "slo_us") && !number(doc, "slo_us", 0, INT64_MAX / LET_US, &slo_us)) return let_fail(e, LET_ERR_INVALID, "field 'slo_us' is not a time");
+  if (json_object_get(doc, "needed") && !number(doc, "needed", 1, (int64_t)n, &needed))
+    return let_fail(e, LET_ERR_INVALID, "field 'needed' is not a number of sizes");
+  if (json_object_get(doc, "slo_us") && !number(doc, "slo_us", 0, INT64_MAX / LET_US, &slo_us))
+    return let_fail(e, LET_ERR_INVALID, "field 'slo_us' is not a time");
   m->needed = (uint32_t)needed, m->slo = slo_us * LET_US, m->planned = json_is_true(json_object_get(doc, "planned"));
   return LET_OK;
 }
@@ -40,8 +43,9 @@ static let_err read_lane(const json_t *doc, let__lane *l, let_error *e) {
   const json_t *models = json_object_get(doc, "models");
   int64_t gpulet, first, granules, cost = 0;
   size_t n = json_array_size(models);
-  if (!number(doc, "gpulet", 0, UINT32_MAX, &gpulet) || !number(doc, "first", 0, UINT32_MAX, &first) || !number(doc, "granules", 1, UINT32_MAX, &granules) ||
-      !json_is_array(models) || n < 1 || (json_object_get(doc, "cost_us") && !number(doc, "cost_us", 0, INT64_MAX, &cost)))
+  if (!number(doc, "gpulet", 0, UINT32_MAX, &gpulet) || !number(doc, "first", 0, UINT32_MAX, &first) ||
+      !number(doc, "granules", 1, UINT32_MAX, &granules) || !json_is_array(models) || n < 1 ||
+      (json_object_get(doc, "cost_us") && !number(doc, "cost_us", 0, INT64_MAX, &cost)))
     return let_fail(e, LET_ERR_INVALID, "a lane needs 'gpulet', 'first', 'granules' (numbers) and 'models' (a list)");
   l->gpulet = (uint32_t)gpulet, l->first = (uint32_t)first, l->granules = (uint32_t)granules, l->cost = (uint64_t)cost;
   l->shared = json_is_true(json_object_get(doc, "shared"));
@@ -63,20 +67,24 @@ static void sort(let__generation *g) {
   }
 }
 
-let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret, let_error *e) {
+let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret,
+                            let_error *e) {
   const json_t *list = json_object_get(doc, "lanes");
   size_t n = json_array_size(list);
   let__generation *g = n && n <= LET__GPULETS_MAX ? calloc(1, sizeof *g) : NULL;
   let_err r = LET_OK;
   if (g) g->stop_fd = -1, g->number = (uint64_t)json_integer_value(json_object_get(doc, "generation"));
   if (!json_is_array(list) || n < 1 || n > LET__GPULETS_MAX || (size_t)n_fds != n + 2)
-    r = let_fail(e, LET_ERR_INVALID, "'prepare' with %zu lanes and %d descriptors: one per lane and two more are needed", n, n_fds);
-  else if (!g || !(g->lane = calloc(n, sizeof *g->lane))) r = let_fail(e, LET_ERR_NOMEM, "out of memory for %zu lanes", n);
+    r = let_fail(e, LET_ERR_INVALID,
+                 "'prepare' with %zu lanes and %d descriptors: one per lane and two more are needed", n, n_fds);
+  else if (!g || !(g->lane = calloc(n, sizeof *g->lane)))
+    r = let_fail(e, LET_ERR_NOMEM, "out of memory for %zu lanes", n);
   else if (!(r = let_lanes_map(fds[0], (uint32_t)n, fds + 2, fds[1], &g->lanes, e)))
     for (int i = 1; i < n_fds; i++) fds[i] = -1; /* the lanes own them now */
   for (int i = 0; i < n_fds; i++)
     if (fds[i] >= 0) close(fds[i]);
-  if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
+  if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+    r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
   for (size_t i = 0; !r && i < n; i++) {
     let__lane *l = &g->lane[g->n++];
     *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd, .due = LET_NEVER};
@@ -112,7 +120,9 @@ bool let__busy(let__worker *w) {
 }
 
 static let_err open_gpulet(let__worker *w, const let__lane *l, let_gpulet **ret, uint32_t *ret_number, let_error *e) {
-  if (~w->numbers == 0) return let_fail(e, LET_ERR_OVERLOADED, "%d gpu-lets are open on this device, as many as there can be", LET__GPULETS_MAX);
+  if (~w->numbers == 0)
+    return let_fail(e, LET_ERR_OVERLOADED, "%d gpu-lets are open on this device, as many as there can be",
+                    LET__GPULETS_MAX);
   uint32_t n = (uint32_t)__builtin_ctzll(~w->numbers);
   let_err r = w->view.device->i->open(w->view.device, n, l->first, l->granules, l->shared, ret, e);
   if (r) return r;
@@ -124,7 +134,8 @@ static let_err open_gpulet(let__worker *w, const let__lane *l, let_gpulet **ret,
 static let_err load_model(let__worker *w, let__generation *g, const let__lane *l, let__lane_model *m, let_error *e) {
   let_model spec;
   size_t index = (size_t)(m - l->model);
-  const json_t *doc = json_array_get(json_object_get(json_array_get(json_object_get(g->doc, "lanes"), l->index), "models"), index);
+  const json_t *doc =
+      json_array_get(json_object_get(json_array_get(json_object_get(g->doc, "lanes"), l->index), "models"), index);
   let_err r = let_control_model_get(json_object_get(doc, "spec"), &spec, e);
   if (r) return r;
   memcpy(g->model, spec.name, sizeof g->model);
@@ -189,10 +200,10 @@ static let_dur expected(const let__lane_model *m, uint32_t size) {
 }
 
 /* Measures the cell on |on|, in |hand|'s thread; what was measured in this process before is not measured again. Nor is
- * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to measure it
- * holds up the small ones of whoever serves on the same SMs until it is done. */
-static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l, let__lane_model *m, let_gpulet *on, _Atomic let_time *due,
-                            bool beside, let__cell *c, let_error *e) {
+ * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to
+ * measure it holds up the small ones of whoever serves on the same SMs until it is done. */
+static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l, let__lane_model *m, let_gpulet *on,
+                            _Atomic let_time *due, bool beside, let__cell *c, let_error *e) {
   let_err r = let__hand_start(hand, e);
   if (r) return r;
   const let__known *known = let__model_known(m->loaded, c->size, l->granules, l->shared);
@@ -200,7 +211,14 @@ static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l,
   c->p99 = expected(m, c->size);
   if (again) c->p50 = known->p50, c->p99 = known->p99, c->beside = known->beside;
   else if (beside && m->planned && w->view.device->i->depth > 1) return c->beside = true, c->p99 = 0, LET_OK;
-  measuring x = {.w = &w->view, .g = on, .engine = m->engine, .due = due, .cell = c, .effort = again ? LET__ONCE : beside ? LET__BESIDE : LET__ALONE};
+  measuring x = {.w = &w->view,
+                 .g = on,
+                 .engine = m->engine,
+                 .due = due,
+                 .cell = c,
+                 .effort = again    ? LET__ONCE
+                           : beside ? LET__BESIDE
+                                    : LET__ALONE};
   uint64_t before = batches_run(w);
   let__hand_give(hand, measure, &x);
   let__hand_wait(hand);
@@ -208,7 +226,8 @@ static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l,
     if (e) *e = x.error;
     return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, c->size), x.result;
   }
-  if (x.effort == LET__ALONE && batches_run(w) != before) c->beside = true, c->p99 = c->p50; /* it was not alone after all */
+  if (x.effort == LET__ALONE && batches_run(w) != before)
+    c->beside = true, c->p99 = c->p50; /* it was not alone after all */
   if (!again && c->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, c);
   return LET_OK;
 }
@@ -221,7 +240,8 @@ static void publish(let__lane_model *m) {
 /* The planned batch alone is too slow for single requests to be padded to it within the SLO (a plan that promises
  * none): one more size before the lane serves. */
 static bool too_slow(const let__lane_model *m, const let__cell *c) {
-  return m->slo > 0 && !c->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 && m->size[1] < c->size && 2 * c->p50 > m->slo;
+  return m->slo > 0 && !c->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 &&
+         m->size[1] < c->size && 2 * c->p50 > m->slo;
 }
 
 let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e) {
@@ -292,7 +312,8 @@ static void let_go(let__lane *l) {
   l->tried = NULL;
 }
 
-static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__cell *c, int instance, let_error *e) {
+static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__cell *c, int instance,
+                            let_error *e) {
   let_err r = prepare(m, on, c, instance, e);
   if (!scarce(r) || !l->tried) return r;
   let_go(l);
@@ -314,7 +335,8 @@ static bool lane_grows(const let__lane *l) {
   return false;
 }
 
-static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__cell *c, uint32_t *ret_size, let_error *e) {
+static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__cell *c,
+                    uint32_t *ret_size, let_error *e) {
   if (!l->twin) return open_gpulet(w, l, &l->twin, &l->twin_number, e);
   if (!m->measured && !c->x[0]) return prepare_more(l, m, l->twin, c, 0, e);
   if (!m->measured) {
@@ -329,13 +351,15 @@ static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let_
   return LET_OK;
 }
 
-let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size, let_error *e) {
+let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
+                  let_error *e) {
   let__lane *l = NULL;
   let__lane_model *m = next_to_grow(g, &l);
   let__cell *c = &m->cell[let__cells(m)];
   *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
   let_err r = grow(w, g, l, m, c, ret_size, e);
-  if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE) return r; /* what was launched may still run: nothing of it is freed */
+  if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE)
+    return r; /* what was launched may still run: nothing of it is freed */
   if (!r) return LET_OK;
   discard(m, c);
   m->measured = false;

@@ -14,12 +14,16 @@ void let__fault_init(void) {
   const char *colon = s ? strchr(s, ':') : NULL;
   if (!s || !*s) return;
   for (unsigned i = 0; colon && i < sizeof names / sizeof *names; i++)
-    if (strlen(names[i]) == (size_t)(colon - s) && strncmp(names[i], s, (size_t)(colon - s)) == 0 && atol(colon + 1) > 0) {
+    if (strlen(names[i]) == (size_t)(colon - s) && strncmp(names[i], s, (size_t)(colon - s)) == 0 &&
+        atol(colon + 1) > 0) {
       atomic_store(&left, atol(colon + 1));
       let__fault_stage = (int)i;
       return;
     }
-  fprintf(stderr, "gpulet worker: GPULET_FAULT=\"%s\" is not \"stage:n\" with a stage of init, prepare, take, copied, launched, before_done, after_done\n", s);
+  fprintf(stderr,
+          "gpulet worker: GPULET_FAULT=\"%s\" is not \"stage:n\" with a stage of init, prepare, take, copied, "
+          "launched, before_done, after_done\n",
+          s);
 }
 
 void let__fault_raise(let__stage s) {

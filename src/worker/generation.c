@@ -1,8 +1,9 @@
 /* generation.c: what the control thread does next, and what it tells the server about it.
  *
- * One step at a time, documents first: what the server waits for (a generation being brought up, lane by lane), then frees of
- * what was retired, then the further sizes of what serves (let__pace says how long it rests in between). Were several
- * threads to bring up lanes, each would take a lane of the generation's order; nothing else here assumes one. */
+ * One step at a time, documents first: what the server waits for (a generation being brought up, lane by lane), then
+ * frees of what was retired, then the further sizes of what serves (let__pace says how long it rests in between). Were
+ * several threads to bring up lanes, each would take a lane of the generation's order; nothing else here assumes one.
+ */
 #include <stdlib.h>
 
 #include "os/clock.h"
@@ -19,7 +20,8 @@ static uint64_t memory_of(const let__lane_model *m) {
 }
 
 static json_t *size_json(const let__cell *c) {
-  return json_pack("{si sf sf sb}", "size", (int)c->size, "p50_us", (double)c->p50 / 1e3, "p99_us", (double)c->p99 / 1e3, "beside", c->beside);
+  return json_pack("{si sf sf sb}", "size", (int)c->size, "p50_us", (double)c->p50 / 1e3, "p99_us",
+                   (double)c->p99 / 1e3, "beside", c->beside);
 }
 
 static json_t *model_json(const let__lane_model *m) {
@@ -28,8 +30,9 @@ static json_t *model_json(const let__lane_model *m) {
   const let_exec *x = m->cell[0].x[0];
   for (unsigned o = 0; o < x->n_out && !x->dynamic; o++) row += x->out[o].row_bytes;
   for (uint32_t c = 0; c < let__cells(m); c++) json_array_append_new(sizes, size_json(&m->cell[c]));
-  return json_pack("{ss sI sI so sI so}", "name", m->m->name, "memory_bytes", (json_int_t)memory_of(m), "output_row_bytes", (json_int_t)row, "eager",
-                   let__text_json(m->note ? m->note : ""), "took_us", (json_int_t)(m->took / LET_US), "sizes", sizes);
+  return json_pack("{ss sI sI so sI so}", "name", m->m->name, "memory_bytes", (json_int_t)memory_of(m),
+                   "output_row_bytes", (json_int_t)row, "eager", let__text_json(m->note ? m->note : ""), "took_us",
+                   (json_int_t)(m->took / LET_US), "sizes", sizes);
 }
 
 static json_t *lane_json(const let__lane *l) {
@@ -39,29 +42,37 @@ static json_t *lane_json(const let__lane *l) {
 }
 
 static let_err say_lane(let__worker *w, const let__generation *g, const let__lane *l) {
-  return let__send(w, json_pack("{ss sI s[o]}", "event", "lane", "generation", (json_int_t)g->number, "lanes", lane_json(l)));
+  return let__send(
+      w, json_pack("{ss sI s[o]}", "event", "lane", "generation", (json_int_t)g->number, "lanes", lane_json(l)));
 }
 
 static let_err say_prepared(let__worker *w, const let__generation *g) {
   json_t *lanes = json_array();
   for (uint32_t i = 0; i < g->n; i++) json_array_append_new(lanes, lane_json(&g->lane[i]));
-  return let__send(w, json_pack("{ss sI so}", "event", "prepared", "generation", (json_int_t)g->number, "lanes", lanes));
+  return let__send(w,
+                   json_pack("{ss sI so}", "event", "prepared", "generation", (json_int_t)g->number, "lanes", lanes));
 }
 
 static let_err say_progress(let__worker *w, const let__generation *g) {
-  return let__send(w, json_pack("{ss sI ss si si}", "event", "progress", "generation", (json_int_t)g->number, "text", g->model, "done", (int)g->done, "total", (int)g->total));
+  return let__send(w, json_pack("{ss sI ss si si}", "event", "progress", "generation", (json_int_t)g->number, "text",
+                                g->model, "done", (int)g->done, "total", (int)g->total));
 }
 
-static let_err say_failed(let__worker *w, uint64_t generation, uint32_t gpulet, const char *model, const let_error *e, let_err code) {
-  return let__send(w, json_pack("{ss sI si so si so}", "event", "failed", "generation", (json_int_t)generation, "gpulet", (int)gpulet, "model",
-                                let__text_json(model), "code", (int)code, "text", let__text_json(e->text)));
+static let_err say_failed(let__worker *w, uint64_t generation, uint32_t gpulet, const char *model, const let_error *e,
+                          let_err code) {
+  return let__send(w, json_pack("{ss sI si so si so}", "event", "failed", "generation", (json_int_t)generation,
+                                "gpulet", (int)gpulet, "model", let__text_json(model), "code", (int)code, "text",
+                                let__text_json(e->text)));
 }
 
-static let_err say_size(let__worker *w, const let__generation *g, const let__lane *l, uint32_t model, uint32_t size, const char *failed) {
+static let_err say_size(let__worker *w, const let__generation *g, const let__lane *l, uint32_t model, uint32_t size,
+                        const char *failed) {
   const let__lane_model *m = &l->model[model];
-  json_t *one = failed ? json_pack("{si so}", "size", (int)size, "failed", let__text_json(failed)) : size_json(&m->cell[let__cells(m) - 1]);
-  return let__send(w, json_pack("{ss sI si si sI so}", "event", "size", "generation", (json_int_t)g->number, "gpulet", (int)l->gpulet, "model", (int)model,
-                                "memory_bytes", (json_int_t)memory_of(m), "size", one));
+  json_t *one = failed ? json_pack("{si so}", "size", (int)size, "failed", let__text_json(failed))
+                       : size_json(&m->cell[let__cells(m) - 1]);
+  return let__send(w, json_pack("{ss sI si si sI so}", "event", "size", "generation", (json_int_t)g->number, "gpulet",
+                                (int)l->gpulet, "model", (int)model, "memory_bytes", (json_int_t)memory_of(m), "size",
+                                one));
 }
 
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
@@ -184,8 +195,8 @@ let_err let__on_prepare(let__worker *w, const json_t *doc, int *fds, int n_fds) 
   return LET_OK;
 }
 
-/* `retired` says that nothing of it runs any more. Its memory is given back later, step by step: each free waits for all
- * that runs on the device, and the new generation is just taking over. */
+/* `retired` says that nothing of it runs any more. Its memory is given back later, step by step: each free waits for
+ * all that runs on the device, and the new generation is just taking over. */
 let_err let__on_retire(let__worker *w, const json_t *doc) {
   uint64_t number = (uint64_t)json_integer_value(json_object_get(doc, "generation"));
   for (let__generation *g = w->generations; g; g = g->next)

@@ -6,7 +6,9 @@ static json_t *model_in(const server *s, size_t lane, size_t model) {
   return json_array_get(json_object_get(json_array_get(json_object_get(s->last, "lanes"), lane), "models"), model);
 }
 
-static size_t sizes_in(const server *s, size_t lane, size_t model) { return json_array_size(json_object_get(model_in(s, lane, model), "sizes")); }
+static size_t sizes_in(const server *s, size_t lane, size_t model) {
+  return json_array_size(json_object_get(model_in(s, lane, model), "sizes"));
+}
 
 /* Waits for a `size` event of generation |g|; returns the size, negative when it failed. */
 static int more(server *s, int g) {
@@ -20,7 +22,8 @@ static int more(server *s, int g) {
 /* The next event |want|, whatever was said before it. */
 static void await(server *s, const char *want) {
   const char *got;
-  while ((got = event(s)) && strcmp(got, want) != 0) assert_true(strcmp(got, "size") == 0 || strcmp(got, "prepared") == 0);
+  while ((got = event(s)) && strcmp(got, want) != 0)
+    assert_true(strcmp(got, "size") == 0 || strcmp(got, "prepared") == 0);
   assert_non_null(got);
 }
 
@@ -129,7 +132,8 @@ static void test_changes_while_growing(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
-/* 64 gpu-lets are all that a device has numbers for: the second generation grows once the first is gone, and loses nothing. */
+/* 64 gpu-lets are all that a device has numbers for: the second generation grows once the first is gone, and loses
+ * nothing. */
 static void test_grows_when_there_is_room(void **state) {
   (void)state;
   server s;
@@ -170,8 +174,8 @@ static double p50_of(const server *s, size_t size) {
   return json_real_value(json_object_get(json_array_get(json_object_get(model_in(s, 0, 0), "sizes"), size), "p50_us"));
 }
 
-/* A -> B -> A: what was measured is not measured again, on as many granules; and the model is loaded again when nobody has
- * kept it. */
+/* A -> B -> A: what was measured is not measured again, on as many granules; and the model is loaded again when nobody
+ * has kept it. */
 static void test_measures_once(void **state) {
   (void)state;
   server s;
@@ -202,10 +206,13 @@ static void test_measures_once(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_lanes_come_one_by_one), cmocka_unit_test(test_grows_while_serving),
-    cmocka_unit_test(test_too_slow_for_padding), cmocka_unit_test(test_changes_while_growing),
-    cmocka_unit_test(test_grows_when_there_is_room), cmocka_unit_test(test_killed_while_growing),
-    cmocka_unit_test(test_measures_once),
+      cmocka_unit_test(test_lanes_come_one_by_one),
+      cmocka_unit_test(test_grows_while_serving),
+      cmocka_unit_test(test_too_slow_for_padding),
+      cmocka_unit_test(test_changes_while_growing),
+      cmocka_unit_test(test_grows_when_there_is_room),
+      cmocka_unit_test(test_killed_while_growing),
+      cmocka_unit_test(test_measures_once),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

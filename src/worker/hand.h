@@ -18,7 +18,7 @@ typedef struct let__hand {
 } let__hand;
 
 /* All from one thread. What was written before give() is seen by |fn|, what |fn| wrote is seen after wait(). */
-let_err let__hand_start(let__hand *h, let_error *e); /* of a zeroed one; nothing to do when started */
+let_err let__hand_start(let__hand *h, let_error *e);                 /* of a zeroed one; nothing to do when started */
 void let__hand_give(let__hand *h, void (*fn)(void *arg), void *arg); /* waits for what it did before */
 void let__hand_wait(let__hand *h);
 void let__hand_stop(let__hand *h); /* waits too; not started: nothing */

@@ -26,11 +26,15 @@ typedef struct job {
 
 static uint64_t align(uint64_t n) { return (n + ALIGN - 1) & ~(uint64_t)(ALIGN - 1); }
 
-static let_record *record_of(const let__lane *l, const job *j, uint32_t i) { return let_ring_arena_record(l->w->arena, j->msg->record[i]); }
+static let_record *record_of(const let__lane *l, const job *j, uint32_t i) {
+  return let_ring_arena_record(l->w->arena, j->msg->record[i]);
+}
 
 static bool batches(const job *j) { return j->model->m->max_batch > 0; }
 
-static let_dur watchdog(const let__worker_view *w, const let__cell *c) { return c->p99 > w->watchdog / 10 ? 10 * c->p99 : w->watchdog; }
+static let_dur watchdog(const let__worker_view *w, const let__cell *c) {
+  return c->p99 > w->watchdog / 10 ? 10 * c->p99 : w->watchdog;
+}
 
 /* From here on until |time| the lane may be stuck inside a call; the control thread looks. */
 static void due(let__lane *l, let_time time) { atomic_store_explicit(&l->due, time, memory_order_relaxed); }
@@ -53,22 +57,31 @@ static bool accept(const let__lane *l, const job *j, let_record *rec, let_error 
   const let_exec *x = j->cell->x[0]; /* as large as its twin; of varying shape there is only this one */
   rec->status = LET_OK, rec->out_need = 0;
   if (rec->n_in != m->n_inputs || rec->n_in > LET_TENSORS_MAX)
-    return rec->status = LET_ERR_INTERNAL, let_fail(e, LET_ERR_INTERNAL, "a record with %u inputs for model '%s' of %u", rec->n_in, m->name, m->n_inputs), false;
+    return rec->status = LET_ERR_INTERNAL,
+           let_fail(e, LET_ERR_INTERNAL, "a record with %u inputs for model '%s' of %u", rec->n_in, m->name,
+                    m->n_inputs),
+           false;
   for (unsigned k = 0; k < rec->n_in; k++) {
     const let_tensor *t = &rec->in[k];
     if (!t->present && m->input[k].optional) continue;
     if (!let_ring_arena_holds(l->w->arena, t->offset, t->bytes))
-      return rec->status = LET_ERR_INTERNAL, let_fail(e, LET_ERR_INTERNAL, "input '%s' lies outside the arena", m->input[k].name), false;
+      return rec->status = LET_ERR_INTERNAL,
+             let_fail(e, LET_ERR_INTERNAL, "input '%s' lies outside the arena", m->input[k].name), false;
     if (!x->dynamic && t->bytes != rec->rows * x->in[k].row_bytes)
-      return rec->status = LET_ERR_INVALID, let_fail(e, LET_ERR_INVALID, "input '%s' has %llu bytes, %u row(s) of model '%s' have %llu", m->input[k].name,
-                                                     (unsigned long long)t->bytes, rec->rows, m->name, (unsigned long long)(rec->rows * x->in[k].row_bytes)), false;
+      return rec->status = LET_ERR_INVALID,
+             let_fail(e, LET_ERR_INVALID, "input '%s' has %llu bytes, %u row(s) of model '%s' have %llu",
+                      m->input[k].name, (unsigned long long)t->bytes, rec->rows, m->name,
+                      (unsigned long long)(rec->rows * x->in[k].row_bytes)),
+             false;
   }
   if (!let_ring_arena_holds(l->w->arena, rec->out_offset, rec->out_bytes) && rec->out_bytes)
-    return rec->status = LET_ERR_INTERNAL, let_fail(e, LET_ERR_INTERNAL, "the output slot lies outside the arena"), false;
+    return rec->status = LET_ERR_INTERNAL, let_fail(e, LET_ERR_INTERNAL, "the output slot lies outside the arena"),
+           false;
   return true;
 }
 
-static void describe(const job *j, let_record *rec, unsigned k, const let_exec_tensor *o, uint64_t offset, uint64_t bytes) {
+static void describe(const job *j, let_record *rec, unsigned k, const let_exec_tensor *o, uint64_t offset,
+                     uint64_t bytes) {
   let_tensor *t = &rec->out[k];
   t->offset = offset, t->bytes = bytes, t->dtype = o->dtype, t->rank = o->rank, t->present = 1;
   memcpy(t->shape, o->shape, sizeof t->shape);
@@ -90,7 +103,8 @@ static let_err deliver(let__lane *l, job *j, const let_exec *x, let_record *rec,
     uint64_t bytes = o->row_bytes * rec->rows;
     at = align(at);
     describe(j, rec, k, o, at, bytes);
-    let_err r = l->w->device->i->copy_out(l->g, let_ring_slot_at(l->w->arena, at), (const char *)o->data + row * o->row_bytes, bytes, e);
+    let_err r = l->w->device->i->copy_out(l->g, let_ring_slot_at(l->w->arena, at),
+                                          (const char *)o->data + row * o->row_bytes, bytes, e);
     if (r) return r;
     at += bytes;
   }
@@ -117,7 +131,8 @@ static let_err enqueue_fixed(let__lane *l, job *j, uint32_t first, uint32_t n, l
   if (r || rows == 0) return r;
   uint32_t *dirty = &j->cell->dirty[j->instance];
   for (unsigned k = 0; !r && *dirty > rows && k < x->n_in; k++)
-    r = let__zero(l->w, l->g, (char *)x->in[k].data + rows * x->in[k].row_bytes, (*dirty - rows) * x->in[k].row_bytes, e);
+    r = let__zero(l->w, l->g, (char *)x->in[k].data + rows * x->in[k].row_bytes, (*dirty - rows) * x->in[k].row_bytes,
+                  e);
   *dirty = rows;
   let__fault(LET__STAGE_COPIED);
   if (!r) r = d->launch(l->g, x, e);
@@ -163,7 +178,8 @@ static let_err stage_room(let__lane *l, uint64_t bytes, let_error *e) {
   while (want < bytes) want *= 2;
   if (l->stage) l->w->device->i->unpin(l->w->device, l->stage), free(l->stage);
   l->stage_bytes = 0;
-  if (!(l->stage = aligned_alloc(4096, want))) return let_fail(e, LET_ERR_NOMEM, "out of memory for a batch of %llu bytes", (unsigned long long)bytes);
+  if (!(l->stage = aligned_alloc(4096, want)))
+    return let_fail(e, LET_ERR_NOMEM, "out of memory for a batch of %llu bytes", (unsigned long long)bytes);
   let_err r = l->w->device->i->pin(l->w->device, l->stage, want, e);
   if (r) {
     free(l->stage);
@@ -208,21 +224,26 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
   return r;
 }
 
-let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__cell *c, int instance, let_time *started,
-                      let_time *finished, let_error *e) {
+let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__cell *c, int instance,
+                      let_time *started, let_time *finished, let_error *e) {
   let_dur limit = watchdog(w, c);
-  atomic_store_explicit(due, let_now() + 2 * limit, memory_order_relaxed); /* in case the device cannot keep its own limit */
+  atomic_store_explicit(due, let_now() + 2 * limit,
+                        memory_order_relaxed); /* in case the device cannot keep its own limit */
   let_err r = w->device->i->wait(g, instance, limit, started, finished, e);
-  if (r == LET_ERR_DEADLINE) r = let_fail(e, LET_ERR_GPULET, "a batch of size %u did not finish within %.1f s", c->size, (double)limit / (double)LET_S);
+  if (r == LET_ERR_DEADLINE)
+    r = let_fail(e, LET_ERR_GPULET, "a batch of size %u did not finish within %.1f s", c->size,
+                 (double)limit / (double)LET_S);
   atomic_store_explicit(due, LET_NEVER, memory_order_relaxed);
   return r;
 }
 
-static let_err wait_for(let__lane *l, const let__cell *c, int instance, let_time *started, let_time *finished, let_error *e) {
+static let_err wait_for(let__lane *l, const let__cell *c, int instance, let_time *started, let_time *finished,
+                        let_error *e) {
   return let__wait_for(l->w, l->g, &l->due, c, instance, started, finished, e);
 }
 
-/* Runs the batch in groups of equal shapes, each to its end. The staging buffer and out[] are used again by the next. */
+/* Runs the batch in groups of equal shapes, each to its end. The staging buffer and out[] are used again by the next.
+ */
 static let_err run_varying(let__lane *l, job *j, let_error *e) {
   const let_device_i *d = l->w->device->i;
   let_exec *x = j->cell->x[0];
@@ -232,7 +253,8 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
   for (uint32_t i = 0; i < j->msg->n; i++) {
     if (done[i]) continue;
     uint32_t rows, row = 0;
-    for (uint32_t k = 0; k < j->msg->n; k++) take[k] = !done[k] && (k == i || (k > i && alike(record_of(l, j, i), record_of(l, j, k), batches(j))));
+    for (uint32_t k = 0; k < j->msg->n; k++)
+      take[k] = !done[k] && (k == i || (k > i && alike(record_of(l, j, i), record_of(l, j, k), batches(j))));
     let_err r = gather(l, j, take, in, &rows, e);
     if (r) return r;
     call c = {.x = *x, .inner = x, .in = in};
@@ -272,11 +294,15 @@ static let_err check(const let__lane *l, job *j, let_error *e) {
   j->model = &l->model[m->model];
   for (uint32_t i = 0, n = let__cells(j->model); i < n; i++)
     if (j->model->cell[i].size == m->size) j->cell = &j->model->cell[i];
-  if (!j->cell) return let_fail(e, LET_ERR_INTERNAL, "model '%s' is not prepared for batch size %u here", j->model->m->name, m->size);
+  if (!j->cell)
+    return let_fail(e, LET_ERR_INTERNAL, "model '%s' is not prepared for batch size %u here", j->model->m->name,
+                    m->size);
   for (uint32_t i = 0; i < m->n; i++) {
-    if (m->record[i] >= let_ring_arena_records(l->w->arena)) return let_fail(e, LET_ERR_INTERNAL, "record %u of %u", m->record[i], let_ring_arena_records(l->w->arena));
+    if (m->record[i] >= let_ring_arena_records(l->w->arena))
+      return let_fail(e, LET_ERR_INTERNAL, "record %u of %u", m->record[i], let_ring_arena_records(l->w->arena));
     uint32_t k = record_of(l, j, i)->rows;
-    if (k < 1 || k > m->size - rows) return let_fail(e, LET_ERR_INTERNAL, "requests of more rows than the batch size %u", m->size);
+    if (k < 1 || k > m->size - rows)
+      return let_fail(e, LET_ERR_INTERNAL, "requests of more rows than the batch size %u", m->size);
     rows += k;
   }
   return LET_OK;
@@ -289,7 +315,8 @@ static void report(let__lane *l, job *j) {
   if (finished > from) atomic_fetch_add_explicit(&l->busy_ns, (uint64_t)(finished - from), memory_order_relaxed);
   if (finished > l->last_finished) l->last_finished = finished;
   atomic_fetch_add_explicit(&l->batches, 1, memory_order_relaxed);
-  d->batch = j->msg->batch, d->rows = j->msg->rows, d->status = (int32_t)j->status, d->started = started, d->finished = finished;
+  d->batch = j->msg->batch, d->rows = j->msg->rows, d->status = (int32_t)j->status, d->started = started,
+  d->finished = finished;
   size_t n = strnlen(j->error.text, sizeof d->text - 1);
   memcpy(d->text, j->error.text, n);
   memset(d->text + n, 0, sizeof d->text - n);

@@ -25,26 +25,28 @@ typedef struct let__lane_model {
   let__loaded *loaded;
   const let_model *m;
   const let_engine *engine;
-  const char *note;    /* why it runs eagerly, or NULL */
+  const char *note;       /* why it runs eagerly, or NULL */
   uint32_t n_sizes, next; /* control thread: sizes wanted, in the order of preparing, and how many were tried */
   uint32_t size[LET_SIZES_MAX];
-  uint32_t needed;     /* the lane serves once that many are ready */
-  let_dur slo;         /* 0: none */
-  bool planned;        /* the server knows from the plan how long the first size takes */
-  bool measured;       /* control thread: the cell that is being added */
-  let_dur took;        /* to load it and to prepare what was needed */
+  uint32_t needed; /* the lane serves once that many are ready */
+  let_dur slo;     /* 0: none */
+  bool planned;    /* the server knows from the plan how long the first size takes */
+  bool measured;   /* control thread: the cell that is being added */
+  let_dur took;    /* to load it and to prepare what was needed */
   _Atomic uint32_t n_cells;
   let__cell cell[LET_SIZES_MAX];
 } let__lane_model;
 
-static inline uint32_t let__cells(const let__lane_model *m) { return atomic_load_explicit(&m->n_cells, memory_order_acquire); }
+static inline uint32_t let__cells(const let__lane_model *m) {
+  return atomic_load_explicit(&m->n_cells, memory_order_acquire);
+}
 
 typedef struct let__worker_view { /* what lanes need of the worker; constant while they run */
   let_device *device;
   let_ring_arena *arena;
   int control_fd;
   let_dur spin, watchdog; /* watchdog: least time that a batch may take */
-  void *zeros; /* LET__ZEROS bytes, pinned */
+  void *zeros;            /* LET__ZEROS bytes, pinned */
 } let__worker_view;
 
 enum { LET__ZEROS = 1 << 20 };
@@ -52,8 +54,8 @@ enum { LET__ZEROS = 1 << 20 };
 typedef struct let__lane {
   const let__worker_view *w;
   let_lanes *lanes;
-  uint32_t index;      /* in |lanes| */
-  uint32_t gpulet;     /* the server's number */
+  uint32_t index;  /* in |lanes| */
+  uint32_t gpulet; /* the server's number */
   uint32_t first, granules;
   bool shared;
   let_gpulet *g;
@@ -62,22 +64,22 @@ typedef struct let__lane {
    * so those of two that run side by side must not. That is why a graph of the twin never serves: it is captured once
    * more for |g|, which runs nothing, and then launched there like any other, in the order of its streams. */
   let_gpulet *twin;
-  let_exec *tried;     /* the last graph of the twin; it keeps the memory there for the next one. NULL: none */
+  let_exec *tried; /* the last graph of the twin; it keeps the memory there for the next one. NULL: none */
   const let_engine *tried_by;
   uint32_t number, twin_number; /* of the device's gpu-lets, < 64 */
-  uint64_t cost;       /* how long bringing it up took before, us; 0: unknown */
+  uint64_t cost;                /* how long bringing it up took before, us; 0: unknown */
   uint32_t n_models;
   let__lane_model *model;
-  int stop_fd;         /* readable: drain and leave */
-  bool serves;         /* control thread: it was told to */
+  int stop_fd; /* readable: drain and leave */
+  bool serves; /* control thread: it was told to */
   _Atomic uint64_t busy_ns, batches;
   _Atomic let_time due; /* the call that the thread is in should be back by then; LET_NEVER: it is in none */
-  let__hand hand;      /* the lane's thread: measures, then serves */
+  let__hand hand;       /* the lane's thread: measures, then serves */
 
   /* The lane's thread only. */
   let_batch_msg msg[2];
   let_done_msg done;
-  void *stage;          /* inputs of varying shape, brought together; pinned */
+  void *stage; /* inputs of varying shape, brought together; pinned */
   uint64_t stage_bytes;
   let_time last_finished;
 } let__lane;
@@ -88,8 +90,8 @@ void let__lane_join(let__lane *l); /* after stop_fd became readable: returns whe
 
 /* What lane.c and measure.c share. |due|: where the call's end is announced, see let__lane. */
 let_err let__zero(const let__worker_view *w, let_gpulet *g, char *to, uint64_t bytes, let_error *e);
-let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__cell *c, int instance, let_time *started,
-                      let_time *finished, let_error *e);
+let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__cell *c, int instance,
+                      let_time *started, let_time *finished, let_error *e);
 
 /* How a cell is measured. On the calling thread, which must have entered |g|. */
 typedef enum let__effort {
@@ -98,14 +100,21 @@ typedef enum let__effort {
   LET__ALONE   /* 20 runs: median and worst */
 } let__effort;
 /* |c|->p99: what to expect, for the watchdog; 0: nothing is known. */
-let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e);
+let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort,
+                     let_error *e);
 
 /* Sends an error event and ends the process. */
 _Noreturn void let__worker_die(const let__worker_view *w, const let_error *e);
 
 /* Raises SIGKILL when GPULET_FAULT says so. */
 typedef enum let__stage {
-  LET__STAGE_INIT, LET__STAGE_PREPARE, LET__STAGE_TAKE, LET__STAGE_COPIED, LET__STAGE_LAUNCHED, LET__STAGE_BEFORE_DONE, LET__STAGE_AFTER_DONE
+  LET__STAGE_INIT,
+  LET__STAGE_PREPARE,
+  LET__STAGE_TAKE,
+  LET__STAGE_COPIED,
+  LET__STAGE_LAUNCHED,
+  LET__STAGE_BEFORE_DONE,
+  LET__STAGE_AFTER_DONE
 } let__stage;
 void let__fault_init(void);
 void let__fault_raise(let__stage s);

@@ -1,8 +1,8 @@
 /* measure.c: how long a prepared batch takes, before it serves.
  *
  * What the core should believe. Alone, 20 runs give the median and the worst, and the worst is what a batch may be
- * counted on to take. Beside traffic neither means anything: the runs give way to the batches of the neighbours (and are
- * slowed down by them, and by the very preparing), so the spread tells of the neighbours' load at this moment and
+ * counted on to take. Beside traffic neither means anything: the runs give way to the batches of the neighbours (and
+ * are slowed down by them, and by the very preparing), so the spread tells of the neighbours' load at this moment and
  * not of this cell. A figure too high would have the core refuse what can be served, and keep refusing, since what is
  * refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
  * first batch that runs corrects it (core/route.c goes up fast). So beside traffic the least of a few runs
@@ -27,11 +27,13 @@ static let_err run_nothing(let_exec *x, void *stream, let_error *e) { return (vo
 static let_err clear(const let__worker_view *w, let_gpulet *g, let__cell *c, let_error *e) {
   let_err r = LET_OK;
   for (int i = 0; i < 2 && c->x[i]; i++)
-    for (unsigned k = 0; !r && k < c->x[i]->n_in; k++) r = let__zero(w, g, c->x[i]->in[k].data, c->size * c->x[i]->in[k].row_bytes, e);
+    for (unsigned k = 0; !r && k < c->x[i]->n_in; k++)
+      r = let__zero(w, g, c->x[i]->in[k].data, c->size * c->x[i]->in[k].row_bytes, e);
   return r;
 }
 
-static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let_exec *x, let_dur *ret, let_error *e) {
+static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let_exec *x,
+                        let_dur *ret, let_error *e) {
   const let_device_i *d = w->device->i;
   let_time started, finished, begin = let_now();
   let_err r = d->launch(g, x, e);
@@ -43,7 +45,8 @@ static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_ti
 
 /* Runs zeros through the cell. How long inputs of varying shape take depends on the shapes to come: not measured,
  * except where time comes from a profile. */
-let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort, let_error *e) {
+let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort,
+                     let_error *e) {
   const let_device_i *d = w->device->i;
   bool dynamic = c->x[0]->dynamic, simulated = strcmp(d->name, "sim") == 0; /* no need to sleep through many */
   if (dynamic && !simulated) return LET_OK;

@@ -45,12 +45,15 @@ static let__known *find(const let__loaded *l, uint32_t size, uint32_t granules, 
   return NULL;
 }
 
-const let__known *let__model_known(const let__loaded *l, uint32_t size, uint32_t granules, bool shared) { return find(l, size, granules, shared); }
+const let__known *let__model_known(const let__loaded *l, uint32_t size, uint32_t granules, bool shared) {
+  return find(l, size, granules, shared);
+}
 
 void let__model_note(let__loaded *l, uint32_t granules, bool shared, const let__cell *c) {
   let__known *k = find(l, c->size, granules, shared);
   if (k && !k->beside && c->beside) return;
   if (k && k->beside && c->beside && k->p50 <= c->p50) return;
   if (!k) k = &l->known[l->n_known++ % LET__KNOWN_MAX];
-  *k = (let__known){.size = c->size, .granules = granules, .shared = shared, .beside = c->beside, .p50 = c->p50, .p99 = c->p99};
+  *k = (let__known){
+      .size = c->size, .granules = granules, .shared = shared, .beside = c->beside, .p50 = c->p50, .p99 = c->p99};
 }

@@ -3,9 +3,9 @@
  *
  * A step (load, prepare one size, measure it, free one) may occupy the device, its copy engines and its locks for as
  * long as it lasts; there is never more than one. Beside traffic a rest as long as a part of the step follows, so that
- * what queued up behind it is served and the core learns from batches that ran alone. A single long step (a library that
- * compiles) earns no longer rest than what queues need to run dry, and bringing up a whole plan may not rest for more
- * than BRING_UP_TOTAL: a plan change of nine models stays well under 10 s. */
+ * what queued up behind it is served and the core learns from batches that ran alone. A single long step (a library
+ * that compiles) earns no longer rest than what queues need to run dry, and bringing up a whole plan may not rest for
+ * more than BRING_UP_TOTAL: a plan change of nine models stays well under 10 s. */
 #ifndef LET_WORKER_PACE_H
 #define LET_WORKER_PACE_H
 

@@ -9,11 +9,13 @@
 static void test_nobody_to_rest_for(void **state) {
   (void)state;
   let_dur rested = 0;
-  for (int k = LET__WORK_BRING_UP; k <= LET__WORK_FREE; k++) assert_int_equal(let__pace((let__work)k, false, LET_S, &rested), 0);
+  for (int k = LET__WORK_BRING_UP; k <= LET__WORK_FREE; k++)
+    assert_int_equal(let__pace((let__work)k, false, LET_S, &rested), 0);
   assert_int_equal(rested, 0);
 }
 
-/* Nine models in seven gpu-lets: a step each to open, load, prepare twice and measure; and one that compiles for 3 s. */
+/* Nine models in seven gpu-lets: a step each to open, load, prepare twice and measure; and one that compiles for 3 s.
+ */
 static void test_a_plan_change_is_bounded(void **state) {
   (void)state;
   let_dur rested = 0, sum = 0;
@@ -44,7 +46,8 @@ static void test_frees_lie_apart(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_nobody_to_rest_for), cmocka_unit_test(test_a_plan_change_is_bounded),
-                                     cmocka_unit_test(test_growing_takes_half_of_the_time_at_most), cmocka_unit_test(test_frees_lie_apart)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_nobody_to_rest_for), cmocka_unit_test(test_a_plan_change_is_bounded),
+      cmocka_unit_test(test_growing_takes_half_of_the_time_at_most), cmocka_unit_test(test_frees_lie_apart)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -63,7 +63,8 @@ static const char *text_of(const json_t *doc, const char *key) {
 }
 
 static let_err init(let__worker *w, const json_t *doc, const int *fds, int n_fds, let_error *e) {
-  if (strcmp(text_of(doc, "op"), "init") != 0 || n_fds != 1) return let_fail(e, LET_ERR_INVALID, "the first document is not 'init' with one descriptor");
+  if (strcmp(text_of(doc, "op"), "init") != 0 || n_fds != 1)
+    return let_fail(e, LET_ERR_INVALID, "the first document is not 'init' with one descriptor");
   if (!*text_of(doc, "device")) return let_fail(e, LET_ERR_INVALID, "'init' names no device");
   snprintf(w->device_name, sizeof w->device_name, "%s", text_of(doc, "device"));
   snprintf(w->plugin_dir, sizeof w->plugin_dir, "%s", text_of(doc, "plugin_dir"));
@@ -84,8 +85,9 @@ static let_err init(let__worker *w, const json_t *doc, const int *fds, int n_fds
 static let_err send_ready(let__worker *w) {
   const let_device_type *t = w->view.device->i->type(w->view.device);
   return send_doc(w->view.control_fd,
-                  json_pack("{ss si ss ss si si si sI}", "event", "ready", "pid", (int)getpid(), "device", w->device_name, "type", t->name, "sms",
-                            (int)t->sms, "granules", (int)t->granules, "granule_sms", (int)t->granule_sms, "memory_bytes", (json_int_t)t->memory_bytes));
+                  json_pack("{ss si ss ss si si si sI}", "event", "ready", "pid", (int)getpid(), "device",
+                            w->device_name, "type", t->name, "sms", (int)t->sms, "granules", (int)t->granules,
+                            "granule_sms", (int)t->granule_sms, "memory_bytes", (json_int_t)t->memory_bytes));
 }
 
 static let_err send_health(let__worker *w) {
@@ -102,12 +104,14 @@ static let_err send_health(let__worker *w) {
       for (uint32_t k = 0; k < l->n_models; k++)
         for (uint32_t c = 0; c < let__cells(&l->model[k]); c++)
           for (int x = 0; x < 2; x++) memory += l->model[k].cell[c].x[x] ? l->model[k].cell[c].x[x]->memory_bytes : 0;
-      json_array_append_new(lanes, json_pack("{sI si sI sI}", "generation", (json_int_t)g->number, "gpulet", (int)l->gpulet, "busy_ns",
-                                             (json_int_t)atomic_load_explicit(&l->busy_ns, memory_order_relaxed), "batches",
-                                             (json_int_t)atomic_load_explicit(&l->batches, memory_order_relaxed)));
+      json_array_append_new(lanes,
+                            json_pack("{sI si sI sI}", "generation", (json_int_t)g->number, "gpulet", (int)l->gpulet,
+                                      "busy_ns", (json_int_t)atomic_load_explicit(&l->busy_ns, memory_order_relaxed),
+                                      "batches", (json_int_t)atomic_load_explicit(&l->batches, memory_order_relaxed)));
     }
-  return send_doc(w->view.control_fd, json_pack("{ss so sI s{sf sf sI sI ss}}", "event", "health", "lanes", lanes, "memory_bytes", (json_int_t)memory,
-                                                "gpu", "utilization", h.utilization, "power_w", h.power_w, "memory_used", (json_int_t)h.memory_used,
+  return send_doc(w->view.control_fd, json_pack("{ss so sI s{sf sf sI sI ss}}", "event", "health", "lanes", lanes,
+                                                "memory_bytes", (json_int_t)memory, "gpu", "utilization", h.utilization,
+                                                "power_w", h.power_w, "memory_used", (json_int_t)h.memory_used,
                                                 "memory_total", (json_int_t)h.memory_total, "uuid", h.uuid));
 }
 
@@ -118,7 +122,8 @@ static void look_for_stuck(let__worker *w) {
     for (uint32_t i = 0; i < g->n; i++)
       if (atomic_load_explicit(&g->lane[i].due, memory_order_relaxed) < now) {
         let_error e;
-        (void)let_fail(&e, LET_ERR_GPULET, "gpu-let %u is stuck in a batch far beyond its predicted time", g->lane[i].gpulet);
+        (void)let_fail(&e, LET_ERR_GPULET, "gpu-let %u is stuck in a batch far beyond its predicted time",
+                       g->lane[i].gpulet);
         let__worker_die(&w->view, &e);
       }
 }

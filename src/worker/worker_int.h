@@ -24,7 +24,7 @@ struct let__loaded {
   const let_engine *engine;
   let_engine_model *em; /* NULL: not loaded */
   uint32_t refs;
-  uint32_t n_known;     /* ever noted: the oldest are overwritten */
+  uint32_t n_known; /* ever noted: the oldest are overwritten */
   let__known known[LET__KNOWN_MAX];
   let__loaded *next;
 };
@@ -35,15 +35,15 @@ typedef struct let__generation {
   int stop_fd;
   uint32_t n;
   let__lane *lane;
-  json_t *doc;      /* `prepare` */
+  json_t *doc;                      /* `prepare` */
   uint32_t order[LET__GPULETS_MAX]; /* of bringing up: cheap ones first */
-  uint32_t up;      /* how many of |order| serve; n: prepared */
-  bool beside;      /* the server says that other workers' gpu-lets serve on this device */
-  char model[LET_NAME_MAX]; /* being loaded or prepared; "": another step */
-  let_time began;   /* of the model that is being brought up */
-  let_dur rested;   /* let__pace's */
-  uint32_t done, total; /* sizes that it needs to serve, for `progress` */
-  let_time free_at; /* retired: not freed before */
+  uint32_t up;                      /* how many of |order| serve; n: prepared */
+  bool beside;                      /* the server says that other workers' gpu-lets serve on this device */
+  char model[LET_NAME_MAX];         /* being loaded or prepared; "": another step */
+  let_time began;                   /* of the model that is being brought up */
+  let_dur rested;                   /* let__pace's */
+  uint32_t done, total;             /* sizes that it needs to serve, for `progress` */
+  let_time free_at;                 /* retired: not freed before */
   struct let__generation *next;
 } let__generation;
 
@@ -53,11 +53,11 @@ typedef struct let__worker {
   let__generation *generations; /* newest first */
   let__generation *retired;     /* nothing of them runs; freed step by step */
   let__loaded *loaded;
-  uint64_t numbers;             /* bit per device's gpu-let number in use */
-  let__hand prober;             /* measures what is added to lanes that serve */
+  uint64_t numbers; /* bit per device's gpu-let number in use */
+  let__hand prober; /* measures what is added to lanes that serve */
   _Atomic let_time prober_due;
-  uint64_t batches;             /* run by all lanes, when last looked */
-  let_time quiet_at;            /* from when on the device counts as idle */
+  uint64_t batches;  /* run by all lanes, when last looked */
+  let_time quiet_at; /* from when on the device counts as idle */
   let_time next_step, next_health;
 } let__worker;
 
@@ -69,26 +69,32 @@ json_t *let__text_json(const char *text);       /* texts may quote files; JSON t
 bool let__simulated(const let__worker *w);
 let_err let__model_load(let__worker *w, const let_model *m, let__loaded **ret, let_error *e);
 void let__model_drop(let__loaded *l); /* NULL is fine */
-const let__known *let__model_known(const let__loaded *l, uint32_t size, uint32_t granules, bool shared); /* NULL: never measured */
-void let__model_note(let__loaded *l, uint32_t granules, bool shared, const let__cell *c); /* a figure taken alone is not replaced by one taken beside others */
+const let__known *let__model_known(const let__loaded *l, uint32_t size, uint32_t granules,
+                                   bool shared); /* NULL: never measured */
+void let__model_note(let__loaded *l, uint32_t granules, bool shared,
+                     const let__cell *c); /* a figure taken alone is not replaced by one taken beside others */
 
 /* bring_up.c: the steps. One is never more than one call of the engine that takes long. */
-let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret, let_error *e); /* takes |fds| */
-/* One step towards serving; *ret_lane: the lane that serves from now on, or NULL. Fails: *ret_lane was being worked on. */
+let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret,
+                            let_error *e); /* takes |fds| */
+/* One step towards serving; *ret_lane: the lane that serves from now on, or NULL. Fails: *ret_lane was being worked on.
+ */
 let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e);
 /* One step towards the sizes that lanes which serve do not have yet. *ret_model: of *ret_lane, has a new cell, or has
- * failed to get one for *ret_size (0: nothing of the kind yet). Errors: AGAIN: not while there are other generations. */
+ * failed to get one for *ret_size (0: nothing of the kind yet). Errors: AGAIN: not while there are other generations.
+ */
 bool let__growing(const let__generation *g);
-let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size, let_error *e);
+let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
+                  let_error *e);
 void let__generation_halt(let__generation *g); /* drains its lanes and stops their threads; NULL is fine */
 bool let__generation_free_step(let__worker *w, let__generation *g); /* of a halted one; false: all is freed, |g| too */
 void let__generation_free(let__worker *w, let__generation *g);      /* halts, and all steps at once */
-bool let__busy(let__worker *w); /* gpu-lets of this worker have traffic */
+bool let__busy(let__worker *w);                                     /* gpu-lets of this worker have traffic */
 
 /* generation.c: what is to be done next */
 let_err let__on_prepare(let__worker *w, const json_t *doc, int *fds, int n_fds);
 let_err let__on_retire(let__worker *w, const json_t *doc);
 let_time let__work_due(const let__worker *w); /* LET_NEVER: nothing to do */
-let_err let__work_step(let__worker *w);            /* one step */
+let_err let__work_step(let__worker *w);       /* one step */
 
 #endif

@@ -1,4 +1,5 @@
-/* worker_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a forked child. */
+/* worker_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a forked child.
+ */
 #ifndef LET_WORKER_RIG_H
 #define LET_WORKER_RIG_H
 
@@ -27,7 +28,7 @@ enum { ROW = 100, RECORDS = 64, GEN_MAX = 4 };
 
 /* Whether the worker has lost memory, where a sanitizer can tell. */
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/lsan_interface.h>
+#  include <sanitizer/lsan_interface.h>
 static inline int leaks(void) { return __lsan_do_recoverable_leak_check() ? 99 : 0; }
 #else
 static inline int leaks(void) { return 0; }
@@ -78,8 +79,9 @@ static inline void start(server *s, const char *fault, const char *device) {
   s->control = fds[0];
   assert_int_equal(let_ring_arena_new(8 << 20, RECORDS, &let_mem_libc, &s->arena, &e), LET_OK);
   int arena = let_ring_arena_fd(s->arena);
-  json_t *doc = json_pack("{ss ss sI si ss ss si}", "op", "init", "device", device, "arena_bytes", (json_int_t)(8 << 20), "records", RECORDS,
-                          "profile", profile_dir, "plugin_dir", "", "spin_us", 0);
+  json_t *doc =
+      json_pack("{ss ss sI si ss ss si}", "op", "init", "device", device, "arena_bytes", (json_int_t)(8 << 20),
+                "records", RECORDS, "profile", profile_dir, "plugin_dir", "", "spin_us", 0);
   assert_int_equal(let_control_send(s->control, doc, &arena, 1, &e), LET_OK);
   json_decref(doc);
 }
@@ -142,13 +144,15 @@ static inline void ask(server *s, int generation, uint32_t n, const let_model *m
   for (uint32_t i = 0; i < n; i++) {
     json_t *models = json_array();
     for (uint32_t k = 0; k < n_models; k++) {
-      json_t *one = json_pack("{so s[iii]}", "spec", let_control_model_put(&m[k]), "sizes", needed ? 4 : 1, needed ? 1 : 4, 8);
+      json_t *one =
+          json_pack("{so s[iii]}", "spec", let_control_model_put(&m[k]), "sizes", needed ? 4 : 1, needed ? 1 : 4, 8);
       if (needed) json_object_set_new(one, "needed", json_integer(needed));
       if (needed) json_object_set_new(one, "slo_us", json_integer(m[k].slo / LET_US));
       json_array_append_new(models, one);
     }
-    json_array_append_new(lanes, json_pack("{si si si sb sI so}", "gpulet", (int)(10 + i), "first", 0, "granules", granules, "shared", 0, "cost_us",
-                                           (json_int_t)cost_us[i % 8], "models", models));
+    json_array_append_new(lanes,
+                          json_pack("{si si si sb sI so}", "gpulet", (int)(10 + i), "first", 0, "granules", granules,
+                                    "shared", 0, "cost_us", (json_int_t)cost_us[i % 8], "models", models));
     fds[n_fds++] = let_lanes_submit_event(*l, i);
   }
   json_t *doc = json_pack("{ss si so}", "op", "prepare", "generation", generation, "lanes", lanes);
@@ -168,27 +172,39 @@ static inline void expect(const char *got, const char *want) {
 
 /* Records and slots of one lane: no lane's thread ever touches another's, because the thread sanitizer does not see
  * that the server, another process, stands between them. */
-static inline uint32_t base_of(int generation, uint32_t lane) { return (uint32_t)(generation % GEN_MAX) * 16 + lane * 8; }
+static inline uint32_t base_of(int generation, uint32_t lane) {
+  return (uint32_t)(generation % GEN_MAX) * 16 + lane * 8;
+}
 
-static inline let_record *request_n(server *s, uint32_t index, uint32_t rows, uint32_t row, unsigned seed, uint64_t out_bytes) {
-  if (!s->in[index]) s->in[index] = let_ring_slot_alloc(s->arena, 4096), s->out[index] = let_ring_slot_alloc(s->arena, 8192);
+static inline let_record *request_n(server *s, uint32_t index, uint32_t rows, uint32_t row, unsigned seed,
+                                    uint64_t out_bytes) {
+  if (!s->in[index])
+    s->in[index] = let_ring_slot_alloc(s->arena, 4096), s->out[index] = let_ring_slot_alloc(s->arena, 8192);
   assert_true(s->in[index] != LET_SLOT_NONE && s->out[index] != LET_SLOT_NONE);
   let_record *r = let_ring_arena_record(s->arena, index);
   memset(r, 0, sizeof *r);
   r->rows = rows, r->n_in = 1, r->out_offset = s->out[index], r->out_bytes = out_bytes, r->status = -1;
   /* Odd on purpose: a tensor begins where it begins in the body. */
-  r->in[0] = (let_tensor){.offset = s->in[index] + 3, .bytes = rows * row, .shape = {rows, row}, .rank = 2, .dtype = LET_DTYPE_UINT8, .present = 1};
+  r->in[0] = (let_tensor){.offset = s->in[index] + 3,
+                          .bytes = rows * row,
+                          .shape = {rows, row},
+                          .rank = 2,
+                          .dtype = LET_DTYPE_UINT8,
+                          .present = 1};
   unsigned char *p = let_ring_slot_at(s->arena, r->in[0].offset);
   for (uint32_t i = 0; i < rows * row; i++) p[i] = (unsigned char)(seed + 7 * i);
   return r;
 }
 
-static inline let_record *request(server *s, uint32_t index, uint32_t rows, unsigned seed) { return request_n(s, index, rows, ROW, seed, 8192); }
+static inline let_record *request(server *s, uint32_t index, uint32_t rows, unsigned seed) {
+  return request_n(s, index, rows, ROW, seed, 8192);
+}
 
 static inline void check_outputs(server *s, const let_record *r) {
   assert_int_equal(r->status, LET_OK);
   assert_int_equal(r->n_out, 2);
-  const unsigned char *in = let_ring_slot_at(s->arena, r->in[0].offset), *a = let_ring_slot_at(s->arena, r->out[0].offset),
+  const unsigned char *in = let_ring_slot_at(s->arena, r->in[0].offset),
+                      *a = let_ring_slot_at(s->arena, r->out[0].offset),
                       *b = let_ring_slot_at(s->arena, r->out[1].offset);
   assert_int_equal(r->out[0].bytes, r->rows * ROW);
   assert_int_equal(r->out[1].bytes, r->rows * 200);
@@ -211,13 +227,15 @@ static inline bool outcome(server *s, int generation, uint32_t lane, let_done_ms
     assert_false(corrupt);
     let_lanes_arm_done(l);
     if (let_lane_take_done(l, lane, ret, &corrupt)) return true;
-    struct pollfd f[2] = {{.fd = let_lanes_done_event(l), .events = POLLIN}, {.fd = s->control}}; /* its documents are for event() */
+    struct pollfd f[2] = {{.fd = let_lanes_done_event(l), .events = POLLIN},
+                          {.fd = s->control}}; /* its documents are for event() */
     assert_true(poll(f, 2, 60000) > 0);
     if (!(f[0].revents & POLLIN) && f[1].revents & POLLHUP) return false;
   }
 }
 
-static inline let_batch_msg batch(uint32_t base, uint64_t number, uint32_t model, uint32_t size, uint32_t rows, uint32_t n) {
+static inline let_batch_msg batch(uint32_t base, uint64_t number, uint32_t model, uint32_t size, uint32_t rows,
+                                  uint32_t n) {
   let_batch_msg m = {.batch = number, .model = model, .size = size, .rows = rows, .n = n, .submitted = let_now()};
   for (uint32_t i = 0; i < n; i++) m.record[i] = base + i;
   return m;

@@ -63,8 +63,9 @@ static void test_refusals(void **state) {
   start(&s, NULL, "cpu");
   expect_ready(&s);
   expect(prepare(&s, 1, 1, &m, 1), "prepared");
-  let_record *good = request(&s, 0, 2, 1), *tight = request_n(&s, 1, 2, ROW, 2, 300), *short_one = request_n(&s, 2, 1, ROW - 1, 3, 8192),
-             *outside = request(&s, 3, 1, 4), *last = request(&s, 4, 1, 5);
+  let_record *good = request(&s, 0, 2, 1), *tight = request_n(&s, 1, 2, ROW, 2, 300),
+             *short_one = request_n(&s, 2, 1, ROW - 1, 3, 8192), *outside = request(&s, 3, 1, 4),
+             *last = request(&s, 4, 1, 5);
   outside->in[0].offset = let_ring_arena_size(s.arena) - 1;
   let_batch_msg b = batch(0, 9, 0, 8, 7, 5);
   assert_true(let_lane_submit(s.lanes[1], 0, &b));
@@ -84,7 +85,8 @@ static void test_refusals(void **state) {
   assert_true(outcome(&s, 1, 0, &d));
   check_outputs(&s, tight);
   /* Batches no server would send: an answer, not a crash. */
-  let_batch_msg bad[] = {batch(0, 1, 1, 4, 2, 1), batch(0, 2, 0, 3, 2, 1), batch(0, 3, 0, 8, 0, 0), batch(0, 4, 0, 1, 2, 1), batch(63, 5, 0, 8, 1, 2)};
+  let_batch_msg bad[] = {batch(0, 1, 1, 4, 2, 1), batch(0, 2, 0, 3, 2, 1), batch(0, 3, 0, 8, 0, 0),
+                         batch(0, 4, 0, 1, 2, 1), batch(63, 5, 0, 8, 1, 2)};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     assert_true(let_lane_submit(s.lanes[1], 0, &bad[i]));
     assert_true(outcome(&s, 1, 0, &d));
@@ -119,7 +121,8 @@ static void test_varying(void **state) {
       assert_int_equal(r[i]->out[0].bytes, r[i]->in[0].bytes);
       assert_int_equal(r[i]->out[0].shape[0], rows[i]);
       assert_int_equal(r[i]->out[0].shape[1], (int)width[i] + round);
-      assert_memory_equal(let_ring_slot_at(s.arena, r[i]->out[0].offset), let_ring_slot_at(s.arena, r[i]->in[0].offset), r[i]->in[0].bytes);
+      assert_memory_equal(let_ring_slot_at(s.arena, r[i]->out[0].offset), let_ring_slot_at(s.arena, r[i]->in[0].offset),
+                          r[i]->in[0].bytes);
     }
   }
   assert_int_equal(finish(&s), 0);
@@ -168,7 +171,8 @@ static void test_bad_init(void **state) {
 /* SIGKILL at each stage, at its first passage and a later one: the server sees the end of file and no bad message. */
 static void test_killed(void **state) {
   (void)state;
-  static const char *const faults[] = {"init:1", "prepare:1", "prepare:3", "take:1", "copied:2", "launched:1", "before_done:1", "before_done:3", "after_done:1", "after_done:2"};
+  static const char *const faults[] = {"init:1",     "prepare:1",     "prepare:3",     "take:1",       "copied:2",
+                                       "launched:1", "before_done:1", "before_done:3", "after_done:1", "after_done:2"};
   let_model m = null_model("a", 8);
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
     server s;
@@ -269,7 +273,11 @@ static void test_sim(void **state) {
     assert_int_equal(json_integer_value(json_object_get(s[i].last, "granules")), 16);
     expect(prepare(&s[i], 1, LANES, m, 2), "prepared");
   }
-  json_t *size = json_array_get(json_object_get(json_array_get(json_object_get(json_array_get(json_object_get(s[0].last, "lanes"), 0), "models"), 1), "sizes"), 2);
+  json_t *size = json_array_get(
+      json_object_get(
+          json_array_get(json_object_get(json_array_get(json_object_get(s[0].last, "lanes"), 0), "models"), 1),
+          "sizes"),
+      2);
   assert_int_equal(json_integer_value(json_object_get(size, "size")), 8);
   assert_true(json_real_value(json_object_get(size, "p50_us")) >= 390); /* of varying shape too: the profile knows */
   for (uint64_t k = 0; k < BATCHES; k += 2) {
@@ -295,7 +303,8 @@ static void test_sim(void **state) {
   expect(prepare(&s[0], 2, 1, m, 1), "failed");
   assert_string_equal(json_string_value(json_object_get(s[0].last, "model")), "");
   assert_non_null(strstr(json_string_value(json_object_get(s[0].last, "text")), "unheard-of"));
-  for (int i = DEVICES; i-- > 0;) assert_int_equal(finish(&s[i]), 0); /* later children hold earlier ones' sockets: fork without exec */
+  for (int i = DEVICES; i-- > 0;)
+    assert_int_equal(finish(&s[i]), 0); /* later children hold earlier ones' sockets: fork without exec */
   unlink(path);
   rmdir(dir);
   profile_dir = "";
@@ -324,9 +333,9 @@ static void test_stuck(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_batches), cmocka_unit_test(test_refusals), cmocka_unit_test(test_varying),
-    cmocka_unit_test(test_failing_prepare), cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),
-    cmocka_unit_test(test_generations), cmocka_unit_test(test_sim), cmocka_unit_test(test_stuck),
+      cmocka_unit_test(test_batches),         cmocka_unit_test(test_refusals), cmocka_unit_test(test_varying),
+      cmocka_unit_test(test_failing_prepare), cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),
+      cmocka_unit_test(test_generations),     cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,7 +26,8 @@ static const char ptx[] =
     ".visible .entry smid(.param .u64 out, .param .u32 spin) {\n"
     " .reg .pred %p; .reg .b32 %r<8>; .reg .b64 %d<8>;\n"
     " ld.param.u64 %d1, [out]; ld.param.u32 %r3, [spin]; cvta.to.global.u64 %d1, %d1;\n"
-    " mov.u32 %r1, %smid; mov.u32 %r2, %ctaid.x; mul.wide.u32 %d2, %r2, 4; add.u64 %d3, %d1, %d2; mov.u32 %r4, %clock;\n"
+    " mov.u32 %r1, %smid; mov.u32 %r2, %ctaid.x; mul.wide.u32 %d2, %r2, 4; add.u64 %d3, %d1, %d2; mov.u32 %r4, "
+    "%clock;\n"
     "again: mov.u32 %r5, %clock; sub.u32 %r6, %r5, %r4; setp.lt.u32 %p, %r6, %r3; @%p bra again;\n"
     " st.global.u32 [%d3], %r1; ret; }\n"
     ".visible .entry hang(.param .u64 flag) {\n"
@@ -35,10 +36,12 @@ static const char ptx[] =
     ".visible .entry fault() { .reg .b64 %d<2>; mov.u64 %d1, 16; st.global.u32 [%d1], 1; ret; }\n";
 
 #define FUNCTIONS(X)                                                                                              \
-  X(cuModuleLoadData) X(cuModuleGetFunction) X(cuLaunchKernel) X(cuStreamBeginCapture) X(cuStreamEndCapture)      \
-  X(cuGraphInstantiate) X(cuMemAlloc) X(cuMemcpyDtoH) X(cuMemsetD32) X(cuMemHostAlloc) X(cuMemHostGetDevicePointer) \
-  X(cuMemGetInfo) X(cuMemFree) X(cuMemcpyDtoHAsync) X(cuGraphUpload) X(cuGraphExecDestroy) X(cuStreamSynchronize) X(cuCtxSynchronize)
-#define STR(x) #x
+  X(cuModuleLoadData)                                                                                             \
+  X(cuModuleGetFunction) X(cuLaunchKernel) X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiate)    \
+      X(cuMemAlloc) X(cuMemcpyDtoH) X(cuMemsetD32) X(cuMemHostAlloc) X(cuMemHostGetDevicePointer) X(cuMemGetInfo) \
+          X(cuMemFree) X(cuMemcpyDtoHAsync) X(cuGraphUpload) X(cuGraphExecDestroy) X(cuStreamSynchronize)         \
+              X(cuCtxSynchronize)
+#define STR(x)    #x
 #define SYMBOL(x) STR(x)
 static struct {
 #define X(f) __typeof__(&f) f;
@@ -53,19 +56,19 @@ __attribute__((format(printf, 1, 2))) static void say(const char *fmt, ...) {
   vdprintf(report, fmt, ap);
   va_end(ap);
 }
-#define REQUIRE(cond, ...)                                        \
-  do {                                                            \
+#define REQUIRE(cond, ...)                                                                \
+  do {                                                                                    \
     if (!(cond)) say("FAILED line %d: " #cond " ", __LINE__), say(__VA_ARGS__), _exit(1); \
   } while (0)
-#define CU(call)                                                  \
-  do {                                                            \
-    CUresult r_ = (call);                                         \
+#define CU(call)                                                                    \
+  do {                                                                              \
+    CUresult r_ = (call);                                                           \
     if (r_) say("FAILED line %d: " #call " gives %d", __LINE__, (int)r_), _exit(1); \
   } while (0)
-#define OK(call)                                                  \
-  do {                                                            \
-    let_error e_ = {0};                                           \
-    let_error *e = &e_;                                           \
+#define OK(call)                                                      \
+  do {                                                                \
+    let_error e_ = {0};                                               \
+    let_error *e = &e_;                                               \
     if (call) say("FAILED line %d: %s", __LINE__, e_.text), _exit(1); \
   } while (0)
 
@@ -90,7 +93,9 @@ static void begin(void) {
   type = d->i->type(d);
   void *lib = dlopen("libcuda.so.1", RTLD_NOW);
   REQUIRE(lib, "%s", dlerror());
-#define X(f) *(void **)&cu.f = dlsym(lib, SYMBOL(f)); REQUIRE(cu.f, "missing");
+#define X(f)                               \
+  *(void **)&cu.f = dlsym(lib, SYMBOL(f)); \
+  REQUIRE(cu.f, "missing");
   FUNCTIONS(X)
 #undef X
   CUmodule m;
@@ -129,12 +134,15 @@ static let_exec kernel(let_gpulet *g, CUfunction f, unsigned blocks, unsigned th
 static let_exec spin(let_gpulet *g, CUdeviceptr out, unsigned cycles, unsigned blocks) {
   return kernel(g, f_smid, blocks, 128, (void *[]){&out, &cycles});
 }
-static let_err run(let_gpulet *g, let_exec *x, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
+static let_err run(let_gpulet *g, let_exec *x, int instance, let_dur timeout, let_time *ret_started,
+                   let_time *ret_finished, let_error *e) {
   let_err err = d->i->launch(g, x, e);
   if (!err) err = d->i->mark(g, instance, e);
   return err ? err : d->i->wait(g, instance, timeout, ret_started, ret_finished, e);
 }
-static int by_dur(const void *a, const void *b) { return (*(const let_dur *)a > *(const let_dur *)b) - (*(const let_dur *)a < *(const let_dur *)b); }
+static int by_dur(const void *a, const void *b) {
+  return (*(const let_dur *)a > *(const let_dur *)b) - (*(const let_dur *)a < *(const let_dur *)b);
+}
 
 enum { BLOCKS = 8192 };
 static uint32_t sm_set(const uint32_t *id, unsigned n, bool seen[1024]) {
@@ -147,8 +155,9 @@ static uint32_t sm_set(const uint32_t *id, unsigned n, bool seen[1024]) {
 static void check_inventory(void) {
   let_device_health h;
   OK(d->i->health(d, &h, e));
-  say("%s, %u SMs, %u granules of %u (last %u), %.0f MiB, %s, %.0f W, %.0f %% busy", type->name, type->sms, type->granules, type->granule_sms,
-      type->last_granule_sms, (double)type->memory_bytes / 1048576, h.uuid, h.power_w, h.utilization * 100);
+  say("%s, %u SMs, %u granules of %u (last %u), %.0f MiB, %s, %.0f W, %.0f %% busy", type->name, type->sms,
+      type->granules, type->granule_sms, type->last_granule_sms, (double)type->memory_bytes / 1048576, h.uuid,
+      h.power_w, h.utilization * 100);
   REQUIRE(type->granules > 1, "no green contexts");
   REQUIRE((type->granules - 1) * type->granule_sms + type->last_granule_sms == type->sms, "granules do not add up");
 }
@@ -158,13 +167,16 @@ static void check_sms(void) { /* the SMs that blocks really ran on, as a graph a
   CU(cu.cuMemAlloc(&out, BLOCKS * 4));
   static uint32_t id[BLOCKS];
   uint32_t last = type->granules;
-  const uint32_t range[][2] = {{0, 1}, {1, 2}, {3, 3}, {6, 8}, {last - 2, 1}, {last - 1, 1}, {0, last / 2}, {last / 2, last - last / 2}, {0, last}};
+  const uint32_t range[][2] = {{0, 1},        {1, 2},        {3, 3},        {6, 8},
+                               {last - 2, 1}, {last - 1, 1}, {0, last / 2}, {last / 2, last - last / 2},
+                               {0, last}};
   static bool seen[9][1024];
   for (int i = 0; i < 9; i++) {
     let_gpulet *g = gpulet((uint32_t)i, range[i][0], range[i][1], false);
     let_engine_target t;
     d->i->target(g, &t);
-    uint32_t want = range[i][1] * type->granule_sms + (range[i][0] + range[i][1] == last ? type->last_granule_sms - type->granule_sms : 0);
+    uint32_t want = range[i][1] * type->granule_sms +
+                    (range[i][0] + range[i][1] == last ? type->last_granule_sms - type->granule_sms : 0);
     unsigned cycles = 20000;
     for (int direct = 0; direct < 2; direct++) {
       CU(cu.cuMemsetD32(out, 0xffffffffu, BLOCKS));
@@ -215,8 +227,9 @@ static void check_ladder(void) {
   for (uint32_t k = 1; k < type->granules; k++)
     for (uint32_t first = 0; first + k <= type->granules; first++) d->i->shut(gpulet(0, first, k, false));
   let_dur again = now() - t0;
-  say("%u contexts: %.1f ms (%.2f ms each, most %.2f), %.0f MiB (%.2f each); reopened: %.3f ms each", n, ms(made), ms(made) / n, ms(most),
-      (double)(before - after) / 1048576, (double)(before - after) / 1048576 / n, ms(again) / n);
+  say("%u contexts: %.1f ms (%.2f ms each, most %.2f), %.0f MiB (%.2f each); reopened: %.3f ms each", n, ms(made),
+      ms(made) / n, ms(most), (double)(before - after) / 1048576, (double)(before - after) / 1048576 / n,
+      ms(again) / n);
   REQUIRE(ms(again) < ms(made), "the ladder saves nothing");
 }
 
@@ -242,8 +255,8 @@ static void check_wait(void) { /* round trip of an almost empty graph; CPU time 
   getrusage(RUSAGE_SELF, &u1);
   double cpu = (double)(u1.ru_utime.tv_sec - u0.ru_utime.tv_sec + u1.ru_stime.tv_sec - u0.ru_stime.tv_sec) +
                (double)(u1.ru_utime.tv_usec - u0.ru_utime.tv_usec + u1.ru_stime.tv_usec - u0.ru_stime.tv_usec) / 1e6;
-  say("launch..wait of an empty graph: p50 %.1f us, p99 %.1f us; 50 batches of %.2f ms: %.1f %% of a core", ms(trip[1000]) * 1e3, ms(trip[1980]) * 1e3,
-      ms(wall) / 50, 100 * cpu / ((double)wall / 1e9));
+  say("launch..wait of an empty graph: p50 %.1f us, p99 %.1f us; 50 batches of %.2f ms: %.1f %% of a core",
+      ms(trip[1000]) * 1e3, ms(trip[1980]) * 1e3, ms(wall) / 50, 100 * cpu / ((double)wall / 1e9));
   REQUIRE(cpu < 0.5 * (double)wall / 1e9, "waiting burns a core");
   d->i->shut(g);
 }
@@ -286,8 +299,9 @@ static void check_overlap(void) { /* depth 2: the next batch's copies beside thi
     }
     took[depth - 1] = (now() - t) / N;
   }
-  say("pin 256 MiB: %.1f ms; copy in %.1f GB/s; batch of 64 MiB and a kernel: %.2f ms one at a time, %.2f ms at depth 2", ms(pin),
-      BYTES / ((double)copy / 1e9) / 1e9, ms(took[0]), ms(took[1]));
+  say("pin 256 MiB: %.1f ms; copy in %.1f GB/s; batch of 64 MiB and a kernel: %.2f ms one at a time, %.2f ms at depth "
+      "2",
+      ms(pin), BYTES / ((double)copy / 1e9) / 1e9, ms(took[0]), ms(took[1]));
   REQUIRE((double)took[1] < 0.9 * (double)took[0], "no overlap");
   d->i->unpin(d, host);
   d->i->shut(g);
@@ -318,8 +332,9 @@ static void check_side_by_side(void) { /* two gpu-lets run at the same time */
   REQUIRE((double)both < 1.5 * (double)alone, "they take turns");
 }
 
-/* |n| gpu-lets of |granules| each, all busy with batches of 20 small kernels and small copies; |idle| more are open. How long a
- * batch takes: streams share the device's few work queues, and one that waits behind another gpu-let's kernels is late. */
+/* |n| gpu-lets of |granules| each, all busy with batches of 20 small kernels and small copies; |idle| more are open.
+ * How long a batch takes: streams share the device's few work queues, and one that waits behind another gpu-let's
+ * kernels is late. */
 static double crowd(uint32_t n, uint32_t granules, uint32_t idle, CUdeviceptr out, char *host) {
   enum { CHAIN = 20, BATCHES = 200, IN = 100 << 10, OUT = 4 << 10 };
   static let_dur took[16 * BATCHES];
@@ -336,7 +351,8 @@ static double crowd(uint32_t n, uint32_t granules, uint32_t idle, CUdeviceptr ou
     CUdeviceptr mine = out + i * (IN + OUT);
     d->i->target(g[i], &t);
     CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-    for (int k = 0; k < CHAIN; k++) CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&mine, &cycles}, NULL));
+    for (int k = 0; k < CHAIN; k++)
+      CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&mine, &cycles}, NULL));
     CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
     CU(cu.cuGraphInstantiate(&exec, graph, 0));
     x[i] = (let_exec){.size = 1, .graphs = only(exec), .n_graphs = 1, .n_in = 1};
@@ -385,8 +401,8 @@ static void check_crowd(void) {
   REQUIRE(seven < 1.2 * alone && changed < 1.2 * alone && stocked < 1.2 * alone, "gpu-lets wait for one another");
 }
 
-/* A chain of small kernels on a gpu-let whose SMs another one keeps busy with a large kernel: how long it takes alone and
- * beside it. What preparing a plan beside the one that serves has to reckon with. */
+/* A chain of small kernels on a gpu-let whose SMs another one keeps busy with a large kernel: how long it takes alone
+ * and beside it. What preparing a plan beside the one that serves has to reckon with. */
 static void check_overlap_sms(void) {
   enum { CHAIN = 60, TIMES = 20 };
   let_gpulet *g = gpulet(0, 0, 4, false), *other = gpulet(1, 0, 4, false);
@@ -398,10 +414,12 @@ static void check_overlap_sms(void) {
   CUgraph graph;
   CUgraphExec chain;
   CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-  for (int i = 0; i < CHAIN; i++) CU(cu.cuLaunchKernel(f_smid, 32, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
+  for (int i = 0; i < CHAIN; i++)
+    CU(cu.cuLaunchKernel(f_smid, 32, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
   CU(cu.cuStreamEndCapture((CUstream)t.stream, &graph));
   CU(cu.cuGraphInstantiate(&chain, graph, 0));
-  let_exec x = {.size = 1, .graphs = only(chain), .n_graphs = 1}, busy = spin(other, out, large, 4 * type->granule_sms * 16 * 8);
+  let_exec x = {.size = 1, .graphs = only(chain), .n_graphs = 1},
+           busy = spin(other, out, large, 4 * type->granule_sms * 16 * 8);
   let_dur took[2][TIMES], whole[TIMES];
   let_time a, b;
   for (int k = 0; k < TIMES; k++) {
@@ -417,11 +435,12 @@ static void check_overlap_sms(void) {
   }
   for (int i = 0; i < 2; i++) qsort(took[i], TIMES, sizeof *took[i], by_dur);
   qsort(whole, TIMES, sizeof *whole, by_dur);
-  say("%d small kernels: %.2f ms alone, %.2f ms on the SMs of a kernel of %.2f ms", CHAIN, ms(took[0][TIMES / 2]), ms(took[1][TIMES / 2]), ms(whole[TIMES / 2]));
+  say("%d small kernels: %.2f ms alone, %.2f ms on the SMs of a kernel of %.2f ms", CHAIN, ms(took[0][TIMES / 2]),
+      ms(took[1][TIMES / 2]), ms(whole[TIMES / 2]));
 }
 
-/* What a call of the driver costs whoever serves meanwhile: a thread runs 0.1 ms batches on a gpu-let of its own, this one
- * makes the calls that preparing and retiring a plan are made of. */
+/* What a call of the driver costs whoever serves meanwhile: a thread runs 0.1 ms batches on a gpu-let of its own, this
+ * one makes the calls that preparing and retiring a plan are made of. */
 typedef struct serving {
   let_gpulet *g;
   let_exec x;
@@ -442,10 +461,47 @@ static void *serve(void *arg) {
   return NULL;
 }
 
-enum { STALL_NOTHING, STALL_ALLOC, STALL_FREE, STALL_OPEN, STALL_SHUT, STALL_STOCK, STALL_CAPTURE, STALL_INSTANTIATE, STALL_UPLOAD, STALL_DESTROY, STALL_PIECES, STALL_CAPTURE_PIECES, STALL_INSTANTIATE_PIECES, STALL_UPLOAD_PIECES, STALL_DESTROY_PIECES, STALL_PIN, STALL_UNPIN, STALL_HEALTH, STALLS };
+enum {
+  STALL_NOTHING,
+  STALL_ALLOC,
+  STALL_FREE,
+  STALL_OPEN,
+  STALL_SHUT,
+  STALL_STOCK,
+  STALL_CAPTURE,
+  STALL_INSTANTIATE,
+  STALL_UPLOAD,
+  STALL_DESTROY,
+  STALL_PIECES,
+  STALL_CAPTURE_PIECES,
+  STALL_INSTANTIATE_PIECES,
+  STALL_UPLOAD_PIECES,
+  STALL_DESTROY_PIECES,
+  STALL_PIN,
+  STALL_UNPIN,
+  STALL_HEALTH,
+  STALLS
+};
 
 static void check_stalls(void) {
-  static const char *const name[STALLS] = {"nothing", "cuMemAlloc 32 MiB", "cuMemFree", "open", "shut", "stock", "capture 1000 kernels", "instantiate", "upload", "destroy", "in pieces", "capture 10 times 100", "instantiate", "upload", "destroy", "pin 16 MiB", "unpin", "health"};
+  static const char *const name[STALLS] = {"nothing",
+                                           "cuMemAlloc 32 MiB",
+                                           "cuMemFree",
+                                           "open",
+                                           "shut",
+                                           "stock",
+                                           "capture 1000 kernels",
+                                           "instantiate",
+                                           "upload",
+                                           "destroy",
+                                           "in pieces",
+                                           "capture 10 times 100",
+                                           "instantiate",
+                                           "upload",
+                                           "destroy",
+                                           "pin 16 MiB",
+                                           "unpin",
+                                           "health"};
   enum { TIMES = 12, CHAIN = 1000, PIECES = 10 };
   int pieces = 1;
   CUdeviceptr out, at[TIMES];
@@ -480,10 +536,12 @@ static void check_stalls(void) {
         CUgraph *one = &graph[k][i];
         if (what == STALL_CAPTURE || what == STALL_CAPTURE_PIECES) {
           CU(cu.cuStreamBeginCapture((CUstream)t.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-          for (int n = 0; n < CHAIN / pieces; n++) CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
+          for (int n = 0; n < CHAIN / pieces; n++)
+            CU(cu.cuLaunchKernel(f_smid, 8, 1, 1, 128, 1, 1, 0, (CUstream)t.stream, (void *[]){&out, &small}, NULL));
           CU(cu.cuStreamEndCapture((CUstream)t.stream, one));
         }
-        if (what == STALL_INSTANTIATE || what == STALL_INSTANTIATE_PIECES) CU(cu.cuGraphInstantiate(&exec[k][i], *one, 0));
+        if (what == STALL_INSTANTIATE || what == STALL_INSTANTIATE_PIECES)
+          CU(cu.cuGraphInstantiate(&exec[k][i], *one, 0));
         if (what == STALL_UPLOAD || what == STALL_UPLOAD_PIECES) CU(cu.cuGraphUpload(exec[k][i], (CUstream)t.stream));
         if (what == STALL_DESTROY || what == STALL_DESTROY_PIECES) CU(cu.cuGraphExecDestroy(exec[k][i]));
       }
@@ -495,7 +553,8 @@ static void check_stalls(void) {
       nanosleep(&rest, NULL); /* the batch that it held up has ended */
       if (s.worst > worst) worst = s.worst;
     }
-    say("%s %.2f ms, a batch beside it at most %.2f; ", name[what], ms(sum) / (what == STALL_STOCK ? 1 : TIMES), ms(worst));
+    say("%s %.2f ms, a batch beside it at most %.2f; ", name[what], ms(sum) / (what == STALL_STOCK ? 1 : TIMES),
+        ms(worst));
   }
   s.stop = true;
   pthread_join(thread, NULL);
@@ -505,7 +564,8 @@ static void check_stalls(void) {
 static void check_answers(void) {
   enum { BYTES = 38 << 20, TIMES = 200, N = 32, EACH = 1000 };
   let_gpulet *g = gpulet(0, 0, 1, false), *other = gpulet(1, 1, 1, false);
-  unsigned char *host = mmap(NULL, BYTES + 2 * N * EACH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), *mine = host + BYTES;
+  unsigned char *host = mmap(NULL, BYTES + 2 * N * EACH, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0),
+                *mine = host + BYTES;
   REQUIRE(host != MAP_FAILED, "mmap");
   memset(host, 1, BYTES + 2 * N * EACH);
   OK(d->i->pin(d, host, BYTES + 2 * N * EACH, e));
@@ -533,13 +593,17 @@ static void check_answers(void) {
       else OK(d->i->mark(g, 0, e));
       if (how >= 2) OK(d->i->wait(g, 0, 5 * LET_S, &a, &b, e));
       took[k] = now() - begin_at;
-      for (int i = 0; i < N; i++) REQUIRE(memcmp(mine + 2 * i * EACH + (i & 1), host + i * EACH, EACH) == 0, "answer %d differs", i);
+      for (int i = 0; i < N; i++)
+        REQUIRE(memcmp(mine + 2 * i * EACH + (i & 1), host + i * EACH, EACH) == 0, "answer %d differs", i);
       if (how & 1) OK(d->i->mark(other, 0, e));
       if (how & 1) OK(d->i->wait(other, 0, 5 * LET_S, &a, &b, e));
     }
     qsort(took, TIMES, sizeof *took, by_dur);
-    say("%s%s p50 %.0f us, p99 %.0f us; ", how == 0 ? "32 answers of 1 KB by the copy engine" : how == 2 ? "by a kernel" : "", how & 1 ? "beside 38 MB" : "", ms(took[TIMES / 2]) * 1e3,
-        ms(took[TIMES * 99 / 100]) * 1e3);
+    say("%s%s p50 %.0f us, p99 %.0f us; ",
+        how == 0   ? "32 answers of 1 KB by the copy engine"
+        : how == 2 ? "by a kernel"
+                   : "",
+        how & 1 ? "beside 38 MB" : "", ms(took[TIMES / 2]) * 1e3, ms(took[TIMES * 99 / 100]) * 1e3);
   }
   d->i->unpin(d, host);
 }
@@ -608,12 +672,17 @@ static void check_memory(void) { /* gpu-lets until the device is full: a clear r
 static const struct {
   const char *name;
   void (*run)(void);
-} checks[] = {{"inventory", check_inventory}, {"sms", check_sms},         {"ladder", check_ladder}, {"wait", check_wait},
-              {"overlap", check_overlap},     {"side_by_side", check_side_by_side}, {"crowd", check_crowd},         {"overlap_sms", check_overlap_sms}, {"stalls", check_stalls}, {"answers", check_answers}, {"watchdog", check_watchdog}, {"sticky", check_sticky},
+} checks[] = {{"inventory", check_inventory}, {"sms", check_sms},
+              {"ladder", check_ladder},       {"wait", check_wait},
+              {"overlap", check_overlap},     {"side_by_side", check_side_by_side},
+              {"crowd", check_crowd},         {"overlap_sms", check_overlap_sms},
+              {"stalls", check_stalls},       {"answers", check_answers},
+              {"watchdog", check_watchdog},   {"sticky", check_sticky},
               {"memory", check_memory}};
 enum { N_CHECKS = sizeof checks / sizeof *checks, LIMIT_S = 60 };
 
-static int one(unsigned i, char text[4096]) { /* -> exit status; -1: out of time; the driver is touched only in the child */
+static int one(unsigned i,
+               char text[4096]) { /* -> exit status; -1: out of time; the driver is touched only in the child */
   int p[2];
   if (pipe(p)) return 1;
   pid_t pid = fork();
@@ -663,7 +732,8 @@ int main(int argc, char **argv) {
     fflush(stdout);
     if (json) {
       fprintf(json, "%s{\"name\":\"%s\",\"verdict\":\"%s\",\"text\":\"", ran ? "," : "", checks[i].name, verdict);
-      for (char *c = text; *c; c++) fprintf(json, *c == '"' || *c == '\\' ? "\\%c" : (unsigned char)*c < 32 ? " " : "%c", *c);
+      for (char *c = text; *c; c++)
+        fprintf(json, *c == '"' || *c == '\\' ? "\\%c" : (unsigned char)*c < 32 ? " " : "%c", *c);
       fprintf(json, "\"}");
     }
     ran++;

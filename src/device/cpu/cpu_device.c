@@ -30,14 +30,18 @@ static let_err health(let_device *d, let_device_health *ret, let_error *e) {
   long page = sysconf(_SC_PAGESIZE), all = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES);
   *ret = (let_device_health){.utilization = -1, .power_w = -1};
   if (page > 0 && all > 0 && free_pages >= 0 && free_pages <= all)
-    ret->memory_total = (uint64_t)all * (uint64_t)page, ret->memory_used = (uint64_t)(all - free_pages) * (uint64_t)page;
+    ret->memory_total = (uint64_t)all * (uint64_t)page,
+    ret->memory_used = (uint64_t)(all - free_pages) * (uint64_t)page;
   return LET_OK;
 }
 
-static let_err pin(let_device *d, void *p, uint64_t bytes, let_error *e) { return (void)d, (void)p, (void)bytes, (void)e, LET_OK; }
+static let_err pin(let_device *d, void *p, uint64_t bytes, let_error *e) {
+  return (void)d, (void)p, (void)bytes, (void)e, LET_OK;
+}
 static void unpin(let_device *d, void *p) { (void)d, (void)p; }
 
-static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e) {
+static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared,
+                           let_gpulet **ret, let_error *e) {
   cpu_device *c = (cpu_device *)d;
   if (shared) first = 0, granules = c->n;
   if (granules < 1 || first >= c->n || granules > c->n - first)
@@ -86,7 +90,8 @@ static let_err mark(let_gpulet *g, int instance, let_error *e) {
   return LET_OK;
 }
 
-static let_err wait_mark(let_gpulet *g, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
+static let_err wait_mark(let_gpulet *g, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
+                         let_error *e) {
   const cpu_gpulet *c = (const cpu_gpulet *)g;
   (void)timeout, (void)e; /* the work was done when it was enqueued */
   *ret_started = c->since[instance], *ret_finished = c->until[instance];
@@ -99,25 +104,25 @@ static let_err exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET
 static int done_fd(const let_gpulet *g, int instance) { return (void)g, (void)instance, -1; }
 
 static const let_device_i cpu_i = {
-  .name = "cpu",
-  .close = close_device,
-  .type = type,
-  .health = health,
-  .pin = pin,
-  .unpin = unpin,
-  .open = open_gpulet,
-  .shut = shut,
-  .target = target,
-  .enter = enter,
-  .copy_in = copy,
-  .launch = launch,
-  .copy_out = copy,
-  .mark = mark,
-  .wait = wait_mark,
-  .done_fd = done_fd,
-  .exact = exact,
-  .stock = stock,
-  .depth = 1,
+    .name = "cpu",
+    .close = close_device,
+    .type = type,
+    .health = health,
+    .pin = pin,
+    .unpin = unpin,
+    .open = open_gpulet,
+    .shut = shut,
+    .target = target,
+    .enter = enter,
+    .copy_in = copy,
+    .launch = launch,
+    .copy_out = copy,
+    .mark = mark,
+    .wait = wait_mark,
+    .done_fd = done_fd,
+    .exact = exact,
+    .stock = stock,
+    .depth = 1,
 };
 
 /* "0-1,4" -> cores, each allowed and named once. */
@@ -136,14 +141,22 @@ static let_err parse(const char *s, cpu_device *c, let_error *e) {
     if (a > b || b >= LET_CPU_MAX || (*end && *end != ',') || (*end == ',' && !end[1]))
       return let_fail(e, LET_ERR_INVALID, "device 'cpu:%s': write cores as in \"cpu:0-1\" or \"cpu:0,2\"", s);
     for (unsigned long k = a; k <= b; k++) {
-      if (!may[k]) return let_fail(e, LET_ERR_NOT_FOUND, "device 'cpu:%s': core %lu is not one this process may use (%u of them, from %u to %u)", s, k, n_allowed, allowed[0], allowed[n_allowed - 1]);
+      if (!may[k])
+        return let_fail(e, LET_ERR_NOT_FOUND,
+                        "device 'cpu:%s': core %lu is not one this process may use (%u of them, from %u to %u)", s, k,
+                        n_allowed, allowed[0], allowed[n_allowed - 1]);
       if (seen[k]) return let_fail(e, LET_ERR_INVALID, "device 'cpu:%s': core %lu is named twice", s, k);
       seen[k] = true, c->core[c->n++] = (uint32_t)k;
     }
     p = *end ? end + 1 : end;
   }
   long page = sysconf(_SC_PAGESIZE), all = sysconf(_SC_PHYS_PAGES);
-  c->type = (let_device_type){.name = "cpu", .sms = c->n, .granules = c->n, .granule_sms = 1, .last_granule_sms = 1, .cost = 1,
+  c->type = (let_device_type){.name = "cpu",
+                              .sms = c->n,
+                              .granules = c->n,
+                              .granule_sms = 1,
+                              .last_granule_sms = 1,
+                              .cost = 1,
                               .memory_bytes = page > 0 && all > 0 ? (uint64_t)all * (uint64_t)page : 0};
   return LET_OK;
 }

@@ -10,50 +10,50 @@
 #include "base/err.h"
 
 /* name, what an older driver calls it (NULL: no other name), needed for green contexts only */
-#define LET_CUDA_MAP(X)                       \
-  X(cuInit, NULL, 0)                          \
-  X(cuDriverGetVersion, NULL, 0)              \
-  X(cuGetErrorName, NULL, 0)                  \
-  X(cuGetErrorString, NULL, 0)                \
-  X(cuDeviceGetCount, NULL, 0)                \
-  X(cuDeviceGet, NULL, 0)                     \
-  X(cuDeviceGetName, NULL, 0)                 \
-  X(cuDeviceGetUuid, "cuDeviceGetUuid", 0)    \
-  X(cuDeviceGetPCIBusId, NULL, 0)             \
-  X(cuDeviceGetAttribute, NULL, 0)            \
-  X(cuDeviceTotalMem, NULL, 0)                \
-  X(cuDevicePrimaryCtxRetain, NULL, 0)        \
-  X(cuDevicePrimaryCtxRelease, NULL, 0)       \
-  X(cuCtxSetCurrent, NULL, 0)                 \
-  X(cuCtxGetCurrent, NULL, 0)                 \
-  X(cuMemAlloc, NULL, 0)                      \
-  X(cuMemFree, NULL, 0)                       \
-  X(cuMemGetInfo, NULL, 0)                    \
-  X(cuMemHostRegister, NULL, 0)               \
-  X(cuMemHostUnregister, NULL, 0)             \
-  X(cuMemcpyHtoDAsync, NULL, 0)               \
-  X(cuMemcpyDtoHAsync, NULL, 0)               \
-  X(cuStreamCreate, NULL, 0)                  \
-  X(cuStreamDestroy, NULL, 0)                 \
-  X(cuStreamQuery, NULL, 0)                   \
-  X(cuStreamWaitEvent, NULL, 0)               \
-  X(cuEventCreate, NULL, 0)                   \
-  X(cuEventDestroy, NULL, 0)                  \
-  X(cuEventRecord, NULL, 0)                   \
-  X(cuLaunchHostFunc, NULL, 0)                \
-  X(cuStreamWriteValue32, NULL, 0)            \
+#define LET_CUDA_MAP(X)                          \
+  X(cuInit, NULL, 0)                             \
+  X(cuDriverGetVersion, NULL, 0)                 \
+  X(cuGetErrorName, NULL, 0)                     \
+  X(cuGetErrorString, NULL, 0)                   \
+  X(cuDeviceGetCount, NULL, 0)                   \
+  X(cuDeviceGet, NULL, 0)                        \
+  X(cuDeviceGetName, NULL, 0)                    \
+  X(cuDeviceGetUuid, "cuDeviceGetUuid", 0)       \
+  X(cuDeviceGetPCIBusId, NULL, 0)                \
+  X(cuDeviceGetAttribute, NULL, 0)               \
+  X(cuDeviceTotalMem, NULL, 0)                   \
+  X(cuDevicePrimaryCtxRetain, NULL, 0)           \
+  X(cuDevicePrimaryCtxRelease, NULL, 0)          \
+  X(cuCtxSetCurrent, NULL, 0)                    \
+  X(cuCtxGetCurrent, NULL, 0)                    \
+  X(cuMemAlloc, NULL, 0)                         \
+  X(cuMemFree, NULL, 0)                          \
+  X(cuMemGetInfo, NULL, 0)                       \
+  X(cuMemHostRegister, NULL, 0)                  \
+  X(cuMemHostUnregister, NULL, 0)                \
+  X(cuMemcpyHtoDAsync, NULL, 0)                  \
+  X(cuMemcpyDtoHAsync, NULL, 0)                  \
+  X(cuStreamCreate, NULL, 0)                     \
+  X(cuStreamDestroy, NULL, 0)                    \
+  X(cuStreamQuery, NULL, 0)                      \
+  X(cuStreamWaitEvent, NULL, 0)                  \
+  X(cuEventCreate, NULL, 0)                      \
+  X(cuEventDestroy, NULL, 0)                     \
+  X(cuEventRecord, NULL, 0)                      \
+  X(cuLaunchHostFunc, NULL, 0)                   \
+  X(cuStreamWriteValue32, NULL, 0)               \
   X(cuEventElapsedTime, "cuEventElapsedTime", 0) \
-  X(cuGraphLaunch, NULL, 0)                   \
-  X(cuModuleLoadData, NULL, 0)                \
-  X(cuModuleGetFunction, NULL, 0)             \
-  X(cuLaunchKernel, NULL, 0)                  \
-  X(cuMemHostGetDevicePointer, NULL, 0)       \
-  X(cuDeviceGetDevResource, NULL, 1)          \
-  X(cuDevSmResourceSplitByCount, NULL, 1)     \
-  X(cuDevResourceGenerateDesc, NULL, 1)       \
-  X(cuGreenCtxCreate, NULL, 1)                \
-  X(cuGreenCtxDestroy, NULL, 1)               \
-  X(cuCtxFromGreenCtx, NULL, 1)               \
+  X(cuGraphLaunch, NULL, 0)                      \
+  X(cuModuleLoadData, NULL, 0)                   \
+  X(cuModuleGetFunction, NULL, 0)                \
+  X(cuLaunchKernel, NULL, 0)                     \
+  X(cuMemHostGetDevicePointer, NULL, 0)          \
+  X(cuDeviceGetDevResource, NULL, 1)             \
+  X(cuDevSmResourceSplitByCount, NULL, 1)        \
+  X(cuDevResourceGenerateDesc, NULL, 1)          \
+  X(cuGreenCtxCreate, NULL, 1)                   \
+  X(cuGreenCtxDestroy, NULL, 1)                  \
+  X(cuCtxFromGreenCtx, NULL, 1)                  \
   X(cuGreenCtxStreamCreate, NULL, 1)
 
 /* NVML's stable C interface, declared here because the toolkit headers need not include it. */
@@ -68,7 +68,7 @@ typedef struct let_cuda_api {
 #define X(name, older, green) __typeof__(&name) name;
   LET_CUDA_MAP(X)
 #undef X
-  bool green; /* every function of green contexts is there */
+  bool green;  /* every function of green contexts is there */
   int version; /* of the driver, 13000 */
   /* NVML; each NULL when the library is missing */
   int (*nvml_init)(void);

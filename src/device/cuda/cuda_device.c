@@ -11,7 +11,8 @@ void let_cuda_type_name(const char *product, char out[64]) {
     size_t word = 0;
     while (isalnum((unsigned char)product[word])) word++;
     bool skip = false;
-    for (size_t i = 0; i < sizeof maker / sizeof *maker; i++) skip |= strlen(maker[i]) == word && !strncasecmp(product, maker[i], word);
+    for (size_t i = 0; i < sizeof maker / sizeof *maker; i++)
+      skip |= strlen(maker[i]) == word && !strncasecmp(product, maker[i], word);
     if (!skip && word) {
       if (n && n < 63) out[n++] = '-';
       for (size_t i = 0; i < word && n < 63; i++) out[n++] = (char)tolower((unsigned char)product[i]);
@@ -25,24 +26,27 @@ void let_cuda_type_name(const char *product, char out[64]) {
 #ifndef LET_HAVE_CUDA
 let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   (void)ret;
-  return let_fail(e, LET_ERR_NOT_FOUND, "device cuda:%d: this gpulet was built without the CUDA headers; build it where cuda.h is installed (12.4 or later)", ordinal);
+  return let_fail(e, LET_ERR_NOT_FOUND,
+                  "device cuda:%d: this gpulet was built without the CUDA headers; build it where cuda.h is installed "
+                  "(12.4 or later)",
+                  ordinal);
 }
 let_err let_cuda_list(let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {
   (void)ret, (void)cap, (void)ret_n;
   return let_fail(e, LET_ERR_NOT_FOUND, "no CUDA devices: this gpulet was built without the CUDA headers");
 }
 #else
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
+#  include <stdio.h>
+#  include <stdlib.h>
+#  include <time.h>
 
-#include "cuda_int.h"
+#  include "cuda_int.h"
 
-#define CHECK(call)                                                  \
-  do {                                                               \
-    let_err err_ = let_cuda_check(d->api, (call), #call, e);         \
-    if (err_) return err_;                                           \
-  } while (0)
+#  define CHECK(call)                                          \
+    do {                                                       \
+      let_err err_ = let_cuda_check(d->api, (call), #call, e); \
+      if (err_) return err_;                                   \
+    } while (0)
 
 /* Splits once; without green contexts, or where a split is refused (MPS clients), the device is one granule. */
 static let_err split(let_cuda *d, let_error *e) {
@@ -88,7 +92,8 @@ static let_err describe(let_cuda *d, int ordinal, let_error *e) {
   int count = 0;
   CHECK(a->cuDeviceGetCount(&count));
   if (ordinal < 0 || ordinal >= count) {
-    return let_fail(e, LET_ERR_NOT_FOUND, "no device cuda:%d: this machine has %d GPU%s, numbered from 0", ordinal, count, count == 1 ? "" : "s");
+    return let_fail(e, LET_ERR_NOT_FOUND, "no device cuda:%d: this machine has %d GPU%s, numbered from 0", ordinal,
+                    count, count == 1 ? "" : "s");
   }
   CHECK(a->cuDeviceGet(&d->dev, ordinal));
   char product[128] = "";
@@ -103,7 +108,8 @@ static let_err describe(let_cuda *d, int ordinal, let_error *e) {
   CHECK(a->cuDeviceGetUuid(&id, d->dev));
   char *at = d->uuid + snprintf(d->uuid, sizeof d->uuid, "GPU-");
   for (int i = 0; i < 16; i++) {
-    at += snprintf(at, (size_t)(d->uuid + sizeof d->uuid - at), "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", (unsigned char)id.bytes[i]);
+    at += snprintf(at, (size_t)(d->uuid + sizeof d->uuid - at), "%s%02x",
+                   i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", (unsigned char)id.bytes[i]);
   }
   return split(d, e);
 }
@@ -205,7 +211,8 @@ let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   let_cuda__watch_init(&d->watch);
   let_cuda__scatter_load(d);
   char bus[32];
-  if (a->nvml_by_pci && !a->cuDeviceGetPCIBusId(bus, sizeof bus, d->dev) && a->nvml_by_pci(bus, &d->nvml)) d->nvml = NULL;
+  if (a->nvml_by_pci && !a->cuDeviceGetPCIBusId(bus, sizeof bus, d->dev) && a->nvml_by_pci(bus, &d->nvml))
+    d->nvml = NULL;
   *ret = &d->base;
   return LET_OK;
 }

@@ -1,36 +1,36 @@
 /* Design notes.
  * Three streams per gpu-let, so that the next batch's inputs and the last batch's outputs move while this batch
  * computes: |in| -> |compute| -> |out|, joined by events only where one really needs the other. What leaves by a kernel
- * (cuda_scatter.c) leaves on |compute|, what leaves by a copy engine on |out|: the next launch waits for it, whatever it
- * launches. Graphs of one gpu-let share memory: what one captured later answers may lie where one captured earlier keeps
- * what lies between its input and its output. All three belong
- * to the gpu-let's context; the threads keep the primary context current, since a green context may be current in
- * one thread only and streams carry their own.
- * Completion: cuda_watch.c sees it and writes an eventfd, and wait() polls that fd. Unlike cuEventSynchronize that takes a
- * timeout (the watchdog) and spins nowhere. Nothing is seen once the context is in error: for that case, and only then, wait() looks at the stream every QUERY_EVERY. */
+ * (cuda_scatter.c) leaves on |compute|, what leaves by a copy engine on |out|: the next launch waits for it, whatever
+ * it launches. Graphs of one gpu-let share memory: what one captured later answers may lie where one captured earlier
+ * keeps what lies between its input and its output. All three belong to the gpu-let's context; the threads keep the
+ * primary context current, since a green context may be current in one thread only and streams carry their own.
+ * Completion: cuda_watch.c sees it and writes an eventfd, and wait() polls that fd. Unlike cuEventSynchronize that
+ * takes a timeout (the watchdog) and spins nowhere. Nothing is seen once the context is in error: for that case, and
+ * only then, wait() looks at the stream every QUERY_EVERY. */
 #ifdef LET_HAVE_CUDA
-#include <errno.h>
-#include <poll.h>
-#include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <time.h>
-#include <unistd.h>
+#  include <errno.h>
+#  include <poll.h>
+#  include <sched.h>
+#  include <stdio.h>
+#  include <stdlib.h>
+#  include <string.h>
+#  include <sys/eventfd.h>
+#  include <time.h>
+#  include <unistd.h>
 
-#include "base/units.h"
-#include "cuda_int.h"
-#include "os/clock.h"
+#  include "base/units.h"
+#  include "cuda_int.h"
+#  include "os/clock.h"
 
-#define QUERY_EVERY (20 * LET_MS)
-#define DRAIN_FOR (2 * LET_S) /* how long shut() waits for work that is still running */
+#  define QUERY_EVERY (20 * LET_MS)
+#  define DRAIN_FOR   (2 * LET_S) /* how long shut() waits for work that is still running */
 
-#define CHECK(call)                                                  \
-  do {                                                               \
-    let_err err_ = let_cuda_check(g->d->api, (call), #call, e);      \
-    if (err_) return err_;                                           \
-  } while (0)
+#  define CHECK(call)                                             \
+    do {                                                          \
+      let_err err_ = let_cuda_check(g->d->api, (call), #call, e); \
+      if (err_) return err_;                                      \
+    } while (0)
 
 /* The context of the ladder for that range, made if there is none yet. */
 static let_err climb(let_cuda *d, uint32_t first, uint32_t n, let_cuda_rung **ret, let_error *e) {
@@ -120,7 +120,8 @@ static let_err build(let_cuda_gpulet *g, let_error *e) {
   return let_cuda__watch(g, e);
 }
 
-let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e) {
+let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared,
+                       let_gpulet **ret, let_error *e) {
   let_cuda *d = (let_cuda *)base;
   if (granules < 1 || first >= d->type.granules || granules > d->type.granules - first) {
     return let_fail(e, LET_ERR_INVALID, "gpu-let %u: granules %u..%llu of cuda:%d, which has %u", number, first,
@@ -280,7 +281,8 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   w->launches++;
   w->eager |= !x->n_graphs;
   w->n = x->n_in;
-  for (uint32_t i = 0; i < w->n; i++) w->in[i].at = (uintptr_t)x->in[i].data, w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
+  for (uint32_t i = 0; i < w->n; i++)
+    w->in[i].at = (uintptr_t)x->in[i].data, w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
   return err;
 }
 
@@ -306,7 +308,8 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
 let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   let_cuda_mark *m = &g->mark[instance & 1];
-  if (m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: instance %d was marked and not waited for", g->number, instance);
+  if (m->pending)
+    return let_fail(e, LET_ERR_INVALID, "gpu-let %u: instance %d was marked and not waited for", g->number, instance);
   let_err err = flush(g, e);
   if (!err) err = join_in(g, e);
   if (!err && g->out_dirty) err = let_cuda__join_compute(g, e);
@@ -323,7 +326,9 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   return err;
 }
 
-int let_cuda__done_fd(const let_gpulet *base, int instance) { return ((const let_cuda_gpulet *)base)->mark[instance & 1].fd; }
+int let_cuda__done_fd(const let_gpulet *base, int instance) {
+  return ((const let_cuda_gpulet *)base)->mark[instance & 1].fd;
+}
 
 let_err let_cuda__exact(let_gpulet *base, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
@@ -335,10 +340,12 @@ let_err let_cuda__exact(let_gpulet *base, let_error *e) {
 }
 
 /* The end as soon as it can be seen, and the times of the device. */
-static let_err spin(let_cuda_gpulet *g, let_cuda_mark *m, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
+static let_err spin(let_cuda_gpulet *g, let_cuda_mark *m, let_dur timeout, let_time *ret_started,
+                    let_time *ret_finished, let_error *e) {
   let_time begin = let_now(), now = begin, look = begin + QUERY_EVERY;
   while (atomic_load_explicit(m->flag, memory_order_acquire) != m->told) {
-    if ((now = let_now()) - begin >= timeout) return let_fail(e, LET_ERR_DEADLINE, "gpu-let %u: a batch did not finish in time", g->number);
+    if ((now = let_now()) - begin >= timeout)
+      return let_fail(e, LET_ERR_DEADLINE, "gpu-let %u: a batch did not finish in time", g->number);
     sched_yield();
     if (now < look) continue;
     CUresult r = g->d->api->cuStreamQuery(g->out);
@@ -358,18 +365,21 @@ static let_err spin(let_cuda_gpulet *g, let_cuda_mark *m, let_dur timeout, let_t
   return LET_OK;
 }
 
-let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
+let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
+                       let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   const let_cuda_api *a = g->d->api;
   let_cuda_mark *m = &g->mark[instance & 1];
-  if (!m->pending) return let_fail(e, LET_ERR_INVALID, "gpu-let %u: nothing is marked on instance %d", g->number, instance);
+  if (!m->pending)
+    return let_fail(e, LET_ERR_INVALID, "gpu-let %u: nothing is marked on instance %d", g->number, instance);
   if (g->exact) return spin(g, m, timeout, ret_started, ret_finished, e);
   let_time begin = let_now(), finished;
   while (!(finished = atomic_load_explicit(&m->finished, memory_order_acquire))) {
     let_dur waited = let_now() - begin;
     if (waited >= timeout) {
       char after[LET_UNITS_MAX];
-      return let_fail(e, LET_ERR_DEADLINE, "gpu-let %u: a batch did not finish within %s", g->number, let_print_dur(timeout, after));
+      return let_fail(e, LET_ERR_DEADLINE, "gpu-let %u: a batch did not finish within %s", g->number,
+                      let_print_dur(timeout, after));
     }
     let_dur left = timeout - waited < QUERY_EVERY ? timeout - waited : QUERY_EVERY;
     struct timespec t = {left / LET_S, left % LET_S};

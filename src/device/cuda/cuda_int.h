@@ -12,14 +12,14 @@ enum {
   LET__CUDA_GROUPS_MAX = 256,
   LET__CUDA_WORKSPACE = 32 << 20, /* bytes for library workspaces (cuBLAS asks for 32 MiB on Hopper) */
   LET__CUDA_SPARE = 64,
-  LET__CUDA_SLOTS = 128, /* gpu-lets that are open at once, stuck ones too */
-  LET__CUDA_PINNED = 128,            /* ranges that are known to be pinned; further ones only go by the copy engine */
-  LET__CUDA_SCATTER_MAX = 64,        /* copies of one launch */
+  LET__CUDA_SLOTS = 128,              /* gpu-lets that are open at once, stuck ones too */
+  LET__CUDA_PINNED = 128,             /* ranges that are known to be pinned; further ones only go by the copy engine */
+  LET__CUDA_SCATTER_MAX = 64,         /* copies of one launch */
   LET__CUDA_SCATTER_BYTES = 256 << 10 /* a larger copy goes by the copy engine */
 };
 
-/* A context of the ladder: the union of granules [first, first + n). It is never current in any thread (streams carry it),
- * so any number of gpu-lets of that range use the same one. */
+/* A context of the ladder: the union of granules [first, first + n). It is never current in any thread (streams carry
+ * it), so any number of gpu-lets of that range use the same one. */
 typedef struct let_cuda_rung {
   struct let_cuda_rung *next;
   uint32_t first, n;
@@ -49,7 +49,7 @@ typedef struct let_cuda_watch {
   pthread_cond_t wake;
   pthread_t thread;
   bool stop;
-  _Atomic bool writes; /* false: the driver has no cuStreamWriteValue32 */
+  _Atomic bool writes;   /* false: the driver has no cuStreamWriteValue32 */
   let_cuda_flags *flags; /* NULL: the thread does not run yet */
   CUdeviceptr seen;      /* where the device has them */
   bool used[LET__CUDA_SLOTS];
@@ -70,14 +70,15 @@ typedef struct let_cuda {
   uint32_t n_resources;
   CUdevResource resource[LET__CUDA_GROUPS_MAX + 1];
   uint32_t begin[LET__CUDA_GROUPS_MAX + 2];
-  CUfunction scatter; /* NULL: there is none here */
-  pthread_mutex_t lock;   /* what follows */
+  CUfunction scatter;   /* NULL: there is none here */
+  pthread_mutex_t lock; /* what follows */
   let_cuda_rung *ladder;
   let_cuda_gpulet *stuck; /* shut while a kernel would not end: kept until it does */
   /* Workspaces of gpu-lets that were shut: freeing device memory waits for everything that runs on the device. */
   CUdeviceptr spare[LET__CUDA_SPARE];
   uint32_t n_spare;
-  pthread_mutex_t pins;   /* what follows: lanes look at it for every copy, and |lock| is held while streams are destroyed */
+  pthread_mutex_t
+      pins; /* what follows: lanes look at it for every copy, and |lock| is held while streams are destroyed */
   let_cuda_range pinned[LET__CUDA_PINNED];
   uint32_t n_pinned;
   let_cuda_watch watch;
@@ -86,7 +87,7 @@ typedef struct let_cuda {
 /* What was launched between two marks: says which copies must wait for it. Addresses only: execs may be gone. */
 typedef struct let_cuda_work {
   uint32_t launches;
-  bool eager; /* one of them was no graph */
+  bool eager;        /* one of them was no graph */
   let_time launched; /* the first of them */
   uint32_t n;
   struct {
@@ -126,13 +127,14 @@ struct let_cuda_gpulet {
   uint32_t n_scatter;
   bool exact;
   CUevent begin; /* of the batch that is not marked yet */
-  int slot; /* -1: not watched */
+  int slot;      /* -1: not watched */
   let_cuda_flags *flags;
   let_cuda_gpulet *watched; /* the next one */
   let_time free;            /* the last batch had not ended before; of the thread's */
 };
 
-let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e);
+let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared,
+                       let_gpulet **ret, let_error *e);
 void let_cuda__shut(let_gpulet *base);
 let_err let_cuda__stock(let_device *base, let_error *e);
 void let_cuda__target(const let_gpulet *base, let_engine_target *ret);
@@ -143,13 +145,14 @@ let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_
 let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e);
 let_err let_cuda__exact(let_gpulet *base, let_error *e);
 int let_cuda__done_fd(const let_gpulet *base, int instance);
-let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e);
+let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
+                       let_error *e);
 
 let_err let_cuda__join_compute(let_cuda_gpulet *g, let_error *e); /* |out| waits for |compute| */
-void let_cuda__scatter_load(let_cuda *d); /* primary context current */
+void let_cuda__scatter_load(let_cuda *d);                         /* primary context current */
 let_err let_cuda__pin(let_device *base, void *p, uint64_t bytes, let_error *e);
 void let_cuda__unpin(let_device *base, void *p);
-bool let_cuda__scatters(let_cuda *d, const void *to, uint64_t bytes); /* may a copy out go that way? */
+bool let_cuda__scatters(let_cuda *d, const void *to, uint64_t bytes);     /* may a copy out go that way? */
 let_err let_cuda__scatter(let_cuda_gpulet *g, CUstream on, let_error *e); /* launches what is in g->scatter */
 
 /* cuda_watch.c. A gpu-let is watched from open to its destruction; nothing of it runs any more then. */
@@ -157,8 +160,9 @@ void let_cuda__watch_init(let_cuda_watch *w);
 void let_cuda__watch_end(let_cuda *d); /* no gpu-let is left */
 let_err let_cuda__watch(let_cuda_gpulet *g, let_error *e);
 void let_cuda__unwatch(let_cuda_gpulet *g);
-let_err let_cuda__ends(let_cuda_gpulet *g, int instance, let_error *e); /* after all that was enqueued; |out| told to wait if it has copies */
-void let_cuda__forget(let_cuda_gpulet *g, let_cuda_mark *m);                       /* it will never be done */
+let_err let_cuda__ends(let_cuda_gpulet *g, int instance,
+                       let_error *e); /* after all that was enqueued; |out| told to wait if it has copies */
+void let_cuda__forget(let_cuda_gpulet *g, let_cuda_mark *m); /* it will never be done */
 
 /* Destroys the stuck gpu-lets whose kernels have ended meanwhile; true when none is left. */
 bool let_cuda__reap(let_cuda *d);

@@ -1,11 +1,11 @@
-/* Small answers leave by a kernel that writes into pinned host memory, not by the copy engine. The engine serves one copy
- * at a time in the order in which they came: 64 bytes behind 38 MB of another gpu-let's outputs took 840 us on an H200,
- * in pieces of 2 MB as well, and a stream that waits for its kernels can hold up another stream's copies. And it is one
- * launch per batch instead of one copy per request. */
+/* Small answers leave by a kernel that writes into pinned host memory, not by the copy engine. The engine serves one
+ * copy at a time in the order in which they came: 64 bytes behind 38 MB of another gpu-let's outputs took 840 us on an
+ * H200, in pieces of 2 MB as well, and a stream that waits for its kernels can hold up another stream's copies. And it
+ * is one launch per batch instead of one copy per request. */
 #ifdef LET_HAVE_CUDA
-#include <string.h>
+#  include <string.h>
 
-#include "cuda_int.h"
+#  include "cuda_int.h"
 
 static const char ptx[] =
     ".version 7.0\n.target sm_70\n.address_size 64\n"
@@ -15,7 +15,8 @@ static const char ptx[] =
     " ld.param.u64 %d4, [%d3]; ld.param.u64 %d5, [%d3+8]; ld.param.u64 %d6, [%d3+16];\n" /* to, from, bytes */
     " cvta.to.global.u64 %d4, %d4; cvta.to.global.u64 %d5, %d5;\n"
     " mov.u32 %r2, %tid.x; mov.u32 %r3, %ntid.x; mov.u32 %r4, %ctaid.y; mov.u32 %r5, %nctaid.y;\n"
-    " mad.lo.u32 %r6, %r4, %r3, %r2; mul.lo.u32 %r7, %r3, %r5; cvt.u64.u32 %d7, %r6; cvt.u64.u32 %d8, %r7;\n" /* me, all */
+    " mad.lo.u32 %r6, %r4, %r3, %r2; mul.lo.u32 %r7, %r3, %r5; cvt.u64.u32 %d7, %r6; cvt.u64.u32 %d8, %r7;\n" /* me, all
+                                                                                                               */
     " mov.u64 %d15, 0; or.b64 %d9, %d4, %d5; and.b64 %d9, %d9, 15; setp.ne.u64 %p1, %d9, 0; @%p1 bra rest;\n"
     " shr.u64 %d10, %d6, 4; shl.b64 %d15, %d10, 4; mov.u64 %d11, %d7;\n"
     "wide: setp.ge.u64 %p2, %d11, %d10; @%p2 bra rest;\n" /* 16 bytes each */
@@ -40,7 +41,9 @@ let_err let_cuda__pin(let_device *base, void *p, uint64_t bytes, let_error *e) {
   let_cuda *d = (let_cuda *)base;
   const let_cuda_api *a = d->api;
   let_err err = let_cuda_check(a, a->cuCtxSetCurrent(d->primary), "cuCtxSetCurrent", e);
-  if (!err) err = let_cuda_check(a, a->cuMemHostRegister(p, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP), "cuMemHostRegister", e);
+  if (!err)
+    err = let_cuda_check(a, a->cuMemHostRegister(p, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP),
+                         "cuMemHostRegister", e);
   if (err) return err;
   CUdeviceptr seen = 0;
   pthread_mutex_lock(&d->pins);
@@ -79,7 +82,9 @@ let_err let_cuda__scatter(let_cuda_gpulet *g, CUstream on, let_error *e) {
   for (uint32_t i = 0; i < g->n_scatter; i++) most = g->scatter[i].bytes > most ? g->scatter[i].bytes : most;
   unsigned blocks = (unsigned)(most / (16 << 10)) + 1, n = g->n_scatter;
   g->n_scatter = 0;
-  return let_cuda_check(g->d->api, g->d->api->cuLaunchKernel(g->d->scatter, n, blocks, 1, 128, 1, 1, 0, on, (void *[]){g->scatter}, NULL), "cuLaunchKernel", e);
+  return let_cuda_check(
+      g->d->api, g->d->api->cuLaunchKernel(g->d->scatter, n, blocks, 1, 128, 1, 1, 0, on, (void *[]){g->scatter}, NULL),
+      "cuLaunchKernel", e);
 }
 #else
 typedef int let_cuda_scatter_is_not_built;

@@ -23,15 +23,16 @@ static void type_names(void **state) {
   assert_string_equal(out, "v100-sxm2-16gb");
   let_cuda_type_name("", out);
   assert_string_equal(out, "gpu");
-  let_cuda_type_name("NVIDIA aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", out);
+  let_cuda_type_name(
+      "NVIDIA aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", out);
   assert_int_equal(strlen(out), 63);
 }
 
 #ifdef LET_HAVE_CUDA
-#include <dlfcn.h>
-#include <stdatomic.h>
+#  include <dlfcn.h>
+#  include <stdatomic.h>
 
-#include "device/cuda/fake/fake_cuda.h"
+#  include "device/cuda/fake/fake_cuda.h"
 
 static let_fake_cuda_fault_fn set_fault;
 static int (*launch_host)(void *stream, void (*fn)(void *), void *arg); /* cuLaunchHostFunc */
@@ -198,7 +199,8 @@ static void same_exec_twice(void **state) { /* legal, ordered: the second batch 
   d->i->close(d);
 }
 
-/* Graphs of one gpu-let share memory: the one that was captured first overwrites, on its way, what the other answered. */
+/* Graphs of one gpu-let share memory: the one that was captured first overwrites, on its way, what the other answered.
+ */
 static void spoil(void *arg) {
   rig *r = arg;
   memset(r->in + 4096 + 2048, 0x5a, BYTES);
@@ -320,7 +322,7 @@ static void stuck_at_close(void **state) { /* a gpu-let shut while its kernel ha
   r.graph.kind = LET_FAKE_HANG;
   char src[BYTES] = {1}, dst[BYTES];
   assert_int_equal(batch(g, &r, src, dst, 0, &e), LET_OK);
-  d->i->shut(g); /* gives up after its drain time */
+  d->i->shut(g);                                 /* gives up after its drain time */
   let_gpulet *again = gpulet(d, 1, 0, 2, false); /* streams and events of its own; the context outlives both */
   assert_int_equal(stats().contexts_made, 1);
   d->i->shut(again);
@@ -365,7 +367,7 @@ static void times(void **state) {
   for (int k = 0; k < 2; k++) assert_int_equal(batch(g, &r[k], src, dst[k], k, &e), LET_OK);
   for (int k = 0; k < 2; k++) assert_int_equal(d->i->wait(g, k, LET_S, &from[k], &to[k], &e), LET_OK);
   assert_true(to[0] - from[0] >= 40 * LET_MS && to[1] - from[1] >= LET_MS);
-  assert_true(from[1] > from[0] + 30 * LET_MS); /* it waited for the first */
+  assert_true(from[1] > from[0] + 30 * LET_MS);   /* it waited for the first */
   assert_int_equal(d->i->mark(g, 0, &e), LET_OK); /* nothing at all */
   assert_int_equal(d->i->wait(g, 0, LET_S, &from[0], &to[0], &e), LET_OK);
   assert_true(from[0] == to[0] && from[0] >= to[1]);
@@ -434,10 +436,11 @@ static void error_classes(void **state) {
     const char *fault;
     let_err want;
   } table[] = {
-      {"cuMemcpyHtoDAsync:1:1", LET_ERR_INVALID},   {"cuMemcpyHtoDAsync:1:2", LET_ERR_NOMEM}, {"cuGraphLaunch:1:400", LET_ERR_GPULET},
-      {"cuGraphLaunch:1:701", LET_ERR_GPULET},      {"cuGraphLaunch:1:719", LET_ERR_DEVICE},  {"cuMemcpyDtoHAsync:1:700", LET_ERR_DEVICE},
-      {"cuStreamWriteValue32:1:1", LET_ERR_INVALID}, {"cuEventRecord:1:999", LET_ERR_DEVICE}, {"cuGraphLaunch:1:214", LET_ERR_DEVICE},
-      {"cuGraphLaunch:1:906", LET_ERR_GPULET},
+      {"cuMemcpyHtoDAsync:1:1", LET_ERR_INVALID},    {"cuMemcpyHtoDAsync:1:2", LET_ERR_NOMEM},
+      {"cuGraphLaunch:1:400", LET_ERR_GPULET},       {"cuGraphLaunch:1:701", LET_ERR_GPULET},
+      {"cuGraphLaunch:1:719", LET_ERR_DEVICE},       {"cuMemcpyDtoHAsync:1:700", LET_ERR_DEVICE},
+      {"cuStreamWriteValue32:1:1", LET_ERR_INVALID}, {"cuEventRecord:1:999", LET_ERR_DEVICE},
+      {"cuGraphLaunch:1:214", LET_ERR_DEVICE},       {"cuGraphLaunch:1:906", LET_ERR_GPULET},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     set_fault("");
@@ -449,7 +452,8 @@ static void error_classes(void **state) {
     char src[BYTES] = {1}, dst[BYTES];
     set_fault(table[i].fault);
     let_err err = batch(g, &r, src, dst, 0, &e);
-    if (err != table[i].want) fail_msg("%s: %s, not %s: %s", table[i].fault, let_err_name(err), let_err_name(table[i].want), e.text);
+    if (err != table[i].want)
+      fail_msg("%s: %s, not %s: %s", table[i].fault, let_err_name(err), let_err_name(table[i].want), e.text);
     set_fault("");
     d->i->shut(g);
     d->i->close(d);
@@ -495,9 +499,18 @@ static void answers(void **state) {
 
 static void every_failing_call_of_open(void **state) { /* no leak, whichever call fails, and a clear sentence */
   (void)state;
-  static const char *const name[] = {"cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceTotalMem", "cuDevicePrimaryCtxRetain",
-                                     "cuCtxSetCurrent", "cuDevResourceGenerateDesc", "cuGreenCtxCreate", "cuCtxFromGreenCtx",
-                                     "cuGreenCtxStreamCreate", "cuEventCreate", "cuMemAlloc"};
+  static const char *const name[] = {"cuDeviceGetCount",
+                                     "cuDeviceGet",
+                                     "cuDeviceGetName",
+                                     "cuDeviceTotalMem",
+                                     "cuDevicePrimaryCtxRetain",
+                                     "cuCtxSetCurrent",
+                                     "cuDevResourceGenerateDesc",
+                                     "cuGreenCtxCreate",
+                                     "cuCtxFromGreenCtx",
+                                     "cuGreenCtxStreamCreate",
+                                     "cuEventCreate",
+                                     "cuMemAlloc"};
   for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
     for (int nth = 1; nth <= 9; nth++) {
       char fault[80];
@@ -577,9 +590,25 @@ int main(void) {
   *(void **)&release_hung = dlsym(lib, "let_fake_cuda_release");
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(type_names),
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-      T(inventory), T(a_batch), T(depth_two), T(same_exec_twice), T(answers_leave_first), T(two_gpulets), T(ladder), T(watchdog), T(stuck_at_close),
-      T(sticky), T(callbacks_tell), T(times), T(exact), T(error_classes), T(every_failing_call_of_open), T(out_of_memory), T(eager), T(answers),
+#  define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+      T(inventory),
+      T(a_batch),
+      T(depth_two),
+      T(same_exec_twice),
+      T(answers_leave_first),
+      T(two_gpulets),
+      T(ladder),
+      T(watchdog),
+      T(stuck_at_close),
+      T(sticky),
+      T(callbacks_tell),
+      T(times),
+      T(exact),
+      T(error_classes),
+      T(every_failing_call_of_open),
+      T(out_of_memory),
+      T(eager),
+      T(answers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

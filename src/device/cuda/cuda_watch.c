@@ -1,22 +1,22 @@
-/* Sees batches end: the stream writes a word into pinned memory (cuStreamWriteValue32), and a thread looks at the words,
- * seldom while a batch is young compared to what it takes, and not at all while none is out.
- * Why not ask the driver: cuLaunchHostFunc runs on a thread of the driver's that gets a lock of the driver's last while
- * another thread captures graphs or copies. On an H200 batches of 0.1 ms were seen to end 5 ms late beside a plan change, and
- * the stream stands still until the function has run. cuEventElapsedTime, for when they began, took up to 5 ms as well: a
+/* Sees batches end: the stream writes a word into pinned memory (cuStreamWriteValue32), and a thread looks at the
+ * words, seldom while a batch is young compared to what it takes, and not at all while none is out. Why not ask the
+ * driver: cuLaunchHostFunc runs on a thread of the driver's that gets a lock of the driver's last while another thread
+ * captures graphs or copies. On an H200 batches of 0.1 ms were seen to end 5 ms late beside a plan change, and the
+ * stream stands still until the function has run. cuEventElapsedTime, for when they began, took up to 5 ms as well: a
  * batch begins when it is launched or when the one ahead of it ends. The price: launch to wait of nothing takes 110 us
  * instead of 28 where a sleep takes 60 us (virtual machines), and 6 % of a core instead of 1 while batches are out. */
 #ifdef LET_HAVE_CUDA
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <time.h>
-#include <unistd.h>
+#  include <errno.h>
+#  include <stdio.h>
+#  include <stdlib.h>
+#  include <string.h>
+#  include <sys/mman.h>
+#  include <sys/prctl.h>
+#  include <time.h>
+#  include <unistd.h>
 
-#include "cuda_int.h"
-#include "os/clock.h"
+#  include "cuda_int.h"
+#  include "os/clock.h"
 
 /* A thirty-second of what a batch has taken so far is late enough. */
 static const let_dur soonest = 15 * LET_US, latest = 100 * LET_US;
@@ -35,7 +35,9 @@ static void tell(let_cuda_gpulet *g, let_cuda_mark *m, let_time before, let_time
   atomic_store_explicit(&m->finished, now, memory_order_release);
 }
 
-static bool is(const _Atomic uint32_t *flag, uint32_t ticket) { return ticket && atomic_load_explicit(flag, memory_order_acquire) == ticket; }
+static bool is(const _Atomic uint32_t *flag, uint32_t ticket) {
+  return ticket && atomic_load_explicit(flag, memory_order_acquire) == ticket;
+}
 
 /* How soon to look again. */
 static let_dur look(let_cuda_gpulet *g, let_time before, let_time now) {
@@ -45,7 +47,8 @@ static let_dur look(let_cuda_gpulet *g, let_time before, let_time now) {
   for (int i = 0; i < 2; i++) done[i] = is(&g->flags->finished[i], ticket[i]);
   if (done[1] && !done[0]) done[0] = is(&g->flags->finished[0], ticket[0]); /* it may have been ahead of the other */
   let_time seen = done[0] || done[1] ? let_now() : now; /* after looking: this thread may have slept since |now| */
-  int first = ticket[0] && ticket[1] && ticket[1] - ticket[0] > UINT32_MAX / 2; /* they end in the order of their tickets */
+  int first =
+      ticket[0] && ticket[1] && ticket[1] - ticket[0] > UINT32_MAX / 2; /* they end in the order of their tickets */
   for (int k = 0; k < 2; k++) {
     int i = k ^ first;
     let_cuda_mark *m = &g->mark[i];
@@ -92,7 +95,9 @@ static let_err start(let_cuda *d, let_error *e) {
   if (w->flags) return LET_OK;
   void *p = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return let_fail(e, LET_ERR_NOMEM, "out of memory for %d bytes", BYTES);
-  let_err err = let_cuda_check(d->api, d->api->cuMemHostRegister(p, BYTES, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP), "cuMemHostRegister", e);
+  let_err err = let_cuda_check(
+      d->api, d->api->cuMemHostRegister(p, BYTES, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP),
+      "cuMemHostRegister", e);
   if (!err) {
     err = let_cuda_check(d->api, d->api->cuMemHostGetDevicePointer(&w->seen, p, 0), "cuMemHostGetDevicePointer", e);
     int why = err ? 0 : pthread_create(&w->thread, NULL, watch, w);
@@ -113,7 +118,9 @@ let_err let_cuda__watch(let_cuda_gpulet *g, let_error *e) {
   let_err err = start(g->d, e);
   uint32_t slot = 0;
   while (slot < LET__CUDA_SLOTS && w->used[slot]) slot++;
-  if (!err && slot == LET__CUDA_SLOTS) err = let_fail(e, LET_ERR_OVERLOADED, "%d gpu-lets are open on this device, as many as there can be", LET__CUDA_SLOTS);
+  if (!err && slot == LET__CUDA_SLOTS)
+    err = let_fail(e, LET_ERR_OVERLOADED, "%d gpu-lets are open on this device, as many as there can be",
+                   LET__CUDA_SLOTS);
   if (!err) {
     w->used[slot] = true;
     g->slot = (int)slot;
@@ -166,7 +173,9 @@ void let_cuda__watch_end(let_cuda *d) {
   pthread_cond_destroy(&w->wake);
 }
 
-static CUdeviceptr seen_at(const let_cuda_watch *w, const _Atomic uint32_t *flag) { return w->seen + (CUdeviceptr)((const char *)flag - (const char *)w->flags); }
+static CUdeviceptr seen_at(const let_cuda_watch *w, const _Atomic uint32_t *flag) {
+  return w->seen + (CUdeviceptr)((const char *)flag - (const char *)w->flags);
+}
 
 static uint32_t ticket(let_cuda_watch *w) {
   uint32_t t = 1 + atomic_fetch_add_explicit(&w->tickets, 1, memory_order_relaxed);
@@ -186,9 +195,15 @@ let_err let_cuda__ends(let_cuda_gpulet *g, int instance, let_error *e) {
   m->flag = &g->flags->finished[instance];
   atomic_store_explicit(&m->finished, 0, memory_order_relaxed);
   CUresult r = CUDA_ERROR_NOT_SUPPORTED;
-  if (w->writes) r = a->cuStreamWriteValue32(g->out_dirty ? g->out : g->compute, seen_at(w, m->flag), m->told, CU_STREAM_WRITE_VALUE_DEFAULT);
+  if (w->writes)
+    r = a->cuStreamWriteValue32(g->out_dirty ? g->out : g->compute, seen_at(w, m->flag), m->told,
+                                CU_STREAM_WRITE_VALUE_DEFAULT);
   if (r == CUDA_ERROR_NOT_SUPPORTED) {
-    if (w->writes) fprintf(stderr, "gpulet: cuda:%d: this driver writes no values from streams: its callbacks tell when batches end, and other work can hold those up\n", g->d->ordinal);
+    if (w->writes)
+      fprintf(stderr,
+              "gpulet: cuda:%d: this driver writes no values from streams: its callbacks tell when batches end, and "
+              "other work can hold those up\n",
+              g->d->ordinal);
     w->writes = false;
     let_err err = let_cuda__join_compute(g, e); /* on |compute| the next batch would wait for it */
     if (err) return err;

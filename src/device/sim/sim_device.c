@@ -15,8 +15,13 @@
 
 enum { GPULETS_MAX = 64, COUNT_MAX = 1024 };
 
-static const let_device_type h200 = {.name = "h200", .sms = 132, .granules = 16, .granule_sms = 8, .last_granule_sms = 12,
-                                     .memory_bytes = (uint64_t)143000 << 20, .cost = 1};
+static const let_device_type h200 = {.name = "h200",
+                                     .sms = 132,
+                                     .granules = 16,
+                                     .granule_sms = 8,
+                                     .last_granule_sms = 12,
+                                     .memory_bytes = (uint64_t)143000 << 20,
+                                     .cost = 1};
 
 /* What a gpu-let runs, or ran last. */
 typedef struct running {
@@ -40,11 +45,11 @@ typedef struct sim_device {
 typedef struct sim_gpulet {
   let_gpulet g;
   uint32_t number, granules;
-  bool shared, open;         /* open: something was enqueued after the last mark */
+  bool shared, open; /* open: something was enqueued after the last mark */
   let_rng rng;
   let_time free_at, begun;
   let_time since[2], until[2];
-  int timer[2];              /* readable once until[] has passed */
+  int timer[2]; /* readable once until[] has passed */
 } sim_gpulet;
 
 /* ---- the device's type and its profile ---------------------------------------------------------------------- */
@@ -56,7 +61,9 @@ static let_err split(const char *name, char type[64], uint32_t *ret_index, let_e
   char *end = NULL;
   unsigned long index = hash ? strtoul(hash + 1, &end, 10) : 0;
   if (n < 1 || n >= 48 || (hash && (hash[1] < '0' || hash[1] > '9' || *end || index >= COUNT_MAX)))
-    return let_fail(e, LET_ERR_INVALID, "device 'sim:%.60s': write \"sim:h200\", \"sim:h200x4\" (four of them) or \"sim:h200#3\" (the fourth)", name);
+    return let_fail(
+        e, LET_ERR_INVALID,
+        "device 'sim:%.60s': write \"sim:h200\", \"sim:h200x4\" (four of them) or \"sim:h200#3\" (the fourth)", name);
   memcpy(type, name, n);
   type[n] = 0, *ret_index = (uint32_t)index;
   return LET_OK;
@@ -84,7 +91,8 @@ static let_err load(const char *type, const char *dirs, let_arena *a, let_profil
   }
   if (strcmp(ret->device.name, type) != 0)
     return let_fail(e, LET_ERR_NOT_FOUND, "device 'sim:%s': %s%s '%s': write \"sim:%s\" or name another profile", type,
-                    dirs && *dirs ? dirs : "without a profile only", dirs && *dirs ? " is the profile of a" : " there is", ret->device.name, ret->device.name);
+                    dirs && *dirs ? dirs : "without a profile only",
+                    dirs && *dirs ? " is the profile of a" : " there is", ret->device.name, ret->device.name);
   return LET_OK;
 }
 
@@ -113,7 +121,9 @@ static let_err health(let_device *d, let_device_health *ret, let_error *e) {
   return LET_OK;
 }
 
-static let_err pin(let_device *d, void *p, uint64_t bytes, let_error *e) { return (void)d, (void)p, (void)bytes, (void)e, LET_OK; }
+static let_err pin(let_device *d, void *p, uint64_t bytes, let_error *e) {
+  return (void)d, (void)p, (void)bytes, (void)e, LET_OK;
+}
 static void unpin(let_device *d, void *p) { (void)d, (void)p; }
 
 /* ---- gpu-lets ------------------------------------------------------------------------------------------------ */
@@ -128,7 +138,8 @@ static void shut(let_gpulet *g) {
   free(g);
 }
 
-static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret, let_error *e) {
+static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared,
+                           let_gpulet **ret, let_error *e) {
   sim_device *s = (sim_device *)d;
   uint32_t all = s->p.device.granules;
   if (shared) first = 0, granules = all;
@@ -188,8 +199,9 @@ static let_err launch(let_gpulet *base, let_exec *x, let_error *e) {
   let_dur p50, p99;
   uint32_t model = x->model ? let_profile_find(&s->p, x->model) : UINT32_MAX;
   if (model == UINT32_MAX)
-    return let_fail(e, LET_ERR_NOT_FOUND, "model '%s' is not in the profile %s of device %s: measure it with `gpulet profile`", x->model ? x->model : "?",
-                    s->dir[0] ? s->dir : "(none was given)", s->name);
+    return let_fail(e, LET_ERR_NOT_FOUND,
+                    "model '%s' is not in the profile %s of device %s: measure it with `gpulet profile`",
+                    x->model ? x->model : "?", s->dir[0] ? s->dir : "(none was given)", s->name);
   let_err r = let_profile_latency(&s->p, model, x->size, g->granules, LET_PROFILE_P50, &p50, e);
   if (!r) r = let_profile_latency(&s->p, model, x->size, g->granules, LET_PROFILE_P99, &p99, e);
   if (!r) r = x->run(x, NULL, e);
@@ -215,7 +227,9 @@ static let_err mark(let_gpulet *base, int instance, let_error *e) {
   g->since[instance] = g->open && g->begun != LET_NEVER ? g->begun : now;
   g->open = false;
   struct itimerspec t = {.it_value = {g->until[instance] / LET_S, g->until[instance] % LET_S}};
-  return timerfd_settime(g->timer[instance], TFD_TIMER_ABSTIME, &t, NULL) ? let_fail(e, LET_ERR_GPULET, "a timer of the simulated device: %s", strerror(errno)) : LET_OK;
+  return timerfd_settime(g->timer[instance], TFD_TIMER_ABSTIME, &t, NULL)
+             ? let_fail(e, LET_ERR_GPULET, "a timer of the simulated device: %s", strerror(errno))
+             : LET_OK;
 }
 
 static let_err stock(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
@@ -223,7 +237,8 @@ static let_err stock(let_device *d, let_error *e) { return (void)d, (void)e, LET
 static let_err exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
 static int done_fd(const let_gpulet *g, int instance) { return ((const sim_gpulet *)g)->timer[instance]; }
 
-static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished, let_error *e) {
+static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
+                         let_error *e) {
   sim_gpulet *g = (sim_gpulet *)base;
   let_time now = let_now(), until = g->until[instance];
   if (until - now > timeout) {
@@ -236,25 +251,25 @@ static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_ti
 }
 
 static const let_device_i sim_i = {
-  .name = "sim",
-  .close = close_device,
-  .type = type_of,
-  .health = health,
-  .pin = pin,
-  .unpin = unpin,
-  .open = open_gpulet,
-  .shut = shut,
-  .target = target,
-  .enter = enter,
-  .copy_in = copy,
-  .launch = launch,
-  .copy_out = copy,
-  .mark = mark,
-  .wait = wait_mark,
-  .done_fd = done_fd,
-  .exact = exact,
-  .stock = stock,
-  .depth = 2,
+    .name = "sim",
+    .close = close_device,
+    .type = type_of,
+    .health = health,
+    .pin = pin,
+    .unpin = unpin,
+    .open = open_gpulet,
+    .shut = shut,
+    .target = target,
+    .enter = enter,
+    .copy_in = copy,
+    .launch = launch,
+    .copy_out = copy,
+    .mark = mark,
+    .wait = wait_mark,
+    .done_fd = done_fd,
+    .exact = exact,
+    .stock = stock,
+    .depth = 2,
 };
 
 let_err let_sim_device_open(const char *name, const char *profile_dir, let_device **ret, let_error *e) {
@@ -279,7 +294,8 @@ let_err let_sim_device_open(const char *name, const char *profile_dir, let_devic
   return LET_OK;
 }
 
-let_err let_sim_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {
+let_err let_sim_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap,
+                            uint32_t *ret_n, let_error *e) {
   char name[64], type[64];
   uint32_t first, count = 1;
   let_profile p;

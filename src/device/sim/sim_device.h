@@ -18,6 +18,7 @@
 /* |name|: "h200#3"; |profile_dir| may be "". */
 LET_CHECKED let_err let_sim_device_open(const char *name, const char *profile_dir, let_device **ret, let_error *e);
 /* |spec|: "h200x4", "h200", "h200#3". */
-LET_CHECKED let_err let_sim_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e);
+LET_CHECKED let_err let_sim_device_list(const char *spec, const char *profile_dir, let_device_name *ret, uint32_t cap,
+                                        uint32_t *ret_n, let_error *e);
 
 #endif

@@ -2,8 +2,8 @@
  *
  * Answers are a function of the inputs, row by row, so batching and padding cannot change them:
  *   byte i of a row of output j = byte (i mod n) of the same row of the first input, xor j
- * where n is the bytes of that input's row (n == 0 or no input: the byte is i xor j). With one output as large as the input, an
- * identity. A varying dimension (-1) of an output is the first input's dimension at the same place, else 1.
+ * where n is the bytes of that input's row (n == 0 or no input: the byte is i xor j). With one output as large as the
+ * input, an identity. A varying dimension (-1) of an output is the first input's dimension at the same place, else 1.
  * A batch takes null_us microseconds, slept: the time of a device, not of a core. */
 #include <errno.h>
 #include <stdlib.h>
@@ -32,11 +32,15 @@ static bool varies(const let_tensor_spec *t) {
 
 static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_error *e) {
   bool dynamic = false;
-  if (cuda >= 0) return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s': backend \"null\" has no GPU code: serve it on cpu or sim devices", m->name);
+  if (cuda >= 0)
+    return let_fail(e, LET_ERR_UNSUPPORTED,
+                    "model '%s': backend \"null\" has no GPU code: serve it on cpu or sim devices", m->name);
   for (unsigned k = 0; k < (unsigned)m->n_inputs + m->n_outputs; k++) {
     const let_tensor_spec *t = k < m->n_inputs ? &m->input[k] : &m->output[k - m->n_inputs];
     if (let_dtype_size(t->dtype) == 0)
-      return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s': tensor '%s' has type %s, whose elements vary in size: not supported here", m->name, t->name, let_dtype_pb_name(t->dtype));
+      return let_fail(e, LET_ERR_UNSUPPORTED,
+                      "model '%s': tensor '%s' has type %s, whose elements vary in size: not supported here", m->name,
+                      t->name, let_dtype_pb_name(t->dtype));
     if (varies(t)) dynamic = true;
     else if (let_tensor_row_bytes(t) > (uint64_t)1 << 40)
       return let_fail(e, LET_ERR_INVALID, "model '%s': tensor '%s' is too large", m->name, t->name);
@@ -57,8 +61,7 @@ static void spend(uint32_t us) {
   clock_gettime(CLOCK_MONOTONIC, &t);
   t.tv_sec += us / 1000000, t.tv_nsec += (long)(us % 1000000) * 1000;
   if (t.tv_nsec >= 1000000000) t.tv_sec++, t.tv_nsec -= 1000000000;
-  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {
-  }
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {}
 }
 
 static void fill_row(unsigned char *to, uint64_t n, const unsigned char *from, uint64_t from_n, unsigned j) {
@@ -75,7 +78,8 @@ static void answer(const let_exec *x, const let_exec_tensor *in, uint32_t rows) 
   for (unsigned j = 0; j < x->n_out; j++) {
     uint64_t out_n = x->out[j].row_bytes, in_n = x->n_in ? in[0].row_bytes : 0;
     for (uint32_t r = 0; r < rows && out_n; r++)
-      fill_row((unsigned char *)x->out[j].data + r * out_n, out_n, in_n ? (const unsigned char *)in[0].data + r * in_n : NULL, in_n, j);
+      fill_row((unsigned char *)x->out[j].data + r * out_n, out_n,
+               in_n ? (const unsigned char *)in[0].data + r * in_n : NULL, in_n, j);
   }
 }
 
@@ -137,17 +141,25 @@ static let_err buffer(let_exec_tensor *t, const let_tensor_spec *s, uint32_t siz
   return t->data ? LET_OK : LET_ERR_NOMEM;
 }
 
-static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret, const char **ret_note,
-                       let_error *e) {
+static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret,
+                       const char **ret_note, let_error *e) {
   const let_model *m = em->m;
   null_exec *n = calloc(1, sizeof *n);
   let_err r = n ? LET_OK : LET_ERR_NOMEM;
   (void)t, (void)instance;
   if (n) {
     n->m = m;
-    n->x = (let_exec){.size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .dynamic = em->dynamic, .run = run, .run_dynamic = run_dynamic, .impl = n};
-    for (unsigned k = 0; !r && !em->dynamic && k < m->n_inputs; k++) r = buffer(&n->x.in[k], &m->input[k], size, m->max_batch > 0, &n->x.memory_bytes);
-    for (unsigned k = 0; !r && !em->dynamic && k < m->n_outputs; k++) r = buffer(&n->x.out[k], &m->output[k], size, m->max_batch > 0, &n->x.memory_bytes);
+    n->x = (let_exec){.size = size,
+                      .n_in = m->n_inputs,
+                      .n_out = m->n_outputs,
+                      .dynamic = em->dynamic,
+                      .run = run,
+                      .run_dynamic = run_dynamic,
+                      .impl = n};
+    for (unsigned k = 0; !r && !em->dynamic && k < m->n_inputs; k++)
+      r = buffer(&n->x.in[k], &m->input[k], size, m->max_batch > 0, &n->x.memory_bytes);
+    for (unsigned k = 0; !r && !em->dynamic && k < m->n_outputs; k++)
+      r = buffer(&n->x.out[k], &m->output[k], size, m->max_batch > 0, &n->x.memory_bytes);
     if (r) discard(&n->x);
   }
   if (r) return let_fail(e, r, "out of memory for model '%s' at batch size %u", m->name, size);
@@ -160,15 +172,15 @@ static let_err enter(const let_engine_target *t, let_error *e) { return (void)t,
 
 const let_engine *let_engine_null(void) {
   static const let_engine engine = {
-    .abi = LET_ENGINE_ABI,
-    .name = "null",
-    .version = "null",
-    .load = load,
-    .unload = unload,
-    .weights_bytes = weights_bytes,
-    .prepare = prepare,
-    .discard = discard,
-    .enter = enter,
+      .abi = LET_ENGINE_ABI,
+      .name = "null",
+      .version = "null",
+      .load = load,
+      .unload = unload,
+      .weights_bytes = weights_bytes,
+      .prepare = prepare,
+      .discard = discard,
+      .enter = enter,
   };
   return &engine;
 }

@@ -47,8 +47,7 @@ static void optimise(let_engine_model *em) {
   }
   try {
     if (agree(*em, fast, rows)) em->module = fast.module;
-  } catch (const std::exception &) {
-  }
+  } catch (const std::exception &) {}
 }
 
 void cpu_load(let_engine_model *em, const std::string &path) {
@@ -58,7 +57,8 @@ void cpu_load(let_engine_model *em, const std::string &path) {
   for (const at::Tensor &t : em->module.parameters()) em->weights += t.nbytes();
   for (const at::Tensor &t : em->module.buffers()) em->weights += t.nbytes();
   bind(em);
-  if (em->m.precision != LET_PRECISION_FP32) em->note = "precision is for GPUs: on the CPU the model runs in the precision of its file";
+  if (em->m.precision != LET_PRECISION_FP32)
+    em->note = "precision is for GPUs: on the CPU the model runs in the precision of its file";
   optimise(em);
 }
 

@@ -6,9 +6,9 @@
  * - The primary context is always current. The gpu-let's share comes with its stream: the graph is captured on a
  *   stream of the same green context, and its kernels keep that context wherever the graph is launched. It is a
  *   stream of our own, because the gpu-let's may be busy in another thread.
- * - Two green contexts on the same SMs do not share them kernel by kernel: one waits until the other's kernel is done, and
- *   stream priorities change nothing about that (test/gpu/device_check.c, overlap_sms). So a graph is warmed up and checked once
- *   per (model, size) and process; making it again for other SMs runs nothing.
+ * - Two green contexts on the same SMs do not share them kernel by kernel: one waits until the other's kernel is done,
+ * and stream priorities change nothing about that (test/gpu/device_check.c, overlap_sms). So a graph is warmed up and
+ * checked once per (model, size) and process; making it again for other SMs runs nothing.
  * - Warm-up runs on one stream per device with a workspace of its own. Nothing that runs
  *   outside a captured graph ever touches a pool or a workspace that graphs use.
  * - Graphs of one gpu-let run one after another, so they share one private memory pool and one library workspace;
@@ -16,9 +16,9 @@
  * - cuBLAS gets its workspace from a table of libtorch's by (handle, stream). Left alone, libtorch allocates those
  *   itself and frees them while graphs still point to them; so we put ours there before every capture.
  * - Capture is thread-local: other threads may allocate, copy and launch meanwhile.
- * - Instantiating a graph holds a lock of the driver's that every launch and copy needs, for as long as it takes: 6 ms for
- *   DenseNet-161 on an H200, and gpu-lets that answer within 5 ms were late. So a model is captured in pieces of PIECE
- *   kernels, one graph each (struct Pieces).
+ * - Instantiating a graph holds a lock of the driver's that every launch and copy needs, for as long as it takes: 6 ms
+ * for DenseNet-161 on an H200, and gpu-lets that answer within 5 ms were late. So a model is captured in pieces of
+ * PIECE kernels, one graph each (struct Pieces).
  *
  * The program that opens the plugin must itself link the shared libstdc++ (gpulet does: CLP needs it). cuDNN's parts,
  * which cuDNN opens later, call std::call_once through it; with libstdc++ only in the plugin's own scope that was
@@ -75,14 +75,19 @@ static std::mutex lock; /* of both tables; entries are only added by the control
 static std::map<int, Device> devices;
 static std::map<std::tuple<int, uint32_t, void *>, std::weak_ptr<Place>> places;
 
-static size_t workspace_need() { return std::max(at::cuda::getChosenWorkspaceSize(), at::cuda::getCUDABlasLtWorkspaceSize()); }
+static size_t workspace_need() {
+  return std::max(at::cuda::getChosenWorkspaceSize(), at::cuda::getCUDABlasLtWorkspaceSize());
+}
 
 /* libtorch's table has been a plain map and a map with a mutex. */
-template <class T> static auto put(T &table, const std::tuple<void *, void *> &key, at::DataPtr p, int) -> decltype(table.mutex, void()) {
+template <class T>
+static auto put(T &table, const std::tuple<void *, void *> &key, at::DataPtr p, int) -> decltype(table.mutex, void()) {
   std::unique_lock<std::shared_mutex> guard(table.mutex);
   table.map[key] = std::move(p);
 }
-template <class T> static void put(T &table, const std::tuple<void *, void *> &key, at::DataPtr p, long) { table[key] = std::move(p); }
+template <class T> static void put(T &table, const std::tuple<void *, void *> &key, at::DataPtr p, long) {
+  table[key] = std::move(p);
+}
 
 /* From now on cuBLAS calls of this thread on |stream| use |workspace|, which must hold workspace_need() bytes. */
 static void use_workspace(int device, cudaStream_t stream, void *workspace) {
@@ -93,12 +98,14 @@ static void use_workspace(int device, cudaStream_t stream, void *workspace) {
   put(at::cuda::cublaslt_handle_stream_to_workspace(), {lt, stream}, at::DataPtr(workspace, where), 0);
 }
 
-static c10::cuda::CUDAStream external(cudaStream_t s, int device) { return c10::cuda::getStreamFromExternal(s, (c10::DeviceIndex)device); }
+static c10::cuda::CUDAStream external(cudaStream_t s, int device) {
+  return c10::cuda::getStreamFromExternal(s, (c10::DeviceIndex)device);
+}
 
 void cuda_start() {
   at::globalContext().setBenchmarkCuDNN(false); /* its trial runs fail on green contexts */
-  /* fp32 is fp32: libtorch would let convolutions round their factors to 10 bits (TF32), and then a row's answer depends on
-   * which kernel the batch that it came in happens to get. Who wants speed configures fp16 or bf16. */
+  /* fp32 is fp32: libtorch would let convolutions round their factors to 10 bits (TF32), and then a row's answer
+   * depends on which kernel the batch that it came in happens to get. Who wants speed configures fp16 or bf16. */
   at::globalContext().setAllowTF32CuDNN(false);
   at::globalContext().setAllowTF32CuBLAS(false);
 }
@@ -113,7 +120,8 @@ static Device &device_of(int ordinal) {
   must(cudaStreamCreateWithPriority(&s, cudaStreamNonBlocking, least), "cudaStreamCreateWithPriority");
   c10::cuda::CUDAStreamGuard on(external(s, ordinal));
   /* Asking for the sizes reads the device's properties, so a device must be current. */
-  d.workspace = at::empty({(int64_t)workspace_need() + 256}, at::TensorOptions().dtype(at::kByte).device(at::kCUDA, (c10::DeviceIndex)ordinal));
+  d.workspace = at::empty({(int64_t)workspace_need() + 256},
+                          at::TensorOptions().dtype(at::kByte).device(at::kCUDA, (c10::DeviceIndex)ordinal));
   use_workspace(ordinal, s, d.workspace.data_ptr());
   d.warm = s;
   return d;
@@ -132,10 +140,14 @@ bool cuda_is_broken() {
 }
 
 static uint64_t allocated(int device) {
-  return (uint64_t)allocator::getDeviceStats((c10::DeviceIndex)device).allocated_bytes[(size_t)c10::CachingAllocator::StatType::AGGREGATE].current;
+  return (uint64_t)allocator::getDeviceStats((c10::DeviceIndex)device)
+      .allocated_bytes[(size_t)c10::CachingAllocator::StatType::AGGREGATE]
+      .current;
 }
 static uint64_t reserved(int device) {
-  return (uint64_t)allocator::getDeviceStats((c10::DeviceIndex)device).reserved_bytes[(size_t)c10::CachingAllocator::StatType::AGGREGATE].current;
+  return (uint64_t)allocator::getDeviceStats((c10::DeviceIndex)device)
+      .reserved_bytes[(size_t)c10::CachingAllocator::StatType::AGGREGATE]
+      .current;
 }
 
 static at::ScalarType compute_type(const let_model &m) {
@@ -173,7 +185,8 @@ void cuda_load(let_engine_model *em, const std::string &path) {
   cudaError_t r = cudaGetDeviceCount(&count);
   if (r != cudaSuccess || em->cuda >= count) {
     (void)cudaGetLastError();
-    fail(LET_ERR_NOT_FOUND, "there is no CUDA device %d: %s", em->cuda, r != cudaSuccess ? cudaGetErrorString(r) : format("this machine has %d", count).c_str());
+    fail(LET_ERR_NOT_FOUND, "there is no CUDA device %d: %s", em->cuda,
+         r != cudaSuccess ? cudaGetErrorString(r) : format("this machine has %d", count).c_str());
   }
   c10::cuda::CUDAGuard guard((c10::DeviceIndex)em->cuda);
   at::globalContext().lazyInitDevice(at::kCUDA);
@@ -210,8 +223,10 @@ void cuda_unload(let_engine_model *em) {
 
 /* A stream of the same green context (or of the primary one) as |of|. */
 static cudaStream_t sibling(cudaStream_t of) {
-  static const auto get = (decltype(&cuStreamGetGreenCtx))dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuStreamGetGreenCtx");
-  static const auto make = (decltype(&cuGreenCtxStreamCreate))dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuGreenCtxStreamCreate");
+  static const auto get =
+      (decltype(&cuStreamGetGreenCtx))dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuStreamGetGreenCtx");
+  static const auto make =
+      (decltype(&cuGreenCtxStreamCreate))dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuGreenCtxStreamCreate");
   CUgreenCtx green = nullptr;
   CUstream s = nullptr;
   if (get && make && get((CUstream)of, &green) == CUDA_SUCCESS && green) {
@@ -236,7 +251,8 @@ static std::shared_ptr<Place> place_of(const let_engine_target *t) {
   p->capture = sibling((cudaStream_t)t->stream);
   p->workspace = t->workspace;
   if (!t->workspace || t->workspace_bytes < workspace_need()) {
-    p->own_workspace = at::empty({(int64_t)workspace_need() + 256}, at::TensorOptions().dtype(at::kByte).device(at::kCUDA, (c10::DeviceIndex)t->cuda));
+    p->own_workspace = at::empty({(int64_t)workspace_need() + 256},
+                                 at::TensorOptions().dtype(at::kByte).device(at::kCUDA, (c10::DeviceIndex)t->cuda));
     p->workspace = p->own_workspace.data_ptr();
   }
   std::lock_guard<std::mutex> guard(lock);
@@ -244,8 +260,8 @@ static std::shared_ptr<Place> place_of(const let_engine_target *t) {
   return p;
 }
 
-/* The capture of one stream into a graph per PIECE nodes: cut where an operator of libtorch begins, which is where nothing
- * is half done. */
+/* The capture of one stream into a graph per PIECE nodes: cut where an operator of libtorch begins, which is where
+ * nothing is half done. */
 enum { PIECE = 100 };
 struct Pieces {
   cudaStream_t stream;
@@ -259,7 +275,9 @@ struct Pieces {
 
   Pieces(cudaStream_t s, bool all) : stream(s), whole(all) {
     mine = this;
-    if (!whole) handle = at::addThreadLocalCallback(at::RecordFunctionCallback(operator_begins).scopes({at::RecordScope::FUNCTION}));
+    if (!whole)
+      handle =
+          at::addThreadLocalCallback(at::RecordFunctionCallback(operator_begins).scopes({at::RecordScope::FUNCTION}));
     begin();
   }
   ~Pieces() {
@@ -292,7 +310,8 @@ struct Pieces {
     CUstreamCaptureStatus status;
     CUgraph graph = nullptr;
     size_t n = 0;
-    if (info(stream, &status, &graph) == CUDA_SUCCESS && graph) (void)cudaGraphGetNodes((cudaGraph_t)graph, nullptr, &n);
+    if (info(stream, &status, &graph) == CUDA_SUCCESS && graph)
+      (void)cudaGraphGetNodes((cudaGraph_t)graph, nullptr, &n);
     return n;
   }
   static CUresult info(cudaStream_t s, CUstreamCaptureStatus *status, CUgraph *graph) {
@@ -300,14 +319,15 @@ struct Pieces {
     const CUgraphNode *nodes;
     size_t n;
     /* The second version of the function: newer headers call it by another name and with one argument more. */
-    using version_2 = CUresult (*)(CUstream, CUstreamCaptureStatus *, cuuint64_t *, CUgraph *, const CUgraphNode **, size_t *);
+    using version_2 =
+        CUresult (*)(CUstream, CUstreamCaptureStatus *, cuuint64_t *, CUgraph *, const CUgraphNode **, size_t *);
     static const auto get = (version_2)dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuStreamGetCaptureInfo_v2");
     return get ? get((CUstream)s, status, &id, graph, &nodes, &n) : CUDA_ERROR_NOT_FOUND;
   }
   static std::unique_ptr<at::ObserverContext> operator_begins(const at::RecordFunction &) {
     Pieces *p = mine;
-    /* An operator calls others: one in a few is often enough. After a failure, too, what follows is captured: run for real,
-     * it would write into memory that other graphs are using. */
+    /* An operator calls others: one in a few is often enough. After a failure, too, what follows is captured: run for
+     * real, it would write into memory that other graphs are using. */
     if (!p || !p->capturing || p->error != cudaSuccess || ++p->operators % 4 || p->nodes() < PIECE) return nullptr;
     p->end();
     p->begin();
@@ -342,7 +362,9 @@ struct CudaExec : Exec {
     std::vector<at::Tensor> got = em->forward(in);
     for (unsigned j = 0; j < n_out; j++) {
       at::Tensor &t = got[j];
-      if (!t.is_cuda()) fail(LET_ERR_UNSUPPORTED, "output \"%s\" is computed on the CPU: the model moves tensors off the GPU", m.output[j].name);
+      if (!t.is_cuda())
+        fail(LET_ERR_UNSUPPORTED, "output \"%s\" is computed on the CPU: the model moves tensors off the GPU",
+             m.output[j].name);
       at::ScalarType want = scalar_type(m, m.output[j]);
       if (converted && t.scalar_type() == type && at::isFloatingType(want)) t = t.to(want);
       check_output(m, j, t, rows);
@@ -403,8 +425,8 @@ struct CudaExec : Exec {
   }
 };
 
-/* Leaves |outputs| and |instances|, or throws and leaves the device as it was. With |expected| the graphs run once and must
- * answer that. */
+/* Leaves |outputs| and |instances|, or throws and leaves the device as it was. With |expected| the graphs run once and
+ * must answer that. */
 void CudaExec::capture(const std::vector<at::Tensor> *expected, bool whole) {
   c10::DeviceIndex ordinal = (c10::DeviceIndex)em->cuda;
   c10::cuda::CUDAStreamGuard on(external(place->capture, em->cuda));
@@ -506,9 +528,9 @@ Exec *cuda_prepare(let_engine_model *em, const let_engine_target *t, uint32_t si
     x->set(&x->in[k], em->m.input[k], x->inputs[k]);
     x->memory_bytes += x->inputs[k].nbytes();
   }
-  /* A size whose graph was made and checked before is only captured again: that runs nothing on the device, where gpu-lets
-   * may be serving on the very same SMs. Should it fail, the model runs eagerly: a second capture would have to be checked, and
-   * graphs that share its memory may be serving. */
+  /* A size whose graph was made and checked before is only captured again: that runs nothing on the device, where
+   * gpu-lets may be serving on the very same SMs. Should it fail, the model runs eagerly: a second capture would have
+   * to be checked, and graphs that share its memory may be serving. */
   if (!known || !x->try_capture(nullptr)) {
     /* The first runs choose algorithms, load kernels and compile: none of it may happen in a capture. */
     std::vector<at::Tensor> expected;
@@ -535,7 +557,8 @@ void cuda_enter(const let_engine_target *t) {
   static thread_local at::Tensor own;
   void *workspace = t->workspace;
   if (!workspace || t->workspace_bytes < workspace_need()) {
-    own = at::empty({(int64_t)workspace_need() + 256}, at::TensorOptions().dtype(at::kByte).device(at::kCUDA, (c10::DeviceIndex)t->cuda));
+    own = at::empty({(int64_t)workspace_need() + 256},
+                    at::TensorOptions().dtype(at::kByte).device(at::kCUDA, (c10::DeviceIndex)t->cuda));
     workspace = own.data_ptr();
   }
   use_workspace(t->cuda, (cudaStream_t)t->stream, workspace);

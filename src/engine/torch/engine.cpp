@@ -77,9 +77,9 @@ struct TypeRow {
   at::ScalarType theirs;
 };
 static const TypeRow types[] = {
-    {LET_DTYPE_BOOL, at::kBool},   {LET_DTYPE_UINT8, at::kByte},  {LET_DTYPE_INT8, at::kChar},
-    {LET_DTYPE_INT16, at::kShort}, {LET_DTYPE_INT32, at::kInt},   {LET_DTYPE_INT64, at::kLong},
-    {LET_DTYPE_FP16, at::kHalf},   {LET_DTYPE_FP32, at::kFloat},  {LET_DTYPE_FP64, at::kDouble},
+    {LET_DTYPE_BOOL, at::kBool},     {LET_DTYPE_UINT8, at::kByte},    {LET_DTYPE_INT8, at::kChar},
+    {LET_DTYPE_INT16, at::kShort},   {LET_DTYPE_INT32, at::kInt},     {LET_DTYPE_INT64, at::kLong},
+    {LET_DTYPE_FP16, at::kHalf},     {LET_DTYPE_FP32, at::kFloat},    {LET_DTYPE_FP64, at::kDouble},
     {LET_DTYPE_BF16, at::kBFloat16},
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 3)
     {LET_DTYPE_UINT16, at::kUInt16}, {LET_DTYPE_UINT32, at::kUInt32}, {LET_DTYPE_UINT64, at::kUInt64},
@@ -154,10 +154,13 @@ static std::vector<Argument> match_inputs(const let_model &m, const torch::jit::
     const char *name = m.input[k].name;
     int at = any_named ? by_name(name) : numbered ? position(name) : (int)k;
     if (at < 0 || at >= (int)args.size())
-      fail(LET_ERR_INVALID, "input \"%s\" is no argument of forward(%s): name the inputs after the arguments, or INPUT__0, INPUT__1, ...",
-           name, names.c_str());
+      fail(
+          LET_ERR_INVALID,
+          "input \"%s\" is no argument of forward(%s): name the inputs after the arguments, or INPUT__0, INPUT__1, ...",
+          name, names.c_str());
     if (args[at].input >= 0)
-      fail(LET_ERR_INVALID, "inputs \"%s\" and \"%s\" are both argument %d of forward(%s)", m.input[args[at].input].name, name, at, names.c_str());
+      fail(LET_ERR_INVALID, "inputs \"%s\" and \"%s\" are both argument %d of forward(%s)",
+           m.input[args[at].input].name, name, at, names.c_str());
     args[at].input = (int)k;
   }
   for (size_t i = 0; i < args.size(); i++)
@@ -189,7 +192,9 @@ static void flatten(const c10::IValue &v, const std::string &name, std::vector<N
   } else if (v.isGenericDict()) {
     for (const auto &x : v.toGenericDict()) flatten(x.value(), x.key().isString() ? x.key().toStringRef() : "", ret);
   } else if (!v.isNone()) {
-    fail(LET_ERR_INVALID, "forward() returns %s, which is no tensor: return a tensor, or a tuple, list or dict of tensors", v.tagKind().c_str());
+    fail(LET_ERR_INVALID,
+         "forward() returns %s, which is no tensor: return a tensor, or a tuple, list or dict of tensors",
+         v.tagKind().c_str());
   }
 }
 
@@ -209,11 +214,13 @@ static std::vector<at::Tensor> match_outputs(const let_model &m, const c10::IVal
     auto at = got.end();
     if (named || v.isGenericDict()) {
       at = std::find_if(got.begin(), got.end(), [&](const Named &g) { return g.name == name; });
-      if (at == got.end()) fail(LET_ERR_INVALID, "output \"%s\" is not among what forward() returns: %s", name, names.c_str());
+      if (at == got.end())
+        fail(LET_ERR_INVALID, "output \"%s\" is not among what forward() returns: %s", name, names.c_str());
     } else {
       size_t i = numbered ? (size_t)position(name) : j;
       if (i >= got.size())
-        fail(LET_ERR_INVALID, "output \"%s\" would be number %zu, but forward() returns %zu tensor%s", name, i, got.size(), got.size() == 1 ? "" : "s");
+        fail(LET_ERR_INVALID, "output \"%s\" would be number %zu, but forward() returns %zu tensor%s", name, i,
+             got.size(), got.size() == 1 ? "" : "s");
       at = got.begin() + (ptrdiff_t)i;
     }
     if (!at->tensor.defined()) fail(LET_ERR_INVALID, "output \"%s\" came back undefined", name);
@@ -225,16 +232,20 @@ static std::vector<at::Tensor> match_outputs(const let_model &m, const c10::IVal
 void check_output(const let_model &m, unsigned j, const at::Tensor &t, uint32_t rows) {
   const let_tensor_spec &spec = m.output[j];
   if (t.scalar_type() != scalar_type(m, spec))
-    fail(LET_ERR_INVALID, "output \"%s\" is declared %s, but the model returns %s: change its data_type in config.pbtxt", spec.name,
+    fail(LET_ERR_INVALID,
+         "output \"%s\" is declared %s, but the model returns %s: change its data_type in config.pbtxt", spec.name,
          let_dtype_name(spec.dtype), dtype_name(t.scalar_type()));
   std::vector<int64_t> want = shape_of(m, spec, rows);
   bool same = (size_t)t.dim() == want.size() && t.dim() <= LET_RANK_MAX;
   for (size_t i = 0; same && i < want.size(); i++) same = want[i] < 0 || want[i] == t.size((int64_t)i);
   if (same) return;
   if (m.max_batch && t.dim() >= 1 && t.size(0) != rows)
-    fail(LET_ERR_INVALID, "output \"%s\" has shape %s for a batch of %u: its first dimension is not the batch, so this model needs max_batch_size: 0",
+    fail(LET_ERR_INVALID,
+         "output \"%s\" has shape %s for a batch of %u: its first dimension is not the batch, so this model needs "
+         "max_batch_size: 0",
          spec.name, shape_text(t.sizes()).c_str(), rows);
-  fail(LET_ERR_INVALID, "output \"%s\" is declared %s (batch included), but the model returns %s: correct its dims in config.pbtxt",
+  fail(LET_ERR_INVALID,
+       "output \"%s\" is declared %s (batch included), but the model returns %s: correct its dims in config.pbtxt",
        spec.name, shape_text(want).c_str(), shape_text(t.sizes()).c_str());
 }
 
@@ -242,7 +253,9 @@ std::vector<at::Tensor> sample(const let_model &m, uint32_t rows, at::Device dev
   std::vector<at::Tensor> ret;
   for (unsigned k = 0; k < m.n_inputs; k++) {
     const let_tensor_spec &spec = m.input[k];
-    auto options = at::TensorOptions().dtype(scalar_type(m, spec)).device(device); /* there at once: a copy waits for whoever computes */
+    auto options = at::TensorOptions()
+                       .dtype(scalar_type(m, spec))
+                       .device(device); /* there at once: a copy waits for whoever computes */
     at::Tensor t = zeros ? at::zeros(shape_of(m, spec, rows), options) : at::ones(shape_of(m, spec, rows), options);
     if (!zeros && t.is_floating_point()) {
       /* A fixed pattern in (-1, 1) without the process's random state. */
@@ -254,21 +267,24 @@ std::vector<at::Tensor> sample(const let_model &m, uint32_t rows, at::Device dev
   return ret;
 }
 
-std::vector<at::Tensor> borrow(const let_engine_model &em, const let_exec_tensor *in, at::Device device, uint32_t *ret_rows) {
+std::vector<at::Tensor> borrow(const let_engine_model &em, const let_exec_tensor *in, at::Device device,
+                               uint32_t *ret_rows) {
   const let_model &m = em.m;
   std::vector<at::Tensor> ret;
   uint32_t rows = 1;
   for (unsigned k = 0; k < m.n_inputs; k++) {
     const let_tensor_spec &spec = m.input[k];
-    std::vector<int64_t> want = shape_of(m, spec, 0), got(in[k].shape, in[k].shape + std::min<int>(in[k].rank, LET_RANK_MAX));
+    std::vector<int64_t> want = shape_of(m, spec, 0),
+                         got(in[k].shape, in[k].shape + std::min<int>(in[k].rank, LET_RANK_MAX));
     bool same = in[k].dtype == spec.dtype && got.size() == want.size();
     for (size_t i = 0; same && i < want.size(); i++) {
       if (m.max_batch && i == 0) same = got[0] >= 1 && got[0] <= m.max_batch && (k == 0 || got[0] == rows);
       else same = got[i] >= 0 && (want[i] < 0 || want[i] == got[i]);
     }
     if (!same)
-      fail(LET_ERR_INVALID, "input \"%s\" is declared %s %s, but was given as %s %s", spec.name, let_dtype_name(spec.dtype),
-           shape_text(want).c_str(), let_dtype_name((let_dtype)in[k].dtype), shape_text(got).c_str());
+      fail(LET_ERR_INVALID, "input \"%s\" is declared %s %s, but was given as %s %s", spec.name,
+           let_dtype_name(spec.dtype), shape_text(want).c_str(), let_dtype_name((let_dtype)in[k].dtype),
+           shape_text(got).c_str());
     if (m.max_batch) rows = (uint32_t)got[0];
     ret.push_back(at::from_blob(in[k].data, got, at::TensorOptions().dtype(scalar_type(m, spec)).device(device)));
   }
@@ -335,12 +351,14 @@ static void unload(let_engine_model *em) {
 
 static uint64_t weights_bytes(const let_engine_model *em) { return em->weights; }
 
-static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret, const char **ret_note,
-                       let_error *e) {
+static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret,
+                       const char **ret_note, let_error *e) {
   return guarded(&em->m, LET_ERR_INVALID, e, [&] {
     uint32_t max = em->m.max_batch ? em->m.max_batch : 1;
-    if (size < 1 || size > max) fail(LET_ERR_INVALID, "cannot be prepared for batches of %u: max_batch_size allows 1 to %u", size, max);
-    if (t->cuda != em->cuda) fail(LET_ERR_INVALID, "was loaded for device %d and cannot run on device %d", em->cuda, t->cuda);
+    if (size < 1 || size > max)
+      fail(LET_ERR_INVALID, "cannot be prepared for batches of %u: max_batch_size allows 1 to %u", size, max);
+    if (t->cuda != em->cuda)
+      fail(LET_ERR_INVALID, "was loaded for device %d and cannot run on device %d", em->cuda, t->cuda);
     Exec *x;
 #ifdef GPULET_TORCH_CUDA
     if (t->cuda >= 0) x = cuda_prepare(em, t, size, instance);
@@ -389,7 +407,8 @@ static const let_engine table = {
 std::vector<at::Tensor> let_engine_model::forward(const std::vector<at::Tensor> &inputs) const {
   std::vector<c10::IValue> stack;
   stack.reserve(arguments.size());
-  for (const gpulet::Argument &a : arguments) stack.push_back(a.input >= 0 ? c10::IValue(inputs[(size_t)a.input]) : a.value);
+  for (const gpulet::Argument &a : arguments)
+    stack.push_back(a.input >= 0 ? c10::IValue(inputs[(size_t)a.input]) : a.value);
   return gpulet::match_outputs(m, module.get_method("forward")(std::move(stack)));
 }
 
@@ -397,6 +416,7 @@ extern "C" __attribute__((visibility("default"))) const let_engine *gpulet_engin
   if (abi != LET_ENGINE_ABI) return nullptr;
   static std::once_flag once;
   static bool ok = false;
-  std::call_once(once, [] { ok = gpulet::guarded(nullptr, LET_ERR_INTERNAL, nullptr, [] { gpulet::start(); }) == LET_OK; });
+  std::call_once(once,
+                 [] { ok = gpulet::guarded(nullptr, LET_ERR_INTERNAL, nullptr, [] { gpulet::start(); }) == LET_OK; });
   return ok ? &gpulet::table : nullptr;
 }

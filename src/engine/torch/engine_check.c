@@ -1,6 +1,7 @@
 /* engine_check.c: compares the plugin's answers with PyTorch's own (the reference/ that models/export.py writes).
  *
- *   engine_check PLUGIN [--cuda N [--sms 16]] [--precision fp16] [--channels-last] [--rtol R] [--atol A] MODEL_DIR|REPOSITORY...
+ *   engine_check PLUGIN [--cuda N [--sms 16]] [--precision fp16] [--channels-last] [--rtol R] [--atol A]
+ * MODEL_DIR|REPOSITORY...
  *
  * Every model, at the batches of its reference, exactly sized and padded to the next power of two, on two gpu-lets.
  * With --cuda the gpu-lets are two green contexts of |sms| SMs, and the graphs of both run at the same time, many
@@ -62,7 +63,8 @@ static bool read_reference(let_model *m, uint32_t batch, reference *ret) {
     snprintf(t->name, sizeof t->name, "%s", name);
     t->dtype = let_dtype_of(let_str_c(type)), t->rank = 0;
     long dim, first = 1;
-    for (const char *p = line + at; sscanf(p, "%ld%n", &dim, &more) == 1 && t->rank < LET_RANK_MAX - 1; p += more, first = 0)
+    for (const char *p = line + at; sscanf(p, "%ld%n", &dim, &more) == 1 && t->rank < LET_RANK_MAX - 1;
+         p += more, first = 0)
       if (!first) t->dims[t->rank++] = dim;
     (is_input ? ret->in : ret->out)[(*n)++] = read_file(m->dir, file, batch * let_tensor_row_bytes(t));
   }
@@ -111,13 +113,16 @@ static void check_size(let_engine_model *em, let_model *m, uint32_t rows, uint32
     if (engine->prepare(em, &targets[g], size, 0, &x[g], &note, &e)) complain(m, "prepare", &e);
   double prepared = ms() - start;
   for (int g = 0; g < GPULETS; g++)
-    if (x[g] && !put(x[g], targets[g].stream, r, rows)) complain(m, "copying inputs", &e), engine->discard(x[g]), x[g] = NULL;
+    if (x[g] && !put(x[g], targets[g].stream, r, rows))
+      complain(m, "copying inputs", &e), engine->discard(x[g]), x[g] = NULL;
   start = ms();
   for (int i = 0; i < (gpu.ordinal >= 0 ? ROUNDS : 1); i++)
     for (int g = 0; g < GPULETS; g++)
-      if (x[g] && !let_check_launch(&gpu, x[g], targets[g].stream, &e)) complain(m, "run", &e), engine->discard(x[g]), x[g] = NULL;
+      if (x[g] && !let_check_launch(&gpu, x[g], targets[g].stream, &e))
+        complain(m, "run", &e), engine->discard(x[g]), x[g] = NULL;
   for (int g = 0; g < GPULETS; g++)
-    if (!let_check_wait(&gpu, targets[g].stream)) snprintf(e.text, sizeof e.text, "the GPU reports an error"), complain(m, "wait", &e);
+    if (!let_check_wait(&gpu, targets[g].stream))
+      snprintf(e.text, sizeof e.text, "the GPU reports an error"), complain(m, "wait", &e);
   each = (ms() - start) / (gpu.ordinal >= 0 ? ROUNDS : GPULETS);
   for (int g = 0; g < GPULETS; g++) {
     if (!x[g]) continue;
@@ -126,15 +131,18 @@ static void check_size(let_engine_model *em, let_model *m, uint32_t rows, uint32
     worst = error < 0 ? INFINITY : fmax(worst, error);
   }
   if (x[0])
-    printf("%-16s batch %u in %-2u %s error %.3f of the allowed, prepared in %.0f ms, %.2f ms a batch, %.1f MiB%s%s%s\n", m->name, rows, size,
-           worst <= 1 ? "ok" : "WRONG", worst, prepared / GPULETS, each, (double)x[0]->memory_bytes / 1048576, x[0]->n_graphs ? ", graph" : "",
-           note ? "; " : "", note ? note : "");
+    printf(
+        "%-16s batch %u in %-2u %s error %.3f of the allowed, prepared in %.0f ms, %.2f ms a batch, %.1f MiB%s%s%s\n",
+        m->name, rows, size, worst <= 1 ? "ok" : "WRONG", worst, prepared / GPULETS, each,
+        (double)x[0]->memory_bytes / 1048576, x[0]->n_graphs ? ", graph" : "", note ? "; " : "", note ? note : "");
   for (int g = 0; g < GPULETS; g++) engine->discard(x[g]);
 }
 
 static void check_model(const char *dir) {
   let_model m = {.version = 1, .max_batch = 32, .channels_last = channels_last};
-  m.precision = strcmp(precision, "fp16") == 0 ? LET_PRECISION_FP16 : strcmp(precision, "bf16") == 0 ? LET_PRECISION_BF16 : LET_PRECISION_FP32;
+  m.precision = strcmp(precision, "fp16") == 0   ? LET_PRECISION_FP16
+                : strcmp(precision, "bf16") == 0 ? LET_PRECISION_BF16
+                                                 : LET_PRECISION_FP32;
   const char *slash = strrchr(dir, '/');
   snprintf(m.name, sizeof m.name, "%s", slash ? slash + 1 : dir);
   snprintf(m.file, sizeof m.file, "model.pt");
@@ -149,7 +157,8 @@ static void check_model(const char *dir) {
   if (engine->load(&m, gpu.ordinal, &em, &e)) {
     complain(&m, "load", &e);
   } else {
-    printf("%-16s loaded in %.0f ms, weights %.1f MiB\n", m.name, ms() - start, (double)engine->weights_bytes(em) / 1048576);
+    printf("%-16s loaded in %.0f ms, weights %.1f MiB\n", m.name, ms() - start,
+           (double)engine->weights_bytes(em) / 1048576);
     for (int i = 0; i < SIZES; i++)
       for (uint32_t size = sizes[i]; size <= sizes[i] + 1; size++) check_size(em, &m, sizes[i], size, &r[i]);
   }
@@ -172,7 +181,8 @@ static void check_path(const char *path) {
     check_model(path);
   } else {
     for (struct dirent *x; (x = readdir(d));)
-      if (x->d_name[0] != '.' && snprintf(sub, sizeof sub, "%s/%s", path, x->d_name) < (int)sizeof sub) check_model(sub);
+      if (x->d_name[0] != '.' && snprintf(sub, sizeof sub, "%s/%s", path, x->d_name) < (int)sizeof sub)
+        check_model(sub);
   }
   closedir(d);
 }

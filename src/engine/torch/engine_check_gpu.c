@@ -14,36 +14,37 @@ static bool open_host(let_check_gpu *g, let_engine_target *targets, int n) {
 static bool run_host(let_exec *x, void *stream, let_error *e) { return x->run(x, stream, e) == LET_OK; }
 
 #ifdef GPULET_TORCH_CUDA
-#include <cuda.h>
+#  include <cuda.h>
 
-#define CALLS(X)                                                                                                        \
-  X(cuInit) X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuDeviceGetDevResource)  \
-  X(cuDevSmResourceSplitByCount) X(cuDevResourceGenerateDesc) X(cuGreenCtxCreate) X(cuCtxFromGreenCtx)                  \
-  X(cuGreenCtxStreamCreate) X(cuMemAlloc) X(cuMemcpyAsync) X(cuStreamSynchronize) X(cuGraphLaunch)
+#  define CALLS(X)                                                                                             \
+    X(cuInit)                                                                                                  \
+    X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuDeviceGetDevResource) \
+        X(cuDevSmResourceSplitByCount) X(cuDevResourceGenerateDesc) X(cuGreenCtxCreate) X(cuCtxFromGreenCtx)   \
+            X(cuGreenCtxStreamCreate) X(cuMemAlloc) X(cuMemcpyAsync) X(cuStreamSynchronize) X(cuGraphLaunch)
 
-#define X(name) static __typeof__(&name) p_##name;
+#  define X(name) static __typeof__(&name) p_##name;
 CALLS(X)
-#undef X
+#  undef X
 
-#define TRY(call)                                                                                                       \
-  do {                                                                                                                  \
-    CUresult r = p_##call;                                                                                              \
-    if (r != CUDA_SUCCESS) return fprintf(stderr, "%s: CUDA error %d\n", #call, (int)r), false;                         \
-  } while (0)
+#  define TRY(call)                                                                               \
+    do {                                                                                          \
+      CUresult r = p_##call;                                                                      \
+      if (r != CUDA_SUCCESS) return fprintf(stderr, "%s: CUDA error %d\n", #call, (int)r), false; \
+    } while (0)
 
-#define STRING(x) #x
-#define SYMBOL(x) STRING(x) /* cuMemAlloc is a macro for cuMemAlloc_v2: the symbol is what it expands to */
+#  define STRING(x) #  x
+#  define SYMBOL(x) STRING(x) /* cuMemAlloc is a macro for cuMemAlloc_v2: the symbol is what it expands to */
 
 bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
   if (g->ordinal < 0) return open_host(g, targets, n);
   void *lib = dlopen("libcuda.so.1", RTLD_NOW);
   if (!lib) return fprintf(stderr, "%s\n", dlerror()), false;
-#define X(name)                                                                                                         \
-  void *at_##name = dlsym(lib, SYMBOL(name));                                                                           \
-  if (!at_##name) return fprintf(stderr, "%s\n", dlerror()), false;                                                     \
-  memcpy(&p_##name, &at_##name, sizeof at_##name);
+#  define X(name)                                                     \
+    void *at_##name = dlsym(lib, SYMBOL(name));                       \
+    if (!at_##name) return fprintf(stderr, "%s\n", dlerror()), false; \
+    memcpy(&p_##name, &at_##name, sizeof at_##name);
   CALLS(X)
-#undef X
+#  undef X
   CUdevice device;
   CUcontext primary;
   TRY(cuInit(0));
@@ -66,8 +67,12 @@ bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
     TRY(cuCtxFromGreenCtx(&context, green));
     TRY(cuGreenCtxStreamCreate(&stream, green, CU_STREAM_NON_BLOCKING, 0));
     TRY(cuMemAlloc(&workspace, 32u << 20));
-    targets[i] = (let_engine_target){.cuda = g->ordinal, .context = context, .stream = stream, .gpulet = (uint32_t)i,
-                                     .workspace = (void *)(uintptr_t)workspace, .workspace_bytes = 32u << 20};
+    targets[i] = (let_engine_target){.cuda = g->ordinal,
+                                     .context = context,
+                                     .stream = stream,
+                                     .gpulet = (uint32_t)i,
+                                     .workspace = (void *)(uintptr_t)workspace,
+                                     .workspace_bytes = 32u << 20};
   }
   return true;
 }
@@ -81,7 +86,8 @@ bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t
 bool let_check_launch(const let_check_gpu *g, let_exec *x, void *stream, let_error *e) {
   if (g->ordinal < 0 || !x->n_graphs) return run_host(x, stream, e);
   CUresult r = CUDA_SUCCESS;
-  for (uint32_t i = 0; r == CUDA_SUCCESS && i < x->n_graphs; i++) r = p_cuGraphLaunch((CUgraphExec)x->graphs[i], (CUstream)stream);
+  for (uint32_t i = 0; r == CUDA_SUCCESS && i < x->n_graphs; i++)
+    r = p_cuGraphLaunch((CUgraphExec)x->graphs[i], (CUstream)stream);
   return r == CUDA_SUCCESS || (let_fail(e, LET_ERR_DEVICE, "cuGraphLaunch: CUDA error %d", (int)r), false);
 }
 

@@ -20,7 +20,8 @@ static const let_engine *engine;
 
 static const let_engine_target host = {.cuda = -1, .threads = 1};
 
-static void tensor(let_tensor_spec *t, const char *name, let_dtype dtype, uint8_t rank, int64_t d0, int64_t d1, int64_t d2) {
+static void tensor(let_tensor_spec *t, const char *name, let_dtype dtype, uint8_t rank, int64_t d0, int64_t d1,
+                   int64_t d2) {
   snprintf(t->name, sizeof t->name, "%s", name);
   t->dtype = dtype, t->rank = rank;
   t->dims[0] = d0, t->dims[1] = d1, t->dims[2] = d2;
@@ -185,7 +186,7 @@ static void test_any_length(void **state) {
 static void test_weights(void **state) {
   (void)state;
   static const float want[2][5] = {{-0.03910579f, -0.0007027388f, -0.0464634f, 0.118269f, 0.01869921f},
-                                  {-0.159684f, -0.009704992f, 0.01262208f, 0.129474f, 0.09446906f}};
+                                   {-0.159684f, -0.009704992f, 0.01262208f, 0.129474f, 0.09446906f}};
   let_model m = model("linear", 4);
   in(&m, "image", LET_DTYPE_FP32, 3, 1, 8, 8), out(&m, "score", LET_DTYPE_FP32, 1, 5, 0, 0);
   let_engine_model *em = load(&m);
@@ -350,12 +351,15 @@ int main(int argc, char **argv) {
   void *symbol = dlsym(lib, LET_ENGINE_ENTRY);
   let_engine_entry entry;
   memcpy(&entry, &symbol, sizeof entry); /* a data pointer that is a function's: POSIX allows it, ISO C has no cast */
-  if (!entry || entry(LET_ENGINE_ABI + 1) || !(engine = entry(LET_ENGINE_ABI))) return fprintf(stderr, "no engine\n"), 1;
+  if (!entry || entry(LET_ENGINE_ABI + 1) || !(engine = entry(LET_ENGINE_ABI)))
+    return fprintf(stderr, "no engine\n"), 1;
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_entry),         cmocka_unit_test(test_two_in_two_out), cmocka_unit_test(test_numbered_names),
-      cmocka_unit_test(test_dictionary),    cmocka_unit_test(test_any_length),     cmocka_unit_test(test_weights),
-      cmocka_unit_test(test_input_returned), cmocka_unit_test(test_failed_batch),  cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_damaged_files),  cmocka_unit_test(test_no_cuda),      cmocka_unit_test(test_threads),
+      cmocka_unit_test(test_entry),          cmocka_unit_test(test_two_in_two_out),
+      cmocka_unit_test(test_numbered_names), cmocka_unit_test(test_dictionary),
+      cmocka_unit_test(test_any_length),     cmocka_unit_test(test_weights),
+      cmocka_unit_test(test_input_returned), cmocka_unit_test(test_failed_batch),
+      cmocka_unit_test(test_refusals),       cmocka_unit_test(test_damaged_files),
+      cmocka_unit_test(test_no_cuda),        cmocka_unit_test(test_threads),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

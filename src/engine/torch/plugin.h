@@ -19,7 +19,7 @@
 #include <vector>
 
 #ifndef _Noreturn
-#define _Noreturn [[noreturn]]
+#  define _Noreturn [[noreturn]]
 #endif
 extern "C" {
 #include "engine/engine.h"
@@ -44,15 +44,15 @@ std::string sentence(const std::exception &x);
 let_err guarded(const let_model *m, let_err code, let_error *e, const std::function<void()> &body) noexcept;
 
 at::ScalarType scalar_type(const let_model &m, const let_tensor_spec &t); /* throws UNSUPPORTED */
-const char *dtype_name(at::ScalarType t);                                  /* "FP32", or libtorch's name */
+const char *dtype_name(at::ScalarType t);                                 /* "FP32", or libtorch's name */
 std::string shape_text(at::IntArrayRef shape);
 bool varies(const let_tensor_spec &t);
 std::vector<int64_t> shape_of(const let_model &m, const let_tensor_spec &t, uint32_t size);
 
 /* One argument of forward: where its value comes from. */
 struct Argument {
-  int input = -1;     /* index of the configuration's input, or -1: |value| */
-  c10::IValue value;  /* the default that the model declares */
+  int input = -1;    /* index of the configuration's input, or -1: |value| */
+  c10::IValue value; /* the default that the model declares */
 };
 
 } // namespace gpulet
@@ -64,7 +64,7 @@ struct let_engine_model {
   torch::jit::Module module;
   std::vector<gpulet::Argument> arguments;
   uint64_t weights = 0;
-  std::string note; /* why the model does not run as configured, or empty */
+  std::string note;            /* why the model does not run as configured, or empty */
   std::set<uint32_t> captured; /* GPU: sizes of which a graph was made and checked in this process */
 
   /* Runs forward on |inputs|, one per input of the configuration, and returns one tensor per output of it. */
@@ -87,7 +87,8 @@ struct Exec : let_exec {
 /* Throws unless |t| is what the configuration's output |j| declares, for a batch of |rows|. */
 void check_output(const let_model &m, unsigned j, const at::Tensor &t, uint32_t rows);
 /* What a caller gave to run_dynamic, as tensors that borrow its memory. Throws when it does not fit. */
-std::vector<at::Tensor> borrow(const let_engine_model &em, const let_exec_tensor *in, at::Device device, uint32_t *ret_rows);
+std::vector<at::Tensor> borrow(const let_engine_model &em, const let_exec_tensor *in, at::Device device,
+                               uint32_t *ret_rows);
 /* Seeded inputs for one batch: noise for floating point, ones for the rest. */
 std::vector<at::Tensor> sample(const let_model &m, uint32_t rows, at::Device device, bool zeros);
 

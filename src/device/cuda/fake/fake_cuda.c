@@ -11,10 +11,20 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HANG ((CUresult)-1)
+#define HANG   ((CUresult)-1)
 #define EXPORT __attribute__((visibility("default")))
 
-enum { GROUPS = 256, FAULTS = 8, KIND_CONTEXT = 1, KIND_GREEN, KIND_DESC, KIND_STREAM, KIND_EVENT, KIND_MEMORY, KIND_PIN };
+enum {
+  GROUPS = 256,
+  FAULTS = 8,
+  KIND_CONTEXT = 1,
+  KIND_GREEN,
+  KIND_DESC,
+  KIND_STREAM,
+  KIND_EVENT,
+  KIND_MEMORY,
+  KIND_PIN
+};
 
 /* Every live handle; the list is the truth about what may be used. */
 typedef struct object {
@@ -75,7 +85,11 @@ static int gpus, sms, running, split_number;
 static size_t total, used;
 static bool started, released;
 static CUresult sticky;
-static struct { char function[48]; long n, seen; int code; } fault[FAULTS];
+static struct {
+  char function[48];
+  long n, seen;
+  int code;
+} fault[FAULTS];
 static int n_faults;
 static context *primary[8];
 static const char *fault_file;
@@ -90,7 +104,8 @@ static void violate(const char *fmt, const char *what) {
 static void set_faults(const char *s) {
   n_faults = 0;
   while (s && *s && n_faults < FAULTS) {
-    if (sscanf(s, "%47[^:]:%ld:%d", fault[n_faults].function, &fault[n_faults].n, &fault[n_faults].code) == 3) fault[n_faults++].seen = 0;
+    if (sscanf(s, "%47[^:]:%ld:%d", fault[n_faults].function, &fault[n_faults].n, &fault[n_faults].code) == 3)
+      fault[n_faults++].seen = 0;
     s = strchr(s, ',');
     if (s) s++;
   }
@@ -146,8 +161,8 @@ static CUresult leave(CUresult r) {
   pthread_mutex_unlock(&lock);
   return r;
 }
-#define ENTER(needs)                          \
-  CUresult r = enter(__func__, needs);        \
+#define ENTER(needs)                   \
+  CUresult r = enter(__func__, needs); \
   if (r) return leave(r)
 
 static bool live(const void *p, int kind, const char *what) {
@@ -193,40 +208,40 @@ static bool pinned(const char *p, size_t bytes) { return within(KIND_PIN, p, byt
 static void execute(stream *s, op *o) { /* called with the lock held; lets go of it while working */
   CUresult r = CUDA_SUCCESS;
   switch (o->kind) {
-    case OP_COPY:
-      if (running) stats.copies_beside++;
-      pthread_mutex_unlock(&lock);
-      memcpy(o->dst, o->src, o->bytes);
-      pthread_mutex_lock(&lock);
-      break;
-    case OP_HOST:
-      if (sticky) break;
-      pthread_mutex_unlock(&lock);
-      o->fn(o->arg);
-      pthread_mutex_lock(&lock);
-      break;
-    case OP_RECORD:
-      if (o->event->completed < o->ticket) o->event->completed = o->ticket;
-      clock_gettime(CLOCK_MONOTONIC, &o->event->at);
-      break;
-    case OP_WRITE:
-      if (!sticky) atomic_store_explicit((_Atomic uint32_t *)o->dst, (uint32_t)o->ticket, memory_order_release);
-      break;
-    case OP_WAIT:
-      while (o->event->completed < o->ticket && !s->closing) pthread_cond_wait(&changed, &lock);
-      break;
-    case OP_GRAPH:
-      r = injected("kernel");
-      if ((r && r != HANG) || sticky) break;
-      if (++running > stats.running_most) stats.running_most = running;
-      pthread_mutex_unlock(&lock);
-      struct timespec t = {o->graph->us / 1000000, o->graph->us % 1000000 * 1000L};
-      if (o->graph->us) nanosleep(&t, NULL);
-      if (o->graph->fn) o->graph->fn(o->graph->arg);
-      pthread_mutex_lock(&lock);
-      while ((o->graph->kind == LET_FAKE_HANG || r == HANG) && !released) pthread_cond_wait(&changed, &lock);
-      running--;
-      break;
+  case OP_COPY:
+    if (running) stats.copies_beside++;
+    pthread_mutex_unlock(&lock);
+    memcpy(o->dst, o->src, o->bytes);
+    pthread_mutex_lock(&lock);
+    break;
+  case OP_HOST:
+    if (sticky) break;
+    pthread_mutex_unlock(&lock);
+    o->fn(o->arg);
+    pthread_mutex_lock(&lock);
+    break;
+  case OP_RECORD:
+    if (o->event->completed < o->ticket) o->event->completed = o->ticket;
+    clock_gettime(CLOCK_MONOTONIC, &o->event->at);
+    break;
+  case OP_WRITE:
+    if (!sticky) atomic_store_explicit((_Atomic uint32_t *)o->dst, (uint32_t)o->ticket, memory_order_release);
+    break;
+  case OP_WAIT:
+    while (o->event->completed < o->ticket && !s->closing) pthread_cond_wait(&changed, &lock);
+    break;
+  case OP_GRAPH:
+    r = injected("kernel");
+    if ((r && r != HANG) || sticky) break;
+    if (++running > stats.running_most) stats.running_most = running;
+    pthread_mutex_unlock(&lock);
+    struct timespec t = {o->graph->us / 1000000, o->graph->us % 1000000 * 1000L};
+    if (o->graph->us) nanosleep(&t, NULL);
+    if (o->graph->fn) o->graph->fn(o->graph->arg);
+    pthread_mutex_lock(&lock);
+    while ((o->graph->kind == LET_FAKE_HANG || r == HANG) && !released) pthread_cond_wait(&changed, &lock);
+    running--;
+    break;
   }
 }
 
@@ -267,7 +282,8 @@ EXPORT CUresult cuInit(unsigned flags) {
   (void)flags;
   pthread_mutex_lock(&lock);
   if (!started) {
-    const char *g = getenv("GPULET_FAKE_CUDA_GPUS"), *m = getenv("GPULET_FAKE_CUDA_SMS"), *b = getenv("GPULET_FAKE_CUDA_MIB");
+    const char *g = getenv("GPULET_FAKE_CUDA_GPUS"), *m = getenv("GPULET_FAKE_CUDA_SMS"),
+               *b = getenv("GPULET_FAKE_CUDA_MIB");
     gpus = g ? atoi(g) : 1, sms = m ? atoi(m) : 132;
     if (gpus > 8) gpus = 8;
     total = (size_t)(b ? atoi(b) : 1024) << 20;
@@ -279,19 +295,60 @@ EXPORT CUresult cuInit(unsigned flags) {
   return leave(r ? r : gpus ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE);
 }
 EXPORT CUresult cuDriverGetVersion(int *ret) { return *ret = 13000, CUDA_SUCCESS; }
-EXPORT CUresult cuGetErrorName(CUresult r, const char **ret) { return *ret = r == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : r == CUDA_ERROR_ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR_FAKE", CUDA_SUCCESS; }
-EXPORT CUresult cuGetErrorString(CUresult r, const char **ret) { return (void)r, *ret = "from the fake driver", CUDA_SUCCESS; }
-EXPORT CUresult cuDeviceGetCount(int *ret) { ENTER(false); *ret = gpus; return leave(r); }
-EXPORT CUresult cuDeviceGet(CUdevice *ret, int n) { ENTER(false); if (n < 0 || n >= gpus) return leave(CUDA_ERROR_INVALID_DEVICE); *ret = n; return leave(r); }
-EXPORT CUresult cuDeviceGetName(char *ret, int n, CUdevice d) { ENTER(false); (void)d; snprintf(ret, (size_t)n, "NVIDIA Fake 132"); return leave(r); }
-EXPORT CUresult cuDeviceGetUuid(CUuuid *ret, CUdevice d) { ENTER(false); memset(ret, d + 1, sizeof *ret); return leave(r); }
-EXPORT CUresult cuDeviceGetPCIBusId(char *ret, int n, CUdevice d) { ENTER(false); snprintf(ret, (size_t)n, "0000:0%d:00.0", d); return leave(r); }
-EXPORT CUresult cuDeviceGetAttribute(int *ret, CUdevice_attribute a, CUdevice d) { ENTER(false); (void)d; *ret = a == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT ? sms : 0; return leave(r); }
-EXPORT CUresult cuDeviceTotalMem(size_t *ret, CUdevice d) { ENTER(false); (void)d; *ret = total; return leave(r); }
+EXPORT CUresult cuGetErrorName(CUresult r, const char **ret) {
+  return *ret = r == CUDA_ERROR_OUT_OF_MEMORY     ? "CUDA_ERROR_OUT_OF_MEMORY"
+                : r == CUDA_ERROR_ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+                                                  : "CUDA_ERROR_FAKE",
+         CUDA_SUCCESS;
+}
+EXPORT CUresult cuGetErrorString(CUresult r, const char **ret) {
+  return (void)r, *ret = "from the fake driver", CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGetCount(int *ret) {
+  ENTER(false);
+  *ret = gpus;
+  return leave(r);
+}
+EXPORT CUresult cuDeviceGet(CUdevice *ret, int n) {
+  ENTER(false);
+  if (n < 0 || n >= gpus) return leave(CUDA_ERROR_INVALID_DEVICE);
+  *ret = n;
+  return leave(r);
+}
+EXPORT CUresult cuDeviceGetName(char *ret, int n, CUdevice d) {
+  ENTER(false);
+  (void)d;
+  snprintf(ret, (size_t)n, "NVIDIA Fake 132");
+  return leave(r);
+}
+EXPORT CUresult cuDeviceGetUuid(CUuuid *ret, CUdevice d) {
+  ENTER(false);
+  memset(ret, d + 1, sizeof *ret);
+  return leave(r);
+}
+EXPORT CUresult cuDeviceGetPCIBusId(char *ret, int n, CUdevice d) {
+  ENTER(false);
+  snprintf(ret, (size_t)n, "0000:0%d:00.0", d);
+  return leave(r);
+}
+EXPORT CUresult cuDeviceGetAttribute(int *ret, CUdevice_attribute a, CUdevice d) {
+  ENTER(false);
+  (void)d;
+  *ret = a == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT ? sms : 0;
+  return leave(r);
+}
+EXPORT CUresult cuDeviceTotalMem(size_t *ret, CUdevice d) {
+  ENTER(false);
+  (void)d;
+  *ret = total;
+  return leave(r);
+}
 
 EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *ret, CUdevice d) {
   ENTER(false);
-  if (!primary[d]) primary[d] = make(sizeof(context), KIND_CONTEXT), primary[d]->device = d, memset(primary[d]->sm, 0xff, sizeof primary[d]->sm);
+  if (!primary[d])
+    primary[d] = make(sizeof(context), KIND_CONTEXT), primary[d]->device = d,
+    memset(primary[d]->sm, 0xff, sizeof primary[d]->sm);
   primary[d]->retained++;
   *ret = (CUcontext)primary[d];
   return leave(r);
@@ -304,11 +361,16 @@ EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice d) {
 }
 EXPORT CUresult cuCtxSetCurrent(CUcontext c) {
   ENTER(false);
-  if (c && !live(c, c == (CUcontext)primary[0] || !is_green(c) ? KIND_CONTEXT : KIND_GREEN, __func__)) return leave(CUDA_ERROR_INVALID_CONTEXT);
+  if (c && !live(c, c == (CUcontext)primary[0] || !is_green(c) ? KIND_CONTEXT : KIND_GREEN, __func__))
+    return leave(CUDA_ERROR_INVALID_CONTEXT);
   current = (context *)c;
   return leave(r);
 }
-EXPORT CUresult cuCtxGetCurrent(CUcontext *ret) { ENTER(false); *ret = (CUcontext)current; return leave(r); }
+EXPORT CUresult cuCtxGetCurrent(CUcontext *ret) {
+  ENTER(false);
+  *ret = (CUcontext)current;
+  return leave(r);
+}
 
 EXPORT CUresult cuMemAlloc(CUdeviceptr *ret, size_t n) {
   ENTER(true);
@@ -332,7 +394,11 @@ EXPORT CUresult cuMemFree(CUdeviceptr p) {
   }
   return violate("%s of memory that is not allocated", __func__), leave(CUDA_ERROR_INVALID_VALUE);
 }
-EXPORT CUresult cuMemGetInfo(size_t *room, size_t *all) { ENTER(true); *room = total - used, *all = total; return leave(r); }
+EXPORT CUresult cuMemGetInfo(size_t *room, size_t *all) {
+  ENTER(true);
+  *room = total - used, *all = total;
+  return leave(r);
+}
 EXPORT CUresult cuMemHostRegister(void *p, size_t n, unsigned flags) {
   ENTER(true);
   (void)flags;
@@ -355,12 +421,14 @@ EXPORT CUresult cuMemHostGetDevicePointer(CUdeviceptr *ret, void *p, unsigned fl
 }
 EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr dst, const void *src, size_t n, CUstream s) {
   ENTER(true);
-  if (!allocated((char *)(uintptr_t)dst, n)) return violate("%s outside device memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  if (!allocated((char *)(uintptr_t)dst, n))
+    return violate("%s outside device memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
   return leave(push(s, (op){.kind = OP_COPY, .dst = (void *)(uintptr_t)dst, .src = src, .bytes = n}));
 }
 EXPORT CUresult cuMemcpyDtoHAsync(void *dst, CUdeviceptr src, size_t n, CUstream s) {
   ENTER(true);
-  if (!allocated((char *)(uintptr_t)src, n)) return violate("%s outside device memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  if (!allocated((char *)(uintptr_t)src, n))
+    return violate("%s outside device memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
   return leave(push(s, (op){.kind = OP_COPY, .dst = dst, .src = (void *)(uintptr_t)src, .bytes = n}));
 }
 
@@ -371,7 +439,12 @@ static stream *new_stream(context *c) {
   if (pthread_create(&s->thread, NULL, work, s)) abort();
   return s;
 }
-EXPORT CUresult cuStreamCreate(CUstream *ret, unsigned flags) { ENTER(true); (void)flags; *ret = (CUstream)new_stream(current); return leave(r); }
+EXPORT CUresult cuStreamCreate(CUstream *ret, unsigned flags) {
+  ENTER(true);
+  (void)flags;
+  *ret = (CUstream)new_stream(current);
+  return leave(r);
+}
 EXPORT CUresult cuStreamDestroy(CUstream h) {
   pthread_mutex_lock(&lock); /* works after a sticky error too, so that the fake itself leaks nothing */
   stream *s = (stream *)h;
@@ -398,7 +471,12 @@ EXPORT CUresult cuStreamWaitEvent(CUstream s, CUevent h, unsigned flags) {
   if (!v->recorded) violate("%s on an event never recorded", __func__);
   return leave(push(s, (op){.kind = OP_WAIT, .event = v, .ticket = v->recorded}));
 }
-EXPORT CUresult cuEventCreate(CUevent *ret, unsigned flags) { ENTER(true); (void)flags; *ret = (CUevent)make(sizeof(event), KIND_EVENT); return leave(r); }
+EXPORT CUresult cuEventCreate(CUevent *ret, unsigned flags) {
+  ENTER(true);
+  (void)flags;
+  *ret = (CUevent)make(sizeof(event), KIND_EVENT);
+  return leave(r);
+}
 EXPORT CUresult cuEventDestroy(CUevent h) {
   pthread_mutex_lock(&lock);
   if (!live(h, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
@@ -416,7 +494,8 @@ EXPORT CUresult cuEventElapsedTime(float *ret, CUevent from, CUevent to) {
   event *a = (event *)from, *b = (event *)to;
   if (!live(a, KIND_EVENT, __func__) || !live(b, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
   if (a->completed < a->recorded || b->completed < b->recorded) return leave(CUDA_ERROR_NOT_READY);
-  if (!a->recorded || !b->recorded) return violate("%s on an event never recorded", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  if (!a->recorded || !b->recorded)
+    return violate("%s on an event never recorded", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
   *ret = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) / 1e6);
   return leave(r);
 }
@@ -433,30 +512,40 @@ EXPORT CUresult cuModuleGetFunction(CUfunction *ret, CUmodule m, const char *nam
   *ret = (CUfunction)(uintptr_t)2;
   return leave(r);
 }
-EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared, CUstream s, void **params, void **extra) {
+EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
+                               unsigned shared, CUstream s, void **params, void **extra) {
   ENTER(true);
   (void)y, (void)z, (void)bx, (void)by, (void)bz, (void)shared, (void)extra;
-  if (f != (CUfunction)(uintptr_t)2) return violate("%s of an unknown function", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  if (f != (CUfunction)(uintptr_t)2)
+    return violate("%s of an unknown function", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
   for (unsigned i = 0; !r && i < x; i++) {
     uint64_t c[3];
     memcpy(c, (const char *)params[0] + i * sizeof c, sizeof c);
-    if (!pinned((char *)(uintptr_t)c[0], c[2])) violate("%s writes outside pinned memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
-    else if (!allocated((char *)(uintptr_t)c[1], c[2])) violate("%s reads outside device memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
-    else r = push(s, (op){.kind = OP_COPY, .dst = (void *)(uintptr_t)c[0], .src = (void *)(uintptr_t)c[1], .bytes = c[2]});
+    if (!pinned((char *)(uintptr_t)c[0], c[2]))
+      violate("%s writes outside pinned memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
+    else if (!allocated((char *)(uintptr_t)c[1], c[2]))
+      violate("%s reads outside device memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
+    else
+      r = push(s, (op){.kind = OP_COPY, .dst = (void *)(uintptr_t)c[0], .src = (void *)(uintptr_t)c[1], .bytes = c[2]});
   }
   return leave(r);
 }
-EXPORT CUresult cuLaunchHostFunc(CUstream s, CUhostFn fn, void *arg) { ENTER(true); return leave(push(s, (op){.kind = OP_HOST, .fn = fn, .arg = arg})); }
+EXPORT CUresult cuLaunchHostFunc(CUstream s, CUhostFn fn, void *arg) {
+  ENTER(true);
+  return leave(push(s, (op){.kind = OP_HOST, .fn = fn, .arg = arg}));
+}
 EXPORT CUresult cuStreamWriteValue32(CUstream s, CUdeviceptr at, cuuint32_t value, unsigned flags) {
   ENTER(true);
   (void)flags;
-  if (at % 4 || !pinned((char *)(uintptr_t)at, 4)) return violate("%s outside pinned memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  if (at % 4 || !pinned((char *)(uintptr_t)at, 4))
+    return violate("%s outside pinned memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
   return leave(push(s, (op){.kind = OP_WRITE, .dst = (void *)(uintptr_t)at, .ticket = value}));
 }
 EXPORT CUresult cuGraphLaunch(CUgraphExec x, CUstream s) {
   ENTER(true);
   let_fake_graph *g = (let_fake_graph *)x;
-  if (!g || g->magic != LET_FAKE_GRAPH) return violate("%s of something that is no graph", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  if (!g || g->magic != LET_FAKE_GRAPH)
+    return violate("%s of something that is no graph", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
   return leave(push(s, (op){.kind = OP_GRAPH, .graph = g}));
 }
 
@@ -481,7 +570,8 @@ EXPORT CUresult cuDeviceGetDevResource(CUdevice d, CUdevResource *ret, CUdevReso
   *ret = resource(0, sms, 0, d);
   return leave(r);
 }
-EXPORT CUresult cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n, const CUdevResource *in, CUdevResource *rest, unsigned flags, unsigned least) {
+EXPORT CUresult cuDevSmResourceSplitByCount(CUdevResource *result, unsigned *n, const CUdevResource *in,
+                                            CUdevResource *rest, unsigned flags, unsigned least) {
   ENTER(false);
   (void)flags;
   hidden h;
@@ -533,7 +623,11 @@ EXPORT CUresult cuGreenCtxDestroy(CUgreenCtx h) {
   drop(h);
   return leave(sticky);
 }
-EXPORT CUresult cuCtxFromGreenCtx(CUcontext *ret, CUgreenCtx h) { ENTER(false); *ret = (CUcontext)h; return leave(r); }
+EXPORT CUresult cuCtxFromGreenCtx(CUcontext *ret, CUgreenCtx h) {
+  ENTER(false);
+  *ret = (CUcontext)h;
+  return leave(r);
+}
 EXPORT CUresult cuGreenCtxStreamCreate(CUstream *ret, CUgreenCtx h, unsigned flags, int priority) {
   ENTER(false);
   if (!live(h, KIND_GREEN, __func__)) return leave(CUDA_ERROR_INVALID_CONTEXT);
@@ -552,7 +646,9 @@ EXPORT int nvmlInit_v2(void) { return 0; }
 EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **ret) { return (void)bus, *ret = &stats, 0; }
 EXPORT int nvmlDeviceGetUtilizationRates(void *dev, unsigned ret[2]) { return (void)dev, ret[0] = 37, ret[1] = 5, 0; }
 EXPORT int nvmlDeviceGetPowerUsage(void *dev, unsigned *ret) { return (void)dev, *ret = 123500, 0; }
-EXPORT int nvmlDeviceGetMemoryInfo(void *dev, unsigned long long ret[3]) { return (void)dev, ret[0] = total, ret[1] = total - used, ret[2] = used, 0; }
+EXPORT int nvmlDeviceGetMemoryInfo(void *dev, unsigned long long ret[3]) {
+  return (void)dev, ret[0] = total, ret[1] = total - used, ret[2] = used, 0;
+}
 
 EXPORT void let_fake_cuda_fault(const char *faults);
 EXPORT void let_fake_cuda_stats(let_fake_stats *ret);

@@ -26,12 +26,12 @@ typedef struct let_fake_graph {
 #define LET_FAKE_GRAPH 0x67726166u
 
 typedef struct let_fake_stats {
-  long contexts_made;   /* green contexts, ever */
-  long live;            /* handles and allocations not given back: contexts, streams, events, memory, pins, retains */
-  long violations;      /* broken usage rules */
-  char violation[256];  /* the first one */
-  int running_most;     /* kernels that ran at the same time, at most */
-  long copies_beside;   /* copies done while a kernel was running */
+  long contexts_made;  /* green contexts, ever */
+  long live;           /* handles and allocations not given back: contexts, streams, events, memory, pins, retains */
+  long violations;     /* broken usage rules */
+  char violation[256]; /* the first one */
+  int running_most;    /* kernels that ran at the same time, at most */
+  long copies_beside;  /* copies done while a kernel was running */
 } let_fake_stats;
 
 /* Found with dlsym on the same library. */

@@ -4,9 +4,9 @@
  *
  * A batch takes the model's null_us. out[j] of a row = the bytes of the row of the first input, repeated, xor j.
  *
- * As with the real one, graphs of one gpu-let share memory for what lies between input and output (a batch that ran beside
- * another of the same gpu-let answers wrongly), a graph's answer may lie where those captured before it have that (they
- * spoil it), and the first graph of a size runs once when it is prepared. */
+ * As with the real one, graphs of one gpu-let share memory for what lies between input and output (a batch that ran
+ * beside another of the same gpu-let answers wrongly), a graph's answer may lie where those captured before it have
+ * that (they spoil it), and the first graph of a size runs once when it is prepared. */
 #include <cuda.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -51,7 +51,8 @@ static let_err allocate(CUdeviceptr *ret, uint64_t bytes, const let_model *m, le
   *ret = 0;
   (void)cuMemGetInfo(&room, &total);
   if (r == CUDA_ERROR_OUT_OF_MEMORY)
-    return let_fail(e, LET_ERR_NOMEM, "model '%s' needs %llu MiB, %zu of %zu MiB are free", m->name, (unsigned long long)(bytes >> 20), room >> 20, total >> 20);
+    return let_fail(e, LET_ERR_NOMEM, "model '%s' needs %llu MiB, %zu of %zu MiB are free", m->name,
+                    (unsigned long long)(bytes >> 20), room >> 20, total >> 20);
   const char *name = "";
   (void)cuGetErrorName(r, &name);
   return let_fail(e, LET_ERR_DEVICE, "model '%s': %s (%d)", m->name, name, (int)r);
@@ -86,7 +87,8 @@ static void answer(void *arg) { /* the kernel */
   for (unsigned j = 0; j < x->n_out; j++) {
     uint64_t n = x->out[j].row_bytes, from = x->in[0].row_bytes;
     for (uint64_t i = 0; i < n * x->size; i++)
-      ((unsigned char *)x->out[j].data)[i] = ((const unsigned char *)x->in[0].data)[i / n * from + i % n % from] ^ (unsigned char)j;
+      ((unsigned char *)x->out[j].data)[i] =
+          ((const unsigned char *)x->in[0].data)[i / n * from + i % n % from] ^ (unsigned char)j;
     if (atomic_load(&between[f->gpulet]) != mine) memset(x->out[j].data, 0xa5, n * x->size);
   }
 }
@@ -111,7 +113,8 @@ static let_err buffer(let_exec *x, let_exec_tensor *t, const let_tensor_spec *s,
   bool batch = m->max_batch > 0;
   CUdeviceptr p;
   t->row_bytes = let_tensor_row_bytes(s);
-  if (!t->row_bytes) return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s': tensor '%s' varies in size", m->name, s->name);
+  if (!t->row_bytes)
+    return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s': tensor '%s' varies in size", m->name, s->name);
   t->dtype = (uint8_t)s->dtype, t->rank = (uint8_t)(s->rank + batch);
   if (batch) t->shape[0] = x->size;
   for (unsigned i = 0; i < s->rank; i++) t->shape[i + batch] = s->dims[i];
@@ -122,7 +125,8 @@ static let_err buffer(let_exec *x, let_exec_tensor *t, const let_tensor_spec *s,
   return LET_OK;
 }
 
-static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret, const char **ret_note, let_error *e) {
+static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_t size, int instance, let_exec **ret,
+                       const char **ret_note, let_error *e) {
   (void)instance;
   const let_model *m = em->m;
   fake_exec *f = calloc(1, sizeof *f);
@@ -130,7 +134,8 @@ static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_
   f->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .fn = answer, .arg = f};
   f->only = &f->graph;
   f->us = m->null_us, f->gpulet = t->gpulet % GPULETS;
-  f->x = (let_exec){.size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graphs = &f->only, .n_graphs = 1, .impl = f};
+  f->x = (let_exec){
+      .size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graphs = &f->only, .n_graphs = 1, .impl = f};
   let_err r = m->n_inputs ? LET_OK : let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has no inputs", m->name);
   for (unsigned k = 0; !r && k < m->n_inputs; k++) r = buffer(&f->x, &f->x.in[k], &m->input[k], m, e);
   for (unsigned k = 0; !r && k < m->n_outputs; k++) r = buffer(&f->x, &f->x.out[k], &m->output[k], m, e);
@@ -149,6 +154,14 @@ static let_err enter(const let_engine_target *t, let_error *e) { return (void)t,
 
 __attribute__((visibility("default"))) const let_engine *gpulet_engine(int abi);
 const let_engine *gpulet_engine(int abi) {
-  static const let_engine engine = {.abi = LET_ENGINE_ABI, .name = "fake", .version = "fake", .load = load, .unload = unload, .weights_bytes = weights_bytes, .prepare = prepare, .discard = discard, .enter = enter};
+  static const let_engine engine = {.abi = LET_ENGINE_ABI,
+                                    .name = "fake",
+                                    .version = "fake",
+                                    .load = load,
+                                    .unload = unload,
+                                    .weights_bytes = weights_bytes,
+                                    .prepare = prepare,
+                                    .discard = discard,
+                                    .enter = enter};
   return abi == LET_ENGINE_ABI ? &engine : NULL;
 }
