@@ -174,7 +174,9 @@ let_time let_core_wake(const let_core *c) {
 
 /* ---- outcomes -------------------------------------------------------------------------------------------- */
 
-bool let_core_batch_done(let_core *c, uint64_t id, let_dur took, let_time now, let_request **ret, uint32_t *ret_n) {
+bool let_core_batch_done(let_core *c, uint64_t id, let_time started, let_time finished, let_time now, let_request **ret,
+                         uint32_t *ret_n) {
+  let_dur took = finished - started;
   c->now = now;
   let__batch *b = let__batch_find(c, id);
   if (!b) return false;
@@ -243,6 +245,16 @@ uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet) {
 uint32_t let_core_batch_gpulet(const let_core *c, uint64_t id) {
   const let__batch *b = let__batch_find(c, id);
   return b ? b->gpulet : UINT32_MAX;
+}
+
+void let_core_forget(let_core *c) {
+  for (uint32_t i = 0; c->table && i < c->table->n; i++) {
+    let__route *r = &c->table->route[i];
+    memset(r->own, 0, sizeof r->own);
+    r->factor = 1, r->late = r->tail = 0, r->rising = 0;
+    memcpy(r->predict, r->plan, sizeof r->predict);
+  }
+  for (uint32_t i = 0; i < c->limits.models; i++) let_rate_init(&c->model[i].rate, LET_S, c->now);
 }
 
 /* ---- introspection --------------------------------------------------------------------------------------- */

@@ -102,17 +102,22 @@ bool let_core_cancel(let_core *c, let_request *r);
 bool let_core_step(let_core *c, let_time now, let_action *ret);
 let_time let_core_wake(const let_core *c); /* LET_NEVER: only an event can make a difference */
 
-/* Batch outcomes. Done: its requests are out of the core; the caller answers them. |took| is the measured
- * execution time and corrects the prediction of (gpu-let, model, size). Failed: requests that may still run
+/* Batch outcomes. Done: its requests are out of the core; the caller answers them. |started| and |finished| are the
+ * device's own times of the batch and correct the prediction of (gpu-let, model, size); |now| is when the caller
+ * noticed, and what lies between is never held against the gpu-let. Failed: requests that may still run
  * elsewhere are queued again, the others come out of let_core_step as REFUSE with |why|. Both return false for an
  * unknown batch number (a worker's stale or forged message): the caller ignores it. |ret| gets the batch's
  * requests (done) and has room for LET_BATCH_MAX. */
-bool let_core_batch_done(let_core *c, uint64_t batch, let_dur took, let_time now, let_request **ret, uint32_t *ret_n);
+bool let_core_batch_done(let_core *c, uint64_t batch, let_time started, let_time finished, let_time now,
+                         let_request **ret, uint32_t *ret_n);
 bool let_core_batch_failed(let_core *c, uint64_t batch, let_err why, let_time now);
 /* The oldest batch on |gpulet|'s ring, 0 when none: for failing them all when a worker dies. */
 uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet);
 /* Whose ring |batch| is on, UINT32_MAX for an unknown number: a worker may report its own batches only. */
 uint32_t let_core_batch_gpulet(const let_core *c, uint64_t batch);
+
+/* Forgets what was learnt about gpu-lets and rates: predictions are the plan's again. For benchmarks. */
+void let_core_forget(let_core *c);
 
 /* Introspection. */
 uint32_t let_core_queued(const let_core *c, uint32_t model);

@@ -174,14 +174,14 @@ static void finish(world *w, uint32_t at, bool failed) {
   }
   static let_request *got[LET_BATCH_MAX];
   uint32_t n = 0;
-  assert_true(let_core_batch_done(w->c, f.id, f.took, w->now, got, &n));
+  assert_true(let_core_batch_done(w->c, f.id, w->now - f.took, w->now, w->now, got, &n));
   assert_true(n >= 1);
   for (uint32_t i = 0; i < n; i++) {
     leave(w, got[i]);
     if (w->now > got[i]->deadline) w->late++;
   }
   w->done += n;
-  assert_false(let_core_batch_done(w->c, f.id, f.took, w->now, got, &n));
+  assert_false(let_core_batch_done(w->c, f.id, w->now - f.took, w->now, w->now, got, &n));
 }
 
 /* The oldest batch of a random busy gpu-let, as a worker would report it. */

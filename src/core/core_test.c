@@ -65,7 +65,7 @@ static void check(const let_core *c) {
 static uint32_t done(let_core *c, uint64_t batch, let_dur took, let_time now) {
   let_request *got[LET_BATCH_MAX];
   uint32_t n = 0;
-  assert_true(let_core_batch_done(c, batch, took, now, got, &n));
+  assert_true(let_core_batch_done(c, batch, now - took, now, now, got, &n));
   check(c);
   return n;
 }
@@ -311,7 +311,8 @@ static void test_predictions_follow_both_ways(void **state) {
   }
   print_message("2x slower than planned: believed after %d batches; 2x faster: after %d\n", up, down);
   assert_true(up <= 6 && down > up && down < 100);
-  assert_false(let_core_batch_done(c, 12345, LET_MS, now, (let_request *[LET_BATCH_MAX]){0}, &(uint32_t){0}));
+  assert_false(
+      let_core_batch_done(c, 12345, now - LET_MS, now, now, (let_request *[LET_BATCH_MAX]){0}, &(uint32_t){0}));
   let_core_free(c);
 }
 
@@ -477,7 +478,7 @@ static void trial_run(trial *w, let_core_route *r, uint32_t n_routes, uint32_t d
       device *d = &w->d[dev];
       let_request *got[LET_BATCH_MAX];
       uint32_t n;
-      assert_true(let_core_batch_done(w->c, d->batch[0], d->took[0], t, got, &n));
+      assert_true(let_core_batch_done(w->c, d->batch[0], t - d->took[0], t, t, got, &n));
       for (uint32_t i = 0; i < n; i++) over(w, got[i], true);
       d->n--;
       for (uint32_t i = 0; i < d->n; i++)

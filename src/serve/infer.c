@@ -231,7 +231,7 @@ static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let
     return true;
   }
   let_dur took = d->finished - d->started;
-  if (!let_core_batch_done(s->core, d->batch, took, now, done, &n)) return false;
+  if (!let_core_batch_done(s->core, d->batch, d->started, d->finished, now, done, &n)) return false;
   g->gpulet[lane].busy += took;
   g->gpulet[lane].batches++;
   uint32_t rows = 0;
