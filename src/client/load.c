@@ -14,7 +14,7 @@
 #include "client/capacity.h"
 #include "client/client.h"
 #include "client/sender.h"
-#include "client/stages.h"
+#include "client/stage_times.h"
 #include "client/tally.h"
 #include "client/target.h"
 #include "conf/file.h"
@@ -40,7 +40,7 @@ typedef struct load {
   let_buf *request; /* one per model */
   let_tally *tally; /* of all senders */
   batches *before;
-  let_stages *stages, *stages_before;
+  let_stage_times *stages, *stages_before;
   let_load_report report;
   let_arena arena; /* the plan, the trace's text */
   let_plan plan;
@@ -85,10 +85,10 @@ static bool ask_batches(load *l, batches *ret) {
   return ok;
 }
 
-static void ask_stages(load *l, let_stages *ret) {
+static void ask_stages(load *l, let_stage_times *ret) {
   let_buf body;
   let_buf_init(&body, &let_mem_libc);
-  if (get(l, "/v2/gpulet/stages", &body)) let_stages_read((let_str){body.p, body.n}, l->w, ret);
+  if (get(l, "/v2/gpulet/stages", &body)) let_stage_times_read((let_str){body.p, body.n}, l->w, ret);
   let_buf_fini(&body);
 }
 
@@ -109,7 +109,7 @@ static void ask_after(load *l, batches *now) {
     t->batches = t->counted ? b->batches - a->batches : 0;
   }
   ask_stages(l, l->stages);
-  for (uint32_t i = 0; i < l->w->n; i++) let_stages_subtract(&l->stages[i], &l->stages_before[i]);
+  for (uint32_t i = 0; i < l->w->n; i++) let_stage_times_subtract(&l->stages[i], &l->stages_before[i]);
   l->report.stages = l->stages;
 }
 

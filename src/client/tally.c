@@ -113,10 +113,10 @@ static void wide_row(const let_tally *t, const widths *w, const let_load_report 
               (double)t->sent / r->seconds);
   for (size_t i = 0; i < sizeof q / sizeof *q; i++) {
     let_buf_str(out, i == 3 ? "    " : "  ");
-    let_stages_cell(quantile(t, q[i]), out);
+    let_stage_times_cell(quantile(t, q[i]), out);
   }
   let_buf_str(out, "  ");
-  let_stages_cell(highest(t), out);
+  let_stage_times_cell(highest(t), out);
   let_buf_fmt(out, "  %6s  %8.2f %%  %9.1f  ", slo, 100 * attainment(t), (double)t->good / r->seconds);
   let_tally_place(r->plan, t->name, out);
   let_buf_str(out, "\n");
@@ -136,20 +136,20 @@ static void row(const let_tally *t, const widths *w, const let_load_report *r, l
               quantile(t, 0.99), slo, 100 * attainment(t));
 }
 
-static let_stages *all_stages(const let_load_report *r, uint32_t n) {
-  let_stages *sum = calloc(1, sizeof *sum); /* too large for the stack */
-  for (uint32_t i = 0; sum && r->stages && i < n; i++) let_stages_merge(sum, &r->stages[i]);
+static let_stage_times *all_stages(const let_load_report *r, uint32_t n) {
+  let_stage_times *sum = calloc(1, sizeof *sum); /* too large for the stack */
+  for (uint32_t i = 0; sum && r->stages && i < n; i++) let_stage_times_merge(sum, &r->stages[i]);
   return sum;
 }
 
 static void stage_table(const let_tally *t, uint32_t n, const let_load_report *r, int width, let_buf *out) {
   if (width < 9) width = 9;
   let_buf_str(out, "\n");
-  let_stages_heading(width, out);
-  for (uint32_t i = 0; i < n; i++) let_stages_row(t[i].name, &r->stages[i], width, out);
+  let_stage_times_heading(width, out);
+  for (uint32_t i = 0; i < n; i++) let_stage_times_row(t[i].name, &r->stages[i], width, out);
   if (n > 1) {
-    let_stages *sum = all_stages(r, n);
-    if (sum) let_stages_row("all", sum, width, out);
+    let_stage_times *sum = all_stages(r, n);
+    if (sum) let_stage_times_row("all", sum, width, out);
     else out->failed = true;
     free(sum);
   }
@@ -159,14 +159,14 @@ static void stage_table(const let_tally *t, uint32_t n, const let_load_report *r
 static uint64_t late(const let_tally *t) { return t->kind[LET_LOAD_OK] - t->good; }
 
 /* "(12 at the door, 8 in the queue)", where the server says so. */
-static void refusals(const let_stages *s, let_buf *out) {
+static void refusals(const let_stage_times *s, let_buf *out) {
   if (!s || !s->known || !s->has_loss[LET_LOSS_REFUSED_DOOR] || !s->has_loss[LET_LOSS_DROPPED_QUEUE]) return;
   let_buf_fmt(out, " (%llu at the door, %llu in the queue)", (unsigned long long)s->loss[LET_LOSS_REFUSED_DOOR],
               (unsigned long long)s->loss[LET_LOSS_DROPPED_QUEUE]);
 }
 
 /* What did not come back well, a line per model. */
-static void trouble(const let_tally *t, const let_stages *s, let_buf *out) {
+static void trouble(const let_tally *t, const let_stage_times *s, let_buf *out) {
   if (t->kind[LET_LOAD_OK] == t->sent && !late(t)) return;
   let_buf_fmt(out, "%s: of %llu requests", t->name, (unsigned long long)t->sent);
   const char *comma = " ";
@@ -233,7 +233,7 @@ static json_t *gpulets(const let_plan *p, const char *name) {
   return a;
 }
 
-static json_t *model(const let_tally *t, const let_load_report *r, const let_stages *s) {
+static json_t *model(const let_tally *t, const let_load_report *r, const let_stage_times *s) {
   json_t *errors = json_object();
   for (int i = 1; i < LET_LOAD_KIND_COUNT; i++)
     json_object_set_new(errors, kinds[i], json_integer((json_int_t)t->kind[i]));
@@ -246,8 +246,8 @@ static json_t *model(const let_tally *t, const let_load_report *r, const let_sta
   if (r->plan && strcmp(t->name, "all") != 0) json_object_set_new(o, "gpulets", gpulets(r->plan, t->name));
   json_object_set_new(o, "mean_batch", t->batches ? json_real(mean_batch(t)) : json_null());
   json_object_set_new(o, "slo_ms", t->slo ? json_real(ms(t->slo)) : json_null());
-  json_object_set_new(o, "stages", let_stages_json(s));
-  json_object_set_new(o, "server", let_stages_losses_json(s));
+  json_object_set_new(o, "stages", let_stage_times_json(s));
+  json_object_set_new(o, "server", let_stage_times_losses_json(s));
   if (t->example[0]) json_object_set_new(o, "first_error", json_string(t->example));
   return o;
 }
@@ -270,7 +270,7 @@ let_err let_tally_json(const let_tally *t, uint32_t n, const let_load_report *r,
   for (uint32_t i = 0; i < n && ok; i++)
     ok = json_array_append_new(models, model(&t[i], r, r->stages ? &r->stages[i] : NULL)) == 0;
   let_tally *sum = total_of(t, n);
-  let_stages *stages = all_stages(r, n);
+  let_stage_times *stages = all_stages(r, n);
   json_t *all = sum && stages ? model(sum, r, stages) : NULL, *self = generator(r);
   free(sum);
   free(stages);

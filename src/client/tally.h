@@ -4,7 +4,7 @@
 
 #include "base/hist.h"
 #include "client/client.h"
-#include "client/stages.h"
+#include "client/stage_times.h"
 
 typedef struct let_tally {
   const char *name;
@@ -30,9 +30,9 @@ typedef struct let_load_report {
   double cpu_seconds;        /* of all threads, while they counted */
   bool closed;
   let_load_outcome outcome;
-  const let_plan *plan;     /* what runs where, as the server says; NULL: it does not */
-  bool wide;                /* more columns, and the stage times */
-  const let_stages *stages; /* of each model; NULL: not asked for */
+  const let_plan *plan;          /* what runs where, as the server says; NULL: it does not */
+  bool wide;                     /* more columns, and the stage times */
+  const let_stage_times *stages; /* of each model; NULL: not asked for */
 } let_load_report;
 
 /* One request is over. Its latency runs from |intended|, when it should have been sent, not from when it was. */

@@ -1,11 +1,11 @@
-#include "client/stages.h"
+#include "client/stage_times.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define X(id, name) name,
-static const char *const stage_name[] = {LET_STAGES(X)};
-static const char *const loss_name[] = {LET_STAGE_LOSSES(X)};
+static const char *const stage_name[] = {LET_STAGE_FIELDS(X)};
+static const char *const loss_name[] = {LET_LOSSES(X)};
 #undef X
 
 /* ---- reading ------------------------------------------------------------------------------------------------- */
@@ -27,11 +27,11 @@ static bool read_hist(json_t *stage, let_hist *h) {
   return true;
 }
 
-static bool read_model(json_t *m, let_stages *s) {
+static bool read_model(json_t *m, let_stage_times *s) {
   json_t *stages = json_object_get(m, "stages"), *requests = json_object_get(m, "requests");
   if (!json_is_object(stages) || !json_is_integer(requests) || json_integer_value(requests) < 0) return false;
   s->requests = (uint64_t)json_integer_value(requests);
-  for (int i = 0; i < LET_STAGE_COUNT; i++)
+  for (int i = 0; i < LET_STAGE_FIELD_COUNT; i++)
     if (!read_hist(json_object_get(stages, stage_name[i]), &s->time[i])) return false;
   for (int i = 0; i < LET_LOSS_COUNT; i++) {
     json_t *n = json_object_get(m, loss_name[i]);
@@ -41,18 +41,18 @@ static bool read_model(json_t *m, let_stages *s) {
   return true;
 }
 
-static let_stages *of_model(const let_workload *w, const char *name, let_stages *all) {
+static let_stage_times *of_model(const let_workload *w, const char *name, let_stage_times *all) {
   for (uint32_t i = 0; name && i < w->n; i++)
     if (strcmp(w->demand[i].name, name) == 0) return &all[i];
   return NULL;
 }
 
-void let_stages_read(let_str json, const let_workload *w, let_stages *ret) {
+void let_stage_times_read(let_str json, const let_workload *w, let_stage_times *ret) {
   memset(ret, 0, w->n * sizeof *ret);
   json_t *doc = json_loadb(json.p, json.n, 0, NULL), *m;
   size_t i;
   json_array_foreach(json_object_get(doc, "models"), i, m) {
-    let_stages *s = of_model(w, json_string_value(json_object_get(m, "name")), ret);
+    let_stage_times *s = of_model(w, json_string_value(json_object_get(m, "name")), ret);
     if (!s || s->known) continue;
     memset(s, 0, sizeof *s);
     s->known = read_model(m, s);
@@ -60,9 +60,9 @@ void let_stages_read(let_str json, const let_workload *w, let_stages *ret) {
   json_decref(doc);
 }
 
-void let_stages_subtract(let_stages *after, const let_stages *before) {
+void let_stage_times_subtract(let_stage_times *after, const let_stage_times *before) {
   bool ok = after->known && before->known && after->requests >= before->requests;
-  for (int i = 0; i < LET_STAGE_COUNT && ok; i++) ok = let_hist_subtract(&after->time[i], &before->time[i]);
+  for (int i = 0; i < LET_STAGE_FIELD_COUNT && ok; i++) ok = let_hist_subtract(&after->time[i], &before->time[i]);
   after->known = ok;
   if (!ok) return;
   after->requests -= before->requests;
@@ -72,11 +72,11 @@ void let_stages_subtract(let_stages *after, const let_stages *before) {
   }
 }
 
-void let_stages_merge(let_stages *into, const let_stages *from) {
+void let_stage_times_merge(let_stage_times *into, const let_stage_times *from) {
   if (!from->known) return;
   into->known = true;
   into->requests += from->requests;
-  for (int i = 0; i < LET_STAGE_COUNT; i++) let_hist_merge(&into->time[i], &from->time[i]);
+  for (int i = 0; i < LET_STAGE_FIELD_COUNT; i++) let_hist_merge(&into->time[i], &from->time[i]);
   for (int i = 0; i < LET_LOSS_COUNT; i++) {
     into->has_loss[i] |= from->has_loss[i];
     into->loss[i] += from->loss[i];
@@ -88,38 +88,38 @@ void let_stages_merge(let_stages *into, const let_stages *from) {
 static double ms(let_dur d) { return (double)d / 1e6; }
 static double mean(const let_hist *h) { return h->count ? ms(h->sum) / (double)h->count : 0; }
 
-void let_stages_heading(int model_width, let_buf *out) {
+void let_stage_times_heading(int model_width, let_buf *out) {
   let_buf_fmt(out, "%-*s", model_width, "stage, ms");
-  for (int i = 0; i < LET_STAGE_COUNT; i++) let_buf_fmt(out, "  %13s", stage_name[i]);
+  for (int i = 0; i < LET_STAGE_FIELD_COUNT; i++) let_buf_fmt(out, "  %13s", stage_name[i]);
   let_buf_fmt(out, "\n%-*s", model_width, "");
-  for (int i = 0; i < LET_STAGE_COUNT; i++) let_buf_fmt(out, "  %6s %6s", "mean", "p99");
+  for (int i = 0; i < LET_STAGE_FIELD_COUNT; i++) let_buf_fmt(out, "  %6s %6s", "mean", "p99");
   let_buf_str(out, "\n");
 }
 
-void let_stages_cell(double x, let_buf *out) {
+void let_stage_times_cell(double x, let_buf *out) {
   let_buf_fmt(out, "%6.*f", x < 9.9995 ? 3 : x < 99.995 ? 2 : x < 999.95 ? 1 : 0, x);
 }
 
-void let_stages_row(const char *model, const let_stages *s, int model_width, let_buf *out) {
+void let_stage_times_row(const char *model, const let_stage_times *s, int model_width, let_buf *out) {
   let_buf_fmt(out, "%-*s", model_width, model);
-  for (int i = 0; i < LET_STAGE_COUNT; i++) {
+  for (int i = 0; i < LET_STAGE_FIELD_COUNT; i++) {
     const let_hist *h = s && s->known ? &s->time[i] : NULL;
     let_buf_str(out, "  ");
     if (!h || h->count == 0) {
       let_buf_fmt(out, "%6s %6s", "-", "-");
       continue;
     }
-    let_stages_cell(mean(h), out);
+    let_stage_times_cell(mean(h), out);
     let_buf_str(out, " ");
-    let_stages_cell(ms(let_hist_quantile(h, 0.99)), out);
+    let_stage_times_cell(ms(let_hist_quantile(h, 0.99)), out);
   }
   let_buf_str(out, "\n");
 }
 
-json_t *let_stages_json(const let_stages *s) {
+json_t *let_stage_times_json(const let_stage_times *s) {
   if (!s || !s->known) return json_null();
   json_t *o = json_object();
-  for (int i = 0; i < LET_STAGE_COUNT; i++) {
+  for (int i = 0; i < LET_STAGE_FIELD_COUNT; i++) {
     const let_hist *h = &s->time[i];
     json_object_set_new(o, stage_name[i],
                         json_pack("{s:f, s:f, s:f, s:I}", "mean_ms", mean(h), "p50_ms", ms(let_hist_quantile(h, 0.5)),
@@ -128,7 +128,7 @@ json_t *let_stages_json(const let_stages *s) {
   return o;
 }
 
-json_t *let_stages_losses_json(const let_stages *s) {
+json_t *let_stage_times_losses_json(const let_stage_times *s) {
   json_t *o = json_object();
   for (int i = 0; i < LET_LOSS_COUNT; i++) {
     bool told = s && s->known && s->has_loss[i];

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "client/stages.h"
+#include "client/stage_times.h"
 #include "client/tally.h"
 
 static let_demand two[] = {{.name = "bert", .rate = 1}, {.name = "resnet", .rate = 1}};
@@ -42,43 +42,43 @@ static void document(let_buf *out, uint64_t n, let_dur us) {
 
 static void test_difference_of_two_readings(void **state) {
   (void)state;
-  static let_stages before[2], after[2];
+  static let_stage_times before[2], after[2];
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
   document(&b, 10, 4000);
-  let_stages_read((let_str){b.p, b.n}, &work, before);
+  let_stage_times_read((let_str){b.p, b.n}, &work, before);
   assert_true(before[0].known && !before[1].known); /* it does not have resnet */
   assert_int_equal(before[0].requests, 10);
   let_buf_clear(&b);
   document(&b, 30, 4000);
-  let_stages_read((let_str){b.p, b.n}, &work, after);
-  for (int i = 0; i < 2; i++) let_stages_subtract(&after[i], &before[i]);
+  let_stage_times_read((let_str){b.p, b.n}, &work, after);
+  for (int i = 0; i < 2; i++) let_stage_times_subtract(&after[i], &before[i]);
   assert_true(after[0].known && !after[1].known);
   assert_int_equal(after[0].requests, 20);
   assert_int_equal(after[0].loss[LET_LOSS_REFUSED_DOOR], 10);
   assert_int_equal(after[0].loss[LET_LOSS_DROPPED_QUEUE], 0);
   assert_false(after[0].has_loss[LET_LOSS_LATE]);
-  json_t *doc = let_stages_json(&after[0]), *run = json_object_get(doc, "finished");
+  json_t *doc = let_stage_times_json(&after[0]), *run = json_object_get(doc, "finished");
   assert_int_equal(json_integer_value(json_object_get(run, "count")), 20);
   assert_true(fabs(json_number_value(json_object_get(run, "mean_ms")) - 4) < 1e-6);
   assert_true(fabs(json_number_value(json_object_get(run, "p99_ms")) - 4) < 0.07);
   json_decref(doc);
-  doc = let_stages_json(&after[1]);
+  doc = let_stage_times_json(&after[1]);
   assert_true(json_is_null(doc));
   json_decref(doc);
 
   /* A server that began anew in between has less than before: no difference, and none is invented. */
   let_buf_clear(&b);
   document(&b, 5, 4000);
-  let_stages_read((let_str){b.p, b.n}, &work, after);
-  let_stages_subtract(&after[0], &before[0]);
+  let_stage_times_read((let_str){b.p, b.n}, &work, after);
+  let_stage_times_subtract(&after[0], &before[0]);
   assert_false(after[0].known);
   let_buf_fini(&b);
 }
 
 static void test_nonsense_is_unknown(void **state) {
   (void)state;
-  static let_stages s[2];
+  static let_stage_times s[2];
   let_buf good;
   let_buf_init(&good, &let_mem_libc);
   document(&good, 4, 50);
@@ -99,13 +99,13 @@ static void test_nonsense_is_unknown(void **state) {
     let_buf bad;
     let_buf_init(&bad, &let_mem_libc);
     let_buf_fmt(&bad, "%.*s%s%s", (int)(at - good.p), good.p, change[i].to, at + strlen(change[i].from));
-    let_stages_read((let_str){bad.p, bad.n}, &work, s);
+    let_stage_times_read((let_str){bad.p, bad.n}, &work, s);
     if (s[0].known) fail_msg("taken for good: %s", bad.p);
     let_buf_fini(&bad);
   }
   static const char *const texts[] = {"", "[]", "{}", "{\"models\":3}", "{\"models\":[1,{\"name\":4}]}"};
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-    let_stages_read(let_str_c(texts[i]), &work, s);
+    let_stage_times_read(let_str_c(texts[i]), &work, s);
     assert_false(s[0].known || s[1].known);
   }
   let_buf_fini(&good);
@@ -123,12 +123,12 @@ static size_t longest_line(const char *p) {
 
 static void test_wide_table(void **state) {
   (void)state;
-  static let_stages s[2];
+  static let_stage_times s[2];
   static let_tally t[2];
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
   document(&b, 100, 12345);
-  let_stages_read((let_str){b.p, b.n}, &work, s);
+  let_stage_times_read((let_str){b.p, b.n}, &work, s);
   t[0].name = "bert";
   t[1].name = "resnet";
   for (int i = 0; i < 200; i++) {
