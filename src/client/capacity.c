@@ -57,25 +57,41 @@ static void advise_threads(const let_load_report *r, const char *what, let_load_
         what, r->cores, plural(r->cores));
 }
 
+static void judge_cpu(const let_load_report *r, let_load_outcome *ret) {
+  char what[160];
+  ret->bottleneck = LET_BOTTLENECK_CPU;
+  snprintf(what, sizeof what, "the busiest of its %u thread%s used %.2f of a core", r->threads, plural(r->threads),
+           r->busiest);
+  if (r->busiest > LET_CAPACITY_CPU) advise_threads(r, what, ret);
+  else
+    snprintf(
+        ret->advice, sizeof ret->advice,
+        "the generator was the bottleneck: %s and waited for one %.2f of the time: leave it a core, or use a machine "
+        "of its own",
+        what, r->deprived);
+}
+
+static void judge_lateness(const let_load_report *r, let_dur p99, let_dur limit, let_load_outcome *ret) {
+  char what[160];
+  ret->bottleneck = LET_BOTTLENECK_LATE_SENDS;
+  snprintf(what, sizeof what, "its sends were late by %.2f ms at p99 (allowed: %.2f ms), %u thread%s at %.2f of a core",
+           (double)p99 / 1e6, (double)limit / 1e6, r->threads, plural(r->threads), r->busiest);
+  advise_threads(r, what, ret);
+}
+
 let_load_outcome let_capacity_judge(const let_load_report *r, let_dur slo_min) {
   let_load_outcome ret = {.bottleneck = LET_BOTTLENECK_NONE};
-  char what[160];
   let_dur p99 = let_hist_quantile(&r->lateness, 0.99), limit = (let_dur)(LET_CAPACITY_LATE_OF_SLO * (double)slo_min);
   if (limit < LET_CAPACITY_LATE) limit = LET_CAPACITY_LATE;
   if (r->busiest > LET_CAPACITY_CPU) {
-    ret.bottleneck = LET_BOTTLENECK_CPU;
-    snprintf(what, sizeof what, "the busiest of its %u thread%s used %.2f of a core", r->threads, plural(r->threads),
-             r->busiest);
-    advise_threads(r, what, &ret);
+    judge_cpu(r, &ret);
   } else if (!r->closed && waited(r) > LET_CAPACITY_WAITED) {
     ret.bottleneck = LET_BOTTLENECK_CONNECTIONS;
     advise_connections(r, &ret);
+  } else if (r->wanted > LET_CAPACITY_CPU) {
+    judge_cpu(r, &ret);
   } else if (!r->closed && p99 > limit) {
-    ret.bottleneck = LET_BOTTLENECK_LATE_SENDS;
-    snprintf(what, sizeof what,
-             "its sends were late by %.2f ms at p99 (allowed: %.2f ms), %u thread%s at %.2f of a core",
-             (double)p99 / 1e6, (double)limit / 1e6, r->threads, plural(r->threads), r->busiest);
-    advise_threads(r, what, &ret);
+    judge_lateness(r, p99, limit, &ret);
   }
   return ret;
 }

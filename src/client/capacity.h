@@ -14,7 +14,8 @@ enum { LET_CAPACITY_CLOSED = 64 }; /* connections of one thread in the closed lo
 
 /* More than 1 % of the requests waited for a connection: then p99 is the generator's queue. */
 #define LET_CAPACITY_WAITED 0.01
-/* Above 0.85 of a core a thread has queues of its own that grow with 1 / (1 - use). */
+/* Above 0.85 of a core a thread has queues of its own that grow with 1 / (1 - use). The time for which it wanted a core
+ * and got none counts as well: on a crowded machine a thread that uses little may still be all that holds things up. */
 #define LET_CAPACITY_CPU 0.85
 /* Sends later than a tenth of the SLO move a request across it; below 1 ms timers and the scheduler show, not we. */
 #define LET_CAPACITY_LATE_OF_SLO 0.1
@@ -26,8 +27,9 @@ enum { LET_CONNECTIONS_MAX = 65536, LET_THREADS_MAX = 256 };
  * |cores| or |connections|. */
 uint32_t let_capacity_threads(double rate, double bytes, uint32_t closed, uint32_t connections, uint32_t cores);
 
-/* The first that holds of: CPU (then the others follow from it), CONNECTIONS (not in the closed loop, where each waits for
- * the answer before), LATE_SENDS. |slo_min| is the smallest SLO that was judged; 0: none. */
+/* The first that holds of: a busy thread (then the others follow from it), connections (not in the closed loop, where
+ * each waits for the answer before), a thread that got no core, late sends. |slo_min| is the smallest SLO that was judged;
+ * 0: none. */
 let_load_outcome let_capacity_judge(const let_load_report *r, let_dur slo_min);
 
 #endif

@@ -67,7 +67,14 @@ static void test_advice_that_can_be_followed(void **state) {
   let_load_outcome x = let_capacity_judge(&r, 0);
   assert_null(strstr(x.advice, "--threads"));
   assert_non_null(strstr(x.advice, "this machine has 2 cores"));
-  r.busiest = 0.1;
+  r.busiest = 0.2;
+  r.deprived = 0.66;
+  r.wanted = 0.86;
+  x = let_capacity_judge(&r, 0);
+  assert_int_equal(x.bottleneck, LET_BOTTLENECK_CPU);
+  assert_non_null(strstr(x.advice, "used 0.20 of a core and waited for one 0.66 of the time: leave it a core"));
+  r.wanted = 0.84;
+  assert_int_equal(let_capacity_judge(&r, 0).bottleneck, LET_BOTTLENECK_NONE);
   r.waited = 500;
   r.files_limited = true;
   for (int i = 0; i < 1000; i++) let_hist_add(&r.lateness, 0);

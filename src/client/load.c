@@ -369,6 +369,10 @@ static void merge(load *l) {
     r->waited += f->waited;
     r->cpu_seconds += f->cpu_seconds;
     r->busiest = fmax(r->busiest, f->busy);
+    if (f->busy + f->deprived > r->wanted) {
+      r->wanted = f->busy + f->deprived;
+      r->deprived = f->deprived;
+    }
     let_hist_merge(&r->lateness, &f->lateness);
     for (uint32_t k = 0; k < l->w->n; k++) {
       let_tally_merge(&l->tally[k], &t[k]);

@@ -4,7 +4,9 @@
  * of each runs all the while. A timerfd wakes the loop for the next one, because the loop's own timers know only
  * milliseconds. */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/timerfd.h>
@@ -25,15 +27,28 @@ static void arm(sender *s, let_time at) {
   LET_ASSERT(r == 0);
 }
 
+/* How long the calling thread has been ready to run while no core was free; 0 where the kernel does not count it. */
+static let_dur thread_deprived(void) {
+  char text[128];
+  int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+  if (fd >= 0) close(fd);
+  text[n > 0 ? n : 0] = 0;
+  long long ran, waited;
+  return sscanf(text, "%lld %lld", &ran, &waited) == 2 && waited > 0 ? (let_dur)waited : 0;
+}
+
 /* The thread's CPU time is taken at the first turn of the loop in the counted time and at the first after it. */
 static void take_cpu(sender *s, let_time now, bool end) {
   if (!s->cpu_since && now >= s->run->from) {
     s->cpu_since = now;
     s->cpu = -let_thread_cpu();
+    s->deprived = -thread_deprived();
   }
   if (s->cpu_since && !s->cpu_until && (end || now >= s->run->until)) {
     s->cpu_until = now;
     s->cpu += let_thread_cpu();
+    s->deprived += thread_deprived();
   }
 }
 
@@ -115,7 +130,11 @@ static void stop(sender *s) {
   s->figures.seconds = end > s->run->from ? (double)(end - s->run->from) / 1e9 : 0;
   s->figures.unfinished = s->n_waiting + s->busy;
   s->figures.cpu_seconds = s->cpu_until ? (double)s->cpu / 1e9 : 0;
-  s->figures.busy = s->cpu_until > s->cpu_since ? (double)s->cpu / (double)(s->cpu_until - s->cpu_since) : 0;
+  double span = (double)(s->cpu_until - s->cpu_since);
+  if (s->cpu_until && span > 0) {
+    s->figures.busy = (double)s->cpu / span;
+    s->figures.deprived = (double)s->deprived / span;
+  }
   publish(s);
   for (uint32_t i = 0; i < s->n_used; i++) let__sender_drop(&s->conn[i]);
   uv_close((uv_handle_t *)&s->timer, NULL);

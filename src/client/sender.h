@@ -27,7 +27,8 @@ typedef struct let_sender_figures {
   uint32_t connections; /* open at most */
   uint64_t inflight_max, unfinished, waited;
   let_hist lateness;
-  double cpu_seconds, busy; /* while it counted; |busy|: of a core */
+  double cpu_seconds;    /* while it counted */
+  double busy, deprived; /* of that time: on a core; ready to run, but waiting for one */
 } let_sender_figures;
 
 typedef struct let_sender_progress {

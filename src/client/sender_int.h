@@ -52,7 +52,7 @@ struct let_sender {
   job *waiting;
   uint32_t cap, head, n_waiting;
   let_time cpu_since, cpu_until; /* the time that |cpu| was measured for; 0: not yet */
-  let_dur cpu;
+  let_dur cpu, deprived;         /* on a core; ready to run, but waiting for one */
   bool over;
   uint64_t done;
   _Atomic bool quit;

@@ -254,12 +254,12 @@ static json_t *model(const let_tally *t, const let_load_report *r, const let_sta
 
 static json_t *generator(const let_load_report *r) {
   json_t *o =
-      json_pack("{s:i, s:i, s:f, s:f, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:I}", "threads", (int)r->threads, "cores",
-                (int)r->cores, "busiest_thread", r->busiest, "cpu_seconds", r->cpu_seconds, "connections",
-                (int)r->connections, "connection_limit", (int)r->connection_limit, "inflight_max",
-                (json_int_t)r->inflight_max, "waited_for_connection", (json_int_t)r->waited, "waited_share",
-                waited_share(r), "late_p99_ms", ms(let_hist_quantile(&r->lateness, 0.99)), "late_max_ms",
-                r->lateness.count ? ms(r->lateness.max) : 0.0, "unfinished", (json_int_t)r->unfinished);
+      json_pack("{s:i, s:i, s:f, s:f, s:f, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:I}", "threads", (int)r->threads,
+                "cores", (int)r->cores, "busiest_thread", r->busiest, "waited_for_core", r->deprived, "cpu_seconds",
+                r->cpu_seconds, "connections", (int)r->connections, "connection_limit", (int)r->connection_limit,
+                "inflight_max", (json_int_t)r->inflight_max, "waited_for_connection", (json_int_t)r->waited,
+                "waited_share", waited_share(r), "late_p99_ms", ms(let_hist_quantile(&r->lateness, 0.99)),
+                "late_max_ms", r->lateness.count ? ms(r->lateness.max) : 0.0, "unfinished", (json_int_t)r->unfinished);
   if (o && r->outcome.bottleneck) json_object_set_new(o, "advice", json_string(r->outcome.advice));
   return o;
 }

@@ -27,6 +27,8 @@ typedef struct let_load_report {
   uint64_t waited;           /* of them, because every connection was busy */
   uint32_t threads, cores;   /* |cores|: that this machine lets us use */
   double busiest;            /* of a core, by the thread that used most, while it counted */
+  double deprived;           /* of the time, by the thread that most wanted one: ready to run, but waiting for a core */
+  double wanted;             /* by that thread: this and what it used */
   double cpu_seconds;        /* of all threads, while they counted */
   bool closed;
   let_load_outcome outcome;
