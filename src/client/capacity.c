@@ -45,16 +45,19 @@ static void advise_connections(const let_load_report *r, let_load_outcome *ret) 
   else snprintf(end, left, "use --connections %u, or a lower rate if the server does not keep up", more);
 }
 
+/* More threads help where cores are free: not where one thread already waits for a core longer than it has one. */
 static void advise_threads(const let_load_report *r, const char *what, let_load_outcome *ret) {
-  if (r->threads < r->cores && r->threads < r->connection_limit)
-    snprintf(ret->advice, sizeof ret->advice, "the generator was the bottleneck: %s: use --threads %u", what,
-             2 * r->threads < r->cores ? 2 * r->threads : r->cores);
+  int n = snprintf(ret->advice, sizeof ret->advice, "the generator was the bottleneck: %s", what);
+  size_t left = sizeof ret->advice - (size_t)n;
+  char *end = ret->advice + n;
+  if (r->deprived > r->busiest)
+    snprintf(end, left, ", and waited for one %.2f of the time: leave it a core, or use a machine of its own",
+             r->deprived);
+  else if (r->threads < r->cores && r->threads < r->connection_limit)
+    snprintf(end, left, ": use --threads %u", 2 * r->threads < r->cores ? 2 * r->threads : r->cores);
   else
-    snprintf(
-        ret->advice, sizeof ret->advice,
-        "the generator was the bottleneck: %s, and this machine has %u core%s: use a machine of its own with more, "
-        "or a lower rate",
-        what, r->cores, plural(r->cores));
+    snprintf(end, left, ", and this machine has %u core%s: use a machine of its own with more, or a lower rate",
+             r->cores, plural(r->cores));
 }
 
 static void judge_cpu(const let_load_report *r, let_load_outcome *ret) {
@@ -62,20 +65,16 @@ static void judge_cpu(const let_load_report *r, let_load_outcome *ret) {
   ret->bottleneck = LET_BOTTLENECK_CPU;
   snprintf(what, sizeof what, "the busiest of its %u thread%s used %.2f of a core", r->threads, plural(r->threads),
            r->busiest);
-  if (r->busiest > LET_CAPACITY_CPU) advise_threads(r, what, ret);
-  else
-    snprintf(
-        ret->advice, sizeof ret->advice,
-        "the generator was the bottleneck: %s and waited for one %.2f of the time: leave it a core, or use a machine "
-        "of its own",
-        what, r->deprived);
+  advise_threads(r, what, ret);
 }
 
 static void judge_lateness(const let_load_report *r, let_dur p99, let_dur limit, let_load_outcome *ret) {
   char what[160];
   ret->bottleneck = LET_BOTTLENECK_LATE_SENDS;
-  snprintf(what, sizeof what, "its sends were late by %.2f ms at p99 (allowed: %.2f ms), %u thread%s at %.2f of a core",
-           (double)p99 / 1e6, (double)limit / 1e6, r->threads, plural(r->threads), r->busiest);
+  snprintf(
+      what, sizeof what,
+      "its sends were late by %.2f ms at p99 (allowed: %.2f ms); the busiest of its %u thread%s used %.2f of a core",
+      (double)p99 / 1e6, (double)limit / 1e6, r->threads, plural(r->threads), r->busiest);
   advise_threads(r, what, ret);
 }
 

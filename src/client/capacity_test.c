@@ -72,7 +72,7 @@ static void test_advice_that_can_be_followed(void **state) {
   r.wanted = 0.86;
   x = let_capacity_judge(&r, 0);
   assert_int_equal(x.bottleneck, LET_BOTTLENECK_CPU);
-  assert_non_null(strstr(x.advice, "used 0.20 of a core and waited for one 0.66 of the time: leave it a core"));
+  assert_non_null(strstr(x.advice, "used 0.20 of a core, and waited for one 0.66 of the time: leave it a core"));
   r.wanted = 0.84;
   assert_int_equal(let_capacity_judge(&r, 0).bottleneck, LET_BOTTLENECK_NONE);
   r.waited = 500;
