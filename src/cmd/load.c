@@ -39,7 +39,7 @@ static const let_option table[] = {
      "closed loop: N connections back to back, as fast as answers come; rates only weigh the models", .min = 0,
      .max = 65536},
     {"bottleneck", LET_OPTION_CHOICE, FIELD(bottleneck), NULL, "fail",
-     "when the generator itself was the bottleneck: exit with 1, only warn, or say nothing", .choices = on_bottleneck},
+     "when the generator itself was the bottleneck: exit with 1, warn on stderr, or neither", .choices = on_bottleneck},
     {"rows", LET_OPTION_I64, FIELD(rows), "N", "1", "of the batch dimension, in each request", .min = 1, .max = 65536},
     {"variable-dim", LET_OPTION_I64, FIELD(variable_dim), "N", "16",
      "stands in for other dimensions of -1, such as a sequence length", .min = 1, .max = 1048576},
