@@ -21,6 +21,12 @@ static double waited(const let_load_report *r) {
   return r->lateness.count ? (double)r->waited / (double)r->lateness.count : 0;
 }
 
+/* "its thread used 0.90 of a core", "the busiest of its 2 threads used ..." */
+static void say_busiest(const let_load_report *r, char *out, size_t cap) {
+  if (r->threads == 1) snprintf(out, cap, "its thread used %.2f of a core", r->busiest);
+  else snprintf(out, cap, "the busiest of its %u threads used %.2f of a core", r->threads, r->busiest);
+}
+
 static const char *plural(uint32_t n) { return n == 1 ? "" : "s"; }
 
 /* Twice as many as were allowed, or the power of two that takes all that were under way at once. */
@@ -63,18 +69,16 @@ static void advise_threads(const let_load_report *r, const char *what, let_load_
 static void judge_cpu(const let_load_report *r, let_load_outcome *ret) {
   char what[160];
   ret->bottleneck = LET_BOTTLENECK_CPU;
-  snprintf(what, sizeof what, "the busiest of its %u thread%s used %.2f of a core", r->threads, plural(r->threads),
-           r->busiest);
+  say_busiest(r, what, sizeof what);
   advise_threads(r, what, ret);
 }
 
 static void judge_lateness(const let_load_report *r, let_dur p99, let_dur limit, let_load_outcome *ret) {
-  char what[160];
+  char what[160], busiest[80];
   ret->bottleneck = LET_BOTTLENECK_LATE_SENDS;
-  snprintf(
-      what, sizeof what,
-      "its sends were late by %.2f ms at p99 (allowed: %.2f ms); the busiest of its %u thread%s used %.2f of a core",
-      (double)p99 / 1e6, (double)limit / 1e6, r->threads, plural(r->threads), r->busiest);
+  say_busiest(r, busiest, sizeof busiest);
+  snprintf(what, sizeof what, "its sends were late by %.2f ms at p99 (allowed: %.2f ms); %s", (double)p99 / 1e6,
+           (double)limit / 1e6, busiest);
   advise_threads(r, what, ret);
 }
 
