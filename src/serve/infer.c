@@ -135,6 +135,7 @@ void serve_submit(server *s, const let_action *a, let_time now) {
   }
   if (!g->lanes || !let_lane_submit(g->lanes, lane, &msg))
     let_core_batch_failed(s->core, a->batch, LET_ERR_GPULET, now);
+  else g->batches++;
 }
 
 /* ---- ring -> front -------------------------------------------------------------------------------------- */
@@ -212,6 +213,7 @@ static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let
   }
   let_dur took = d->finished - d->started;
   if (!let_core_batch_done(s->core, d->batch, d->started, d->finished, now, done, &n)) return false;
+  g->batches--;
   let_hist_add(&s->turn.lag, now - d->finished); /* ours, and never held against the gpu-let */
   g->gpulet[lane].busy += took;
   g->gpulet[lane].batches++;
@@ -225,37 +227,53 @@ static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let
   return true;
 }
 
-static void take_all(server *s, group *g, bool *corrupt) {
+/* True: something had ended. A worker that wrote nonsense is killed. */
+static bool take_all(server *s, group *g) {
   static let_done_msg d;
   let_time now = serve_now();
+  bool corrupt = false, any = false;
   for (uint32_t lane = 0; lane < g->n_gpulets && g->lanes; lane++)
-    while (g->lanes && let_lane_take_done(g->lanes, lane, &d, corrupt))
-      if (!batch_ended(s, g, lane, &d, now)) *corrupt = true;
+    while (g->lanes && let_lane_take_done(g->lanes, lane, &d, &corrupt)) {
+      any = true;
+      if (!batch_ended(s, g, lane, &d, now)) corrupt = true;
+    }
+  if (corrupt)
+    serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
+  return any;
 }
 
-static void kill_forger(server *s, const group *g) {
-  serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
+static void arm(group *g) {
+  let_lanes_arm_done(g->lanes);
+  g->armed = true;
 }
 
 void serve_group_done_events(server *s, group *g) {
-  bool corrupt = false;
   if (!g->lanes) return;
-  let_lanes_disarm_done(g->lanes); /* awake: workers need not call */
-  take_all(s, g, &corrupt);
-  let_lanes_arm_done(g->lanes);
-  take_all(s, g, &corrupt); /* what came between the last look and the arming */
-  if (corrupt) kill_forger(s, g);
+  arm(g); /* and so drains the event */
+  (void)take_all(s, g);
   serve_pump(s);
 }
 
-/* Compares two indices a lane; their event may still be on its way then, and finds nothing. */
+/* Awake, the server looks by itself, so the workers need not signal. */
 void serve_take_done(server *s) {
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-    bool corrupt = false;
-    if (!s->group[i].lanes) continue;
-    take_all(s, &s->group[i], &corrupt);
-    if (corrupt) kill_forger(s, &s->group[i]);
+    group *g = &s->group[i];
+    if (!g->lanes || !g->batches) continue;
+    if (g->armed) let_lanes_disarm_done(g->lanes);
+    g->armed = false;
+    (void)take_all(s, g);
   }
+}
+
+bool serve_arm_lanes(server *s) {
+  bool any = false;
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+    group *g = &s->group[i];
+    if (!g->lanes || !g->batches || g->armed) continue;
+    arm(g);
+    any |= take_all(s, g); /* what came between the last look and the arming */
+  }
+  return any;
 }
 
 void serve_group_lost(server *s, group *g) {
@@ -274,6 +292,7 @@ void serve_group_lost(server *s, group *g) {
     for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;)
       let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
   }
+  g->batches = 0;
 }
 
 /* ---- what the front sees of the server ------------------------------------------------------------------- */

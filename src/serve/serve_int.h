@@ -56,6 +56,8 @@ typedef struct group {
   uint32_t device, n_gpulets;
   gpulet *gpulet;
   let_lanes *lanes; /* NULL while its worker is away */
+  bool armed;       /* its workers signal what has ended: the server may sleep */
+  uint32_t batches; /* on its lanes */
   uv_poll_t *poll;
   let_time since; /* serving since, for busy fractions */
   bool grows;     /* some of its sizes are on their way */
@@ -186,6 +188,7 @@ void serve_submit(server *s, const let_action *a, let_time now);
 void serve_refuse(server *s, let_request *r, let_err why,
                   const char *text);               /* |text| NULL: r->why has it, or nothing */
 void serve_take_done(server *s);                   /* whatever batches have ended by now */
+bool serve_arm_lanes(server *s);                   /* before sleep; true: more has ended, decide first */
 void serve_group_done_events(server *s, group *g); /* completions of one group's lanes, and what follows from them */
 void serve_group_lost(server *s, group *g);        /* nothing of it runs any more: give its batches back to the core */
 void serve_worker_doomed(server *s, uint32_t worker); /* route nothing more to it */
@@ -195,7 +198,6 @@ void serve_turn(void *server);                      /* let_front_i.turn */
 void serve_pump(server *s);                         /* decide and answer, until neither leads to the other */
 void serve_answer_later(server *s, let_request *r); /* it has ended; once for each request */
 void serve_before_sleep(uv_prepare_t *prepare);
-void serve_arm_timer(server *s);
 
 /* fleet.c: workers */
 void serve_fleet_step(server *s);                /* carry out what apply decides */

@@ -16,7 +16,6 @@ static void on_check(uv_check_t *check) {
   serve_fleet_step(s);
   serve_fleet_watch(s, serve_now());
   serve_pump(s);
-  serve_arm_timer(s);
 }
 
 static void give_up_draining(server *s) {
@@ -32,7 +31,7 @@ static void on_timer(uv_poll_t *poll, int status, int events) {
   uint64_t ticks;
   ssize_t n = read(s->timer_fd, &ticks, sizeof ticks); /* EAGAIN after a re-arm is fine */
   (void)n;
-  s->timer_at = LET_NEVER; /* it fired: whatever is due next must be armed anew (by on_check) */
+  s->timer_at = LET_NEVER; /* it fired: whatever is due next must be armed anew (by serve_before_sleep) */
   if (s->draining && !s->stopping && serve_now() >= s->exit_by) give_up_draining(s);
 }
 

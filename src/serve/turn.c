@@ -81,12 +81,7 @@ void serve_pump(server *s) {
   } while (s->turn.stale);
 }
 
-void serve_before_sleep(uv_prepare_t *prepare) {
-  server *s = prepare->data;
-  s->turn.since = 0;
-}
-
-void serve_arm_timer(server *s) {
+static void arm_timer(server *s) {
   let_time at = let_core_wake(s->core), t = let_apply_wake(s->apply);
   if (t < at) at = t;
   t = serve_fleet_wake(s);
@@ -101,4 +96,11 @@ void serve_arm_timer(server *s) {
     spec.it_value.tv_nsec = at % LET_S;
   }
   timerfd_settime(s->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
+}
+
+void serve_before_sleep(uv_prepare_t *prepare) {
+  server *s = prepare->data;
+  while (serve_arm_lanes(s)) serve_pump(s);
+  arm_timer(s);
+  s->turn.since = 0;
 }
