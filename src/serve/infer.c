@@ -136,6 +136,8 @@ void serve_submit(server *s, const let_action *a, let_time now) {
   if (!g->lanes || !let_lane_submit(g->lanes, lane, &msg))
     let_core_batch_failed(s->core, a->batch, LET_ERR_GPULET, now);
   else g->batches++;
+  uint32_t slot = s->where[a->gpulet].group;
+  if (slot >= s->turn.groups) s->turn.groups = slot + 1;
 }
 
 /* ---- ring -> front -------------------------------------------------------------------------------------- */
@@ -256,7 +258,7 @@ void serve_group_done_events(server *s, group *g) {
 
 /* Awake, the server looks by itself, so the workers need not signal. */
 void serve_take_done(server *s) {
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+  for (uint32_t i = 0; i < s->turn.groups; i++) {
     group *g = &s->group[i];
     if (!g->lanes || !g->batches) continue;
     if (g->armed) let_lanes_disarm_done(g->lanes);
@@ -267,7 +269,7 @@ void serve_take_done(server *s) {
 
 bool serve_arm_lanes(server *s) {
   bool any = false;
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+  for (uint32_t i = 0; i < s->turn.groups; i++) {
     group *g = &s->group[i];
     if (!g->lanes || !g->batches || g->armed) continue;
     arm(g);

@@ -128,6 +128,7 @@ typedef struct server {
   struct {                     /* turn.c */
     uint32_t events;           /* since the last decision */
     let_time since;            /* the last decision, or when the loop woke up after it; 0: it may have slept */
+    uint32_t groups;           /* those from here on never had a batch */
     bool stale;                /* the core was told something since */
     bool answering;            /* further down the stack */
     let_request *first, *last; /* ended, in this order; not answered yet */
