@@ -54,12 +54,13 @@ static json_t *lane_document(const server *s, const group *g, uint32_t number) {
   for (uint32_t k = 0; k < l->n_places; k++) {
     const place *p = &l->place[k];
     uint32_t order[LET_SIZES_MAX], n, needed = preparing_order(s, p, changing, order, &n);
+    let_dur slo = p->slo ? p->slo : serve_slo_configured(s, p->model);
     json_t *sizes = json_array();
     for (uint32_t j = 0; j < n; j++) json_array_append_new(sizes, json_integer(order[j]));
-    json_array_append_new(
-        models, json_pack("{s:o, s:o, s:i, s:I, s:b}", "spec", let_control_model_put(&s->model[p->model]), "sizes",
-                          sizes, "needed", (int)needed, "slo_us",
-                          (json_int_t)(p->planned > 0 ? 0 : s->slo[p->model] / LET_US), "planned", p->planned > 0));
+    json_array_append_new(models,
+                          json_pack("{s:o, s:o, s:i, s:I, s:b}", "spec", let_control_model_put(&s->model[p->model]),
+                                    "sizes", sizes, "needed", (int)needed, "slo_us",
+                                    (json_int_t)(p->planned > 0 ? 0 : slo / LET_US), "planned", p->planned > 0));
     cost += s->took[p->model];
   }
   return json_pack("{s:i, s:i, s:i, s:b, s:I, s:o}", "gpulet", (int)number, "first", whole ? 0 : (int)l->first,
