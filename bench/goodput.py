@@ -374,10 +374,11 @@ def main():
                 print(f"  {label} {variant or 'the best variant'}: {len(rows)} rows, {cost:.0f} s: " + " ".join(f"{r['total']:.0f}/s#{r['seed']}" for r in rows))
         print(f"{bench.count()} rows, about {total:.0f} s")
         return 0
-    whole = False
+    whole = interrupted = False
     try:
         whole = bench.run()
     except KeyboardInterrupt:
+        interrupted = True
         bench.say("interrupted")
     rows = list(bench.have.values()) + bench.rows
     with open(os.path.join(a.output, "table.txt"), "w") as f:
@@ -385,7 +386,9 @@ def main():
     show.table(rows, sys.stdout)
     if not whole:
         print("\nNot all rows were measured: the same command with --only-missing goes on")
-    return 1 if not bench.rows or any(r["status"] not in ("ok", "no plan") for r in bench.rows) else 0
+    if interrupted:
+        return 130
+    return 1 if (not bench.rows and not whole) or any(r["status"] not in ("ok", "no plan") for r in bench.rows) else 0
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ def digest(*paths):
 
 
 class Planner:
-    """Plans by `gpulet plan`; what was found is kept in |cache|, so that later visits offer the same rates and do not plan again."""
+    """Plans by `gpulet plan`; what was found is kept in |cache|, so that later visits and servers get the same rates and plans. It does not
+    know which planner found them: a changed planner needs a new file."""
 
     def __init__(self, binary, profile, work, effort, cache):
         self.binary, self.profile, self.work, self.effort, self.cache = binary, profile, work, effort, cache
@@ -105,7 +106,7 @@ class Planner:
         if os.path.exists(cache):
             with open(cache) as f:
                 self.known = json.load(f)
-        self.by = f"{digest(binary)} {digest(os.path.join(profile.dir, 'latency.csv'))} {effort}"
+        self.by = f"{digest(os.path.join(profile.dir, 'latency.csv'))} {effort}"
 
     def plan(self, models, slo, policy, total):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=self.work) as f:

@@ -48,7 +48,7 @@ LEFT = {"case", "label", "model", "learnt", "status"}
 def cells(r):
     head = [r["case"], r["label"], r["at"]]
     if "goodput" not in r:
-        return head + [num(r.get("total"))] + ["-"] * 18 + [str(r.get("seed", "-")), r["status"]]
+        return head + [num(r.get("total"))] + ["-"] * 18 + ["-" if r.get("seed") is None else str(r["seed"]), r["status"]]
     w, n = r["worst"], max(1, r["sent"])
     door = "-" if r["refused"] is None else pct(r["refused"] / n) + "*" if r["door"] is None else pct(r["door"] / n)
     cores = r.get("threads", {})
@@ -90,6 +90,9 @@ def table(rows, out):
     out.write(HEAD + "\n")
     for kind in sorted({(r.get("device", "-"), r.get("profile", "-"), r.get("slow", 1)) for r in rows}):
         out.write("device {}, profile {}{}\n".format(kind[0], kind[1], f", everything {kind[2]:g} x slower" if kind[2] != 1 else ""))
+    planned = sorted({(r["workload"], r["slo_set"], r["policy"], r["planned"]) for r in rows})
+    for w, s in sorted({p[:2] for p in planned}):
+        out.write(f"planned for {w}, SLOs {s}: " + ", ".join(f"{p[2]} {p[3]:.0f}/s" if p[3] else f"{p[2]} no plan" for p in planned if p[:2] == (w, s)) + "\n")
     fine = [r for r in rows if r["status"] == "ok"]
     print_rows("Rows that failed or have no plan", [r for r in rows if r["status"] != "ok"], out)
     print_rows("Misses: the worst model below 99 % at no more than the planned rate", [r for r in fine if below(r) and not over(r)], out)

@@ -109,7 +109,7 @@ if step goodput 590; then
   done
   # shellcheck disable=SC2086 # a list of options is meant; quoted patterns are not, so that nothing is expanded here
   (set -f; timeout -k 20 $((seconds + 5)) python3 bench/goodput.py run --gpulet "$gpulet" "$@" --model-repository "$repo" --device "${device%%,*}" --profile "$profile" \
-    --output "$OUT/goodput" --time $((seconds - 15)) ${GOODPUT_ARGS:-}) || bad=1
+    --output "$OUT/goodput" --time $((seconds - 10)) ${GOODPUT_ARGS:-}) || bad=1
 fi
 if step profile 590; then
   timeout -k 5 $((seconds + 10)) "$gpulet" profile --model-repository "$repo" --device "$device" --output "$work/profile" --budget "$((seconds - 15))s" --max-batch 32 >"$work/profile.log" 2>&1 || bad=1
