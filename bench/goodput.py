@@ -169,7 +169,7 @@ class Bench:
         """The variant with the most goodput among the measured rows that all have; None: none was measured."""
         good = {}
         for r in [*self.have.values(), *self.rows]:
-            if r["label"] == label and (r["workload"], r["slo_set"], r["policy"]) == case and r["status"] == "ok" and r["device"] == self.device and r["slow"] == self.a.slow:
+            if r["label"] == label and (r["workload"], r["slo_set"], r["policy"]) == case and "goodput" in r and r["device"] == self.device and r["slow"] == self.a.slow:
                 good.setdefault(r["variant"], {})[r["at"], r["seed"]] = r["goodput"]
         good = {v: x for v, x in good.items() if v in variants}
         common = set.intersection(*(set(x) for x in good.values())) if good else set()

@@ -108,10 +108,10 @@ class Planner:
                 self.known = json.load(f)
         self.by = f"{digest(os.path.join(profile.dir, 'latency.csv'))} {effort}"
 
-    def plan(self, models, slo, policy, total):
+    def plan(self, models, slo, policy, total, effort=0):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=self.work) as f:
             write_workload(f.name, models, total, slo)
-            more = ["--effort", str(self.effort)] if policy == "optimal" else []
+            more = ["--effort", str(effort)] if policy == "optimal" else []
             p = subprocess.run([self.binary, "plan", "--profile", self.profile.dir, "--workload", f.name, "--gpus", "1", "--policy", policy, "--json", *more],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
         try:
@@ -145,11 +145,11 @@ class Planner:
                 low, found = mid, p
             else:
                 high = mid
-        # A search that stops early misses plans here and finds them a little above.
+        # With effort the search finds plans above that, and not at every rate: it stops early at some.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             while policy == "optimal":
                 above = [low * (1 + 0.01 * i) for i in range(1, 13)]
-                fits = [(t, p) for t, p in zip(above, pool.map(lambda t: self.plan(models, slo, policy, t), above)) if p["feasible"]]
+                fits = [(t, p) for t, p in zip(above, pool.map(lambda t: self.plan(models, slo, policy, t, self.effort), above)) if p["feasible"]]
                 if not fits:
                     break
                 low, found = fits[-1]

@@ -106,13 +106,14 @@ def over(r):
 
 
 def best_variants(rows):
-    """{(label, workload, slo set, at): {policy: (goodput, attainment, worst, variant)}}, means over seeds, the worst of them, the better variant."""
+    """{(workload, slo set, total, at, label): {policy: (goodput, attainment, worst model, variant, seeds, offered)}}: means over the seeds, the
+    worst model of all of them, and of a policy's variants the one with the most goodput."""
     by = defaultdict(list)
     for r in rows:
         by[r["label"], r["workload"], r["slo_set"], r["total"], r["at"], r["policy"], r["variant"]].append(r)
     ret = defaultdict(dict)
     for (label, w, s, total, at, policy, variant), rs in by.items():
-        now = mean(r["goodput"] for r in rs), mean(r["attainment"] for r in rs), min(r["worst"]["attainment"] or 0 for r in rs), variant, len(rs)
+        now = mean(r["goodput"] for r in rs), mean(r["attainment"] for r in rs), min(r["worst"]["attainment"] or 0 for r in rs), variant, len(rs), mean(r["offered"] for r in rs)
         place = ret[w, s, total, at, label]
         if policy not in place or now[0] > place[policy][0]:
             place[policy] = now
@@ -154,19 +155,19 @@ def plot(rows, directory):
         most = max(r["total"] for r in mine)
         axes[0].plot([0, most], [0, most], color="0.8", linewidth=1, label="all in time")
         lines = defaultdict(list)
-        for (_, _, total, _, label), policies in sorted(best_variants(mine).items()):
+        for (_, _, _, _, label), policies in sorted(best_variants(mine).items()):
             for policy, v in policies.items():
-                lines[policy, label].append((total, *v))
+                lines[policy, label].append((v[5], *v))
         for (policy, label), points in sorted(lines.items(), key=lambda x: (list(colours).index(x[0][0]), labels.index(x[0][1]))):
             variants = sorted({p[4] for p in points} - {"default"})
             name = f"{policy}, {label}" + (f" ({'/'.join(variants)})" if variants else "")
             how = {"color": colours[policy], "linestyle": styles[labels.index(label) % len(styles)], "marker": "o", "markersize": 4, "label": name}
             axes[0].plot([p[0] for p in points], [p[1] for p in points], **how)
             axes[1].plot([p[0] for p in points], [100 * p[2] for p in points], **how)
-        for policy, rate in sorted({(r["policy"], r["planned"]) for r in mine if r.get("planned")}):
+        for i, (policy, rate) in enumerate(sorted({(r["policy"], r["planned"]) for r in mine if r.get("planned")})):
             for a in axes:
                 a.axvline(rate, color=colours[policy], linewidth=0.8, alpha=0.6)
-            axes[1].annotate(f"planned by {policy}", (rate, 2), rotation=90, fontsize=7, color=colours[policy], ha="right", va="bottom")
+            axes[1].annotate(f"planned by {policy}", (rate, 2 + 26 * i), rotation=90, fontsize=7, color=colours[policy], ha="right", va="bottom")
         axes[0].set_ylabel("goodput, requests/s in time")
         axes[1].set_ylabel("attainment, % (mean of the seeds)")
         axes[1].set_ylim(0, 102)
