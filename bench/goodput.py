@@ -68,7 +68,7 @@ def arguments():
     p.add_argument("--connections", type=int, default=3600, help="of the generator")
     p.add_argument("--serve-flags", default="", help="more options of gpulet serve")
     p.add_argument("--planned", help="file of planned rates found before (default: OUTPUT/planned.json)")
-    p.add_argument("--effort", type=int, default=2, help="of the planner")
+    p.add_argument("--effort", type=int, help="of the planner for optimal (default: 2, for sim devices 0)")
     p.add_argument("--order", type=int, default=1, help="seed of the rows' order")
     p.add_argument("--smoke", action="store_true", help="a few rows in less than a minute: does the bench work here?")
     p.add_argument("--output", default="build/goodput")
@@ -78,6 +78,8 @@ def arguments():
         a.time = a.time or 55
     a.sim = a.device == "sim" or a.device.startswith("sim:")
     a.slow = a.slow or (16 if a.sim else 1)
+    if a.effort is None:
+        a.effort = 0 if a.sim else 2
     if a.slow != 1 and not a.sim:
         p.error("--slow is for sim devices")
     return a
