@@ -59,7 +59,7 @@ def arguments():
     p.add_argument("--time", type=float, default=0, help="seconds for everything: no row starts that would not end in them; 0: no limit")
     p.add_argument("--row-seconds", type=float, default=6, help="of a row at most")
     p.add_argument("--requests", type=int, default=2000, help="a row lasts until the smallest model had so many, at least 2 s")
-    p.add_argument("--warmup", type=float, default=0.5, help="seconds of a row that do not count")
+    p.add_argument("--warmup", type=float, default=1.5, help="seconds of a row that do not count")
     p.add_argument("--burn", type=float, default=1, help="seconds of load after a start, before the first row")
     p.add_argument("--settle", type=float, default=100, help="longest wait for batch sizes being added")
     p.add_argument("--patience", type=float, default=150, help="longest start of a server")
@@ -330,6 +330,7 @@ class Bench:
             row["status"] = f"load: exit {code}: {said}"
             return
         fill(row, doc, cores)
+        row["held_up"] = server.held_up
         if doc.get("bottleneck"):
             row["status"] = f"generator: {doc['bottleneck']}"
 

@@ -82,6 +82,22 @@ def busiest(before, after, seconds):
     return round(most[0] / seconds, 3) if seconds > 0 else 0, most[1]
 
 
+def steal():
+    """(seconds that the hypervisor took from this machine's cores, seconds of them all)"""
+    with open("/proc/stat") as f:
+        v = [int(x) for x in f.readline().split()[1:]]
+    return v[7] / TICK, sum(v[:8]) / TICK
+
+
+def waited(pid):
+    """Seconds that the process's first thread was ready to run and had no core."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/schedstat") as f:
+            return int(f.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 class Dead(Exception):
     """The server ended, or does not answer."""
 
@@ -164,8 +180,10 @@ class Server:
             # The threads' time is taken from within the load, so that its beginning and end do not dilute it.
             time.sleep(warmup + 0.15)
             before, t0 = self.cpu(), time.monotonic()
+            steal0, waited0 = steal(), waited(self.process.pid)
             time.sleep(max(0.1, seconds - 0.3))
             after, t1 = self.cpu(), time.monotonic()
+            steal1, waited1 = steal(), waited(self.process.pid)
             out, err = p.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             p.kill()
@@ -176,6 +194,12 @@ class Server:
             p.communicate()
             raise
         cores = {k: busiest(before[k], after[k], t1 - t0) for k in before}
+        self.held_up = {"stolen_share": round((steal1[0] - steal0[0]) / max(steal1[1] - steal0[1], 1e-9), 5),
+                        "server_waited_share": round((waited1 - waited0) / (t1 - t0), 5)}
+        try:
+            self.held_up["loop"] = self.page().get("loop")
+        except Dead:
+            pass
         try:
             doc = json.loads(out)
         except ValueError:
