@@ -1,5 +1,5 @@
-# Run at every build (cmake/commands.cmake): writes the commit into OUTPUT, and only when it is another one. The checkout
-# has to be SOURCE itself: a copy of the source inside somebody else's repository has no commit.
+# Run at every build (cmake/commands.cmake): writes the commit into OUTPUT, and only when it is another one. SOURCE
+# has to be the checkout itself: a copy of the source inside somebody else's repository has no commit.
 if(NOT COMMIT AND EXISTS ${SOURCE}/.git)
   execute_process(COMMAND git -C ${SOURCE} rev-parse --short HEAD
     OUTPUT_VARIABLE COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
