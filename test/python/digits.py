@@ -31,7 +31,9 @@ def main():
         client = Client(args.url)
         for i in range(first, len(labels), args.connections):
             try:
-                out = client.infer(args.model, {"INPUT__0": ("FP32", images[i : i + 1])}, {"timeout": 30_000_000})  # this is about answers, not about time
+                out = client.infer(
+                    args.model, {"INPUT__0": ("FP32", images[i : i + 1])}, {"timeout": 30_000_000}
+                )  # this is about answers, not about time
                 answers[i] = int(out["OUTPUT__0"].argmax())
             except (Failed, OSError) as e:
                 errors.append(str(e))
