@@ -5,7 +5,8 @@
 
 The sets:
   demo   lenet (trained on scikit-learn's digits), mobilenet_v2, resnet18, bert_small: for any machine
-  paper  the nine of the gpu-let paper: lenet, googlenet, resnet50, ssd (SSDlite on MobileNet-v3), vgg16, mnasnet1_0, mobilenet_v2,
+  paper  the nine of the gpu-let paper: lenet, googlenet, resnet50, ssd (SSDlite on MobileNet-v3), vgg16, mnasnet1_0,
+         mobilenet_v2,
          densenet161, bert
 
 Only LeNet is trained; the others have random weights of a fixed seed (nothing is downloaded), with batch norms that
@@ -242,7 +243,8 @@ def export(name, entry, args, slo):
     with open(os.path.join(directory, "config.pbtxt"), "w") as f:
         f.write(config_text(name, entry, outputs, args.max_batch, slo, parameters))
     print(
-        f"{name}: {os.path.getsize(os.path.join(directory, '1', 'model.pt')) / 2**20:.1f} MiB, SLO {slo:g} ms{said} ({time.monotonic() - start:.1f} s)",
+        f"{name}: {os.path.getsize(os.path.join(directory, '1', 'model.pt')) / 2**20:.1f} MiB, SLO {slo:g} ms{said} "
+        f"({time.monotonic() - start:.1f} s)",
         flush=True,
     )
 
@@ -276,7 +278,8 @@ def main():
         help="models of colour images take bytes and normalise them on the device: a quarter of the traffic",
     )
     args = p.parse_args()
-    # Many threads on small operators spin against one another: on a 16-core virtual machine the default made this 40 times slower.
+    # Many threads on small operators spin against one another: on a 16-core virtual machine the default made this 40
+    # times slower.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(4, os.cpu_count() or 1))))
     args.max_batch = args.max_batch or MAX_BATCH[args.set]
     args.precision = args.precision or ("fp32" if args.set == "demo" else "fp16")

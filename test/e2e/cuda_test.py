@@ -230,7 +230,8 @@ class Base:
             self.assertEqual([o for o in outcomes if o[2] != 200], [])
             slow = max(o[1] for o in outcomes if o[0] > began)
             say(
-                f"{self.isolation}: {name}: serves again after {took:.2f} s; slowest answer of the other device meanwhile {slow * 1e3:.0f} ms"
+                f"{self.isolation}: {name}: serves again after {took:.2f} s; "
+                f"slowest answer of the other device meanwhile {slow * 1e3:.0f} ms"
             )
             self.assertEqual(self.workers(s, 1), others, "the other device did not notice")
             lost = load.stop()
@@ -285,7 +286,8 @@ class Base:
             self.assertLess(lets()[2], whole[2], "with what they need")
             until(lambda: lets() == whole, "and all sizes")
             say(
-                f"{self.isolation}: first gpu-let back after {first:.2f} s, last {last:.2f} s, all sizes {time.monotonic() - began:.2f} s"
+                f"{self.isolation}: first gpu-let back after {first:.2f} s, last {last:.2f} s, "
+                f"all sizes {time.monotonic() - began:.2f} s"
             )
 
     def test_no_memory_for_a_larger_size(self):
@@ -328,7 +330,8 @@ class Base:
             self.assertEqual(status, 409, doc)
             self.assertRegex(doc["error"], r"model 'big'.*\d+ MiB.* of 400 MiB")
             say(f"{self.isolation}: {doc['error']}")
-            # so many gpu-lets of one device that their workspaces do not fit (each process has its own 400 MiB in the fake)
+            # so many gpu-lets of one device that their workspaces do not fit (each process has its own 400 MiB in the
+            # fake)
             if self.isolation == "device":
                 status, doc = s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(1, [("a", 1)])] * 14)]))
                 self.assertEqual(status, 409, doc)
@@ -358,7 +361,8 @@ class Base:
                 self.assertIn("within 2 s", doc["error"])
                 until(lambda: self.all_serve(s), "the old plan serves again")
                 say(
-                    f"{self.isolation}: hung prepare: the old plan serves all again after {time.monotonic() - began:.2f} s"
+                    f"{self.isolation}: hung prepare: the old plan serves all again "
+                    f"after {time.monotonic() - began:.2f} s"
                 )
                 self.assertEqual(s.json("GET", "/v2/gpulet/plan")[1]["generation"], 1)
                 self.assertEqual(self.workers(s, 1), others)
@@ -403,7 +407,8 @@ class ProcessIsolation(Base, unittest.TestCase):
                 "all workers are replaced",
             )
             say(
-                f"{self.isolation}: MPS daemon killed: all gpu-lets of both devices serve again after {time.monotonic() - began:.2f} s"
+                f"{self.isolation}: MPS daemon killed: all gpu-lets of both devices serve again "
+                f"after {time.monotonic() - began:.2f} s"
             )
             self.assertEqual(set(before) & set(self.workers(s, 0) + self.workers(s, 1)), set())
             self.assertEqual(self.environment(self.workers(s, 0)[0])["CUDA_MPS_PIPE_DIRECTORY"], pipe)

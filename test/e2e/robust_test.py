@@ -1,4 +1,4 @@
-"""What must not happen whatever clients, workers and operators do: hangs, leaks, busy loops, counts that do not add up."""
+"""What must not happen whatever clients, workers and operators do: hangs, leaks, busy loops, wrong counts."""
 
 import json
 import os

@@ -20,7 +20,8 @@ class Protocol(unittest.TestCase):
             slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=70),
             big=null_model("big", max_batch=4, dims=100000),
             fixed='backend: "null" max_batch_size: 0 input { name: "A" data_type: TYPE_INT64 dims: [2, 2] } '
-            'input { name: "B" data_type: TYPE_BOOL dims: [3] } output { name: "A_OUT" data_type: TYPE_INT64 dims: [2, 2] } '
+            'input { name: "B" data_type: TYPE_BOOL dims: [3] } '
+            'output { name: "A_OUT" data_type: TYPE_INT64 dims: [2, 2] } '
             'parameters { key: "slo_ms" value { string_value: "5000" } }',
         )
         cls.s = Server(cls.dir.name)
@@ -197,7 +198,8 @@ class Lifecycle(unittest.TestCase):
             s.kill()
             repository(
                 d,
-                broken='backend: "pytorch" max_batch_size: 1 input { name: "a" data_type: TYPE_FP32 dims: [1] } output { name: "b" data_type: TYPE_FP32 dims: [1] }',
+                broken='backend: "pytorch" max_batch_size: 1 input { name: "a" data_type: TYPE_FP32 dims: [1] } '
+                'output { name: "b" data_type: TYPE_FP32 dims: [1] }',
             )
             s = Server(d, wait=False)
             self.assertEqual(s.proc.wait(60), 1)

@@ -72,12 +72,15 @@ def load(name):
 def table(title, models):
     print(f"\n{title}")
     print(
-        f"{'model':14} {'sent':>8} {'rate/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'SLO ms':>8} {'attain':>8}  errors"
+        f"{'model':14} {'sent':>8} {'rate/s':>8} {'p50 ms':>8} {'p99 ms':>8} "
+        f"{'max ms':>8} {'SLO ms':>8} {'attain':>8}  errors"
     )
     for m in models:
         errors = {k: v for k, v in m.get("errors", {}).items() if v}
         print(
-            f"{m['name']:14} {m['sent']:8} {m['sent'] / seconds:8.0f} {m['p50_ms']:8.2f} {m['p99_ms']:8.2f} {m['max_ms']:8.2f} {m.get('slo_ms') or 0:8.0f} {100 * (m.get('attainment') or 0):7.2f}%  {errors or '-'}"
+            f"{m['name']:14} {m['sent']:8} {m['sent'] / seconds:8.0f} {m['p50_ms']:8.2f} "
+            f"{m['p99_ms']:8.2f} {m['max_ms']:8.2f} {m.get('slo_ms') or 0:8.0f} "
+            f"{100 * (m.get('attainment') or 0):7.2f}%  {errors or '-'}"
         )
     sent, ok = sum(m["sent"] for m in models), sum(m["ok"] for m in models)
     print(f"{sent} requests, {sent - ok} of them not answered with a result", flush=True)
@@ -91,7 +94,8 @@ def change(path):
     status, doc = call("PUT", "/v2/gpulet/plan", body)
     took = time.monotonic() - start
     print(
-        f"PUT {os.path.basename(path)}: {status}, generation {doc.get('generation')}, {took * 1e3:.0f} ms until the answer {doc.get('error', '')}",
+        f"PUT {os.path.basename(path)}: {status}, generation {doc.get('generation')}, "
+        f"{took * 1e3:.0f} ms until the answer {doc.get('error', '')}",
         flush=True,
     )
     if status != 200:
@@ -139,7 +143,8 @@ def fault(what, action):
         bad.append(f"{what}: not back after 120 s")
         return
     print(
-        f"{what}: seen after {gone:.2f} s, {lost} of {before} gpu-lets away, the first back after {first or last:.2f} s, all after {last:.2f} s",
+        f"{what}: seen after {gone:.2f} s, {lost} of {before} gpu-lets away, "
+        f"the first back after {first or last:.2f} s, all after {last:.2f} s",
         flush=True,
     )
 
@@ -152,7 +157,8 @@ def grown(what):
         if not any(g["growing"] for g in groups):
             failed = sum(g["sizes_failed"] for g in groups)
             print(
-                f"{what}: all {sum(g['sizes_wanted'] for g in groups)} batch sizes are ready {time.monotonic() - start:.1f} s later"
+                f"{what}: all {sum(g['sizes_wanted'] for g in groups)} batch sizes are ready "
+                f"{time.monotonic() - start:.1f} s later"
                 + (f", {failed} of them failed" if failed else ""),
                 flush=True,
             )

@@ -86,7 +86,8 @@ def compare(model, directory, args):
             wrong.append(f"concurrent request {i} (row {row}): {why}")
     verdict = "ok" if not wrong else "DIFFERS"
     print(
-        f"{model:16} {verdict:8} batches {sizes} and {len(results)} concurrent singles, largest error {worst:.1e} of the output's scale"
+        f"{model:16} {verdict:8} batches {sizes} and {len(results)} concurrent singles, "
+        f"largest error {worst:.1e} of the output's scale"
     )
     for w in wrong[:5]:
         print(f"  {w}")

@@ -48,7 +48,8 @@ def main():
         t.join()
     seconds = time.monotonic() - start
     right = int((answers == labels).sum())
-    print(f"{args.model}: {right} of {len(labels)} digits right over the wire, accuracy {100 * right / len(labels):.2f} %, "
+    print(f"{args.model}: {right} of {len(labels)} digits right over the wire, "
+          f"accuracy {100 * right / len(labels):.2f} %, "
           f"{len(errors)} errors, {len(labels) / seconds:.0f} images/s")  # fmt: skip
     for e in errors[:3]:
         print(f"  {e}")
