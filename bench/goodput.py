@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""goodput.py run|list|table|plot: requests per second answered in time, over the offered rate, by workload, SLOs and policy.
+"""goodput.py run|list|table|plot: requests per second answered in time, over the offered rate, by workload, SLOs and
+policy.
 
-  run     measures rows, each appended to OUTPUT/results.jsonl at once, and prints the table; in slices: --time, --cases, --rates, --seeds,
-          --only-missing. Ctrl-C prints what there is.
+  run     measures rows, each appended to OUTPUT/results.jsonl at once, and prints the table; in slices: --time,
+          --cases, --rates, --seeds, --only-missing. Ctrl-C prints what there is.
   list    the rows that run would measure, and about how long they take
   table   RESULTS.jsonl...: the table again
   plot    RESULTS.jsonl... --output DIR: one picture per workload and SLO set (needs matplotlib)
 
-A case is WORKLOAD:SLOS:POLICY:VARIANT. Workloads: scen1, scen3, scen5, six, nine (also eight: nine less ssd). SLOs: paper, k4 (4 executions of batch
-32 on the whole device, at least 2 ms), k2. Policies: optimal, temporal, shared. Variants: default (the server's own batching), eager, deferred, and
-these with -32: the plan's batches widened up to 32. The plan is the one of the highest rate that `gpulet plan` accepts for the policy on one device,
-by bisection to 1 %. Rates are multiples of what `optimal` plans ("0.6") or absolute ("8025/s"), so all policies are offered the same.
-Rivals (temporal, shared): all four variants at the probe rates, the rest of the rows with the one that had the most goodput there.
+A case is WORKLOAD:SLOS:POLICY:VARIANT. Workloads: scen1, scen3, scen5, six, nine (also eight: nine less ssd). SLOs:
+paper, k4 (4 executions of batch 32 on the whole device, at least 2 ms), k2. Policies: optimal, temporal, shared.
+Variants: default (the server's own batching), eager, deferred, and these with -32: the plan's batches widened up to 32.
+The plan is the one of the highest rate that `gpulet plan` accepts for the policy on one device, by bisection to 1 %.
+Rates are multiples of what `optimal` plans ("0.6") or absolute ("8025/s"), so all policies are offered the same.
+Rivals (temporal, shared): all four variants at the probe rates, the rest of the rows with the one that had the most
+goodput there.
 doc/benchmarks.md says what each column means.
 """
 
@@ -172,7 +175,8 @@ class Bench:
             ]
             if not found:
                 raise SystemExit(
-                    f"no case matches '{pattern}': WORKLOAD:SLOS:POLICY[:VARIANT], such as nine:k4:optimal or 'scen1:*:*'"
+                    f"no case matches '{pattern}': WORKLOAD:SLOS:POLICY[:VARIANT], such as nine:k4:optimal"
+                    " or 'scen1:*:*'"
                 )
             shuffle.shuffle(found)
             for c in found:
@@ -214,7 +218,8 @@ class Bench:
         }
 
     def blocks(self, case, variants):
-        """[(label, variant, rows)] of a case; where the best variant is sought, the probes first, and then None stands for what they decide."""
+        """[(label, variant, rows)] of a case; where the best variant is sought, the probes first, and then None stands
+        for what they decide."""
         optimal = self.planner.best(*case[:2], "optimal")[0]
         rates, seeds = self.rates(optimal), [int(x) for x in words(self.a.seeds)]
         seek = self.a.rivals == "best" and case[2] != "optimal" and len(variants) > 1
@@ -376,7 +381,8 @@ class Bench:
                         note = server.settle(min(self.a.settle, max(5, self.left())))
                         took = time.monotonic() - began
                         self.say(
-                            f"{row['case']} {label}: server up after {server.started:.1f} s, all batch sizes after {took:.1f} s {note}"
+                            f"{row['case']} {label}: server up after {server.started:.1f} s,"
+                            f" all batch sizes after {took:.1f} s {note}"
                         )
                         self.start_s = max(1.0, (self.start_s + took) / 2)
                         if self.a.burn:
@@ -403,12 +409,14 @@ class Bench:
         self.done += 1
         left = f", {self.left():.0f} s left" if self.a.time else ""
         got = (
-            f"{row['goodput']:.0f} of {row['offered']:.0f}/s in time, worst {row['worst']['name']} {show.pct(row['worst']['attainment'])} %, "
+            f"{row['goodput']:.0f} of {row['offered']:.0f}/s in time,"
+            f" worst {row['worst']['name']} {show.pct(row['worst']['attainment'])} %, "
             if "goodput" in row
             else ""
         )
         self.say(
-            f"row {self.done} of {self.planned_rows}{left}: {row['label']} {row['case']} at {row['at']} seed {row['seed']}: {got}{row['status']}"
+            f"row {self.done} of {self.planned_rows}{left}: {row['label']} {row['case']} at {row['at']}"
+            f" seed {row['seed']}: {got}{row['status']}"
         )
 
     def load(self, server, row, total, seed, seconds):

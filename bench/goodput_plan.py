@@ -40,9 +40,8 @@ class Profile:
         with open(os.path.join(to, "latency.csv"), "w") as f:
             f.write("model,batch,granules,p50_ms,p99_ms\n")
             for r in rows:
-                f.write(
-                    f"{r['model']},{r['batch']},{r['granules']},{float(r['p50_ms']) * slow:g},{float(r['p99_ms']) * slow:g}\n"
-                )
+                p50, p99 = float(r["p50_ms"]) * slow, float(r["p99_ms"]) * slow
+                f.write(f"{r['model']},{r['batch']},{r['granules']},{p50:g},{p99:g}\n")
         fitted = os.path.join(to, "interference.yaml")
         if os.path.exists(fitted):
             with open(fitted) as f:
@@ -71,7 +70,8 @@ def workload(name):
 
 
 def slos(models, which, profile):
-    """{model: SLO in ms}: the paper's, or k executions of batch 32 on the whole device, at least 2 ms; the slowed device's scaled."""
+    """{model: SLO in ms}: the paper's, or k executions of batch 32 on the whole device, at least 2 ms; the slowed
+    device's scaled."""
     if which == "paper":
         return {m: s * profile.slow for m, _, s in models}
     k = float(which[1:])
@@ -104,8 +104,8 @@ def digest(*paths):
 
 
 class Planner:
-    """Plans by `gpulet plan`; what was found is kept in |cache|, so that later visits and servers get the same rates and plans. It does not
-    know which planner found them: a changed planner needs a new file."""
+    """Plans by `gpulet plan`; what was found is kept in |cache|, so that later visits and servers get the same rates
+    and plans. It does not know which planner found them: a changed planner needs a new file."""
 
     def __init__(self, binary, profile, work, effort, cache):
         self.binary, self.profile, self.work, self.effort, self.cache = binary, profile, work, effort, cache
@@ -186,7 +186,8 @@ class Planner:
 
 
 def served(plan, slo, profile, most):
-    """The plan as the server gets it: with the set's SLOs; |most|: batches widened up to it, for rivals that have the whole device."""
+    """The plan as the server gets it: with the set's SLOs; |most|: batches widened up to it, for rivals that have the
+    whole device."""
     plan = json.loads(json.dumps(plan))
     for gpu in plan["gpus"]:
         gpu.pop("type", None)  # the same figures serve a card of another name

@@ -1,4 +1,5 @@
-"""goodput_server.py: a repository with the case's SLOs, a server on it, and a run of the generator beside which threads are watched."""
+"""goodput_server.py: a repository with the case's SLOs, a server on it, and a run of the generator beside which threads
+are watched."""
 
 import ctypes
 import http.client
@@ -45,7 +46,8 @@ def null_repository(path, models):
 
 
 def repository(path, original, slo):
-    """|original|'s models with these SLOs: the files are links, only config.pbtxt is new (servers before plan SLOs read it)."""
+    """|original|'s models with these SLOs: the files are links, only config.pbtxt is new (servers before plan SLOs read
+    it)."""
     shutil.rmtree(path, ignore_errors=True)
     for name, ms in slo.items():
         source, to = os.path.join(os.path.abspath(original), name), os.path.join(path, name)
@@ -172,7 +174,8 @@ class Server:
         return self.call("GET", "/debug/server")[1]
 
     def settle(self, patience):
-        """Until no batch size is being added and nothing is in flight, seen twice. Returns "" or what was still going on."""
+        """Until no batch size is being added and nothing is in flight, seen twice. Returns "" or what was still going
+        on."""
         end, calm = time.monotonic() + patience, 0
         while True:
             d = self.page()

@@ -4,11 +4,13 @@ import os
 import re
 from collections import defaultdict
 
-HEAD = """x: offered over the planned rate of `optimal` for the same workload and SLOs; every policy is offered the same absolute rates.
+HEAD = """x: offered over the planned rate of `optimal` for the same workload and SLOs; every policy is offered the same
+absolute rates.
 att all, worst: answered within the SLO of all that were due, in %; refusals, errors and what was never sent are misses.
-door, queue, late, other: % of all requests: refused on arrival, dropped after queueing, answered too late, other errors (a server that does not
-tell door from queue: all refusals under door, with a *). Stages of the worst model, mean/p99 ms: admit, queue, hand-over (batch closed until the
-device began it), run, answer. Busiest thread of server, worker, generator in cores. learnt "kept": the server cannot forget what it learnt."""
+door, queue, late, other: % of all requests: refused on arrival, dropped after queueing, answered too late, other errors
+(a server that does not tell door from queue: all refusals under door, with a *). Stages of the worst model, mean/p99
+ms: admit, queue, hand-over (batch closed until the device began it), run, answer. Busiest thread of server, worker,
+generator in cores. learnt "kept": the server cannot forget what it learnt."""
 
 
 def mean(values):
@@ -29,7 +31,8 @@ def short(v):
 
 
 def stages(worst):
-    """admit, queue, hand-over, run, answer as mean/p99; hand-over is two of the server's stages (the p99 is the larger one's)."""
+    """admit, queue, hand-over, run, answer as mean/p99; hand-over is two of the server's stages (the p99 is the larger
+    one's)."""
     s = worst.get("stages") or {}
 
     def cell(*names):
@@ -161,8 +164,8 @@ def over(r):
 
 
 def best_variants(rows):
-    """{(workload, slo set, total, at, label): {policy: (goodput, attainment, worst model, variant, seeds, offered)}}: means over the seeds, the
-    worst model of all of them, and of a policy's variants the one with the most goodput."""
+    """{(workload, slo set, total, at, label): {policy: (goodput, attainment, worst model, variant, seeds, offered)}}:
+    means over the seeds, the worst model of all of them, and of a policy's variants the one with the most goodput."""
     by = defaultdict(list)
     for r in rows:
         by[r["label"], r["workload"], r["slo_set"], r["total"], r["at"], r["policy"], r["variant"]].append(r)
@@ -187,7 +190,8 @@ def compare(rows, out):
     if not found:
         return
     out.write(
-        "\nThe policies at the same offered rate: goodput/s, attainment %, worst model %, variant (the better one of each), seeds\n"
+        "\nThe policies at the same offered rate:"
+        " goodput/s, attainment %, worst model %, variant (the better one of each), seeds\n"
     )
     lines = [["workload", "SLOs", "label", "x", "offered/s", "optimal", "temporal", "shared", ""]]
     for (w, s, total, at, label), p in sorted(found.items()):

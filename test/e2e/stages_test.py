@@ -1,5 +1,5 @@
-"""Where the time of requests goes (/v2/gpulet/stages), what was learnt is forgotten, which SLO is in force, and that there
-is no deadline without one."""
+"""Where the time of requests goes (/v2/gpulet/stages), what was learnt is forgotten, which SLO is in force, and that
+there is no deadline without one."""
 
 import statistics
 import tempfile

@@ -1,7 +1,7 @@
 #!/bin/sh
-# all.sh [test|bench [goodput [OPTIONS]]|profile]: what a visit to a GPU host should bring home, in one call. gpulet and device_check are
-# linked elsewhere and carried; the plugin is compiled here against this host's libtorch while the models are exported.
-# Then the steps:
+# all.sh [test|bench [goodput [OPTIONS]]|profile]: what a visit to a GPU host should bring home, in one call. gpulet and
+# device_check are linked elsewhere and carried; the plugin is compiled here against this host's libtorch while the
+# models are exported. Then the steps:
 #   check     the device through the driver
 #   answers   equal to PyTorch's, alone
 #   show      the server: load, plan changes, faults (show.py)
@@ -125,7 +125,8 @@ if step goodput 590; then
     set -- "$@" --server "$label=$work/$label/gpulet"
   done
   # shellcheck disable=SC2086 # a list of options is meant; quoted patterns are not, so that nothing is expanded here
-  (set -f; timeout -k 20 $((seconds + 5)) python3 bench/goodput.py run --gpulet "$gpulet" "$@" --model-repository "$repo" --device "${device%%,*}" --profile "$profile" \
+  (set -f; timeout -k 20 $((seconds + 5)) python3 bench/goodput.py run --gpulet "$gpulet" "$@" \
+    --model-repository "$repo" --device "${device%%,*}" --profile "$profile" \
     --output "$OUT/goodput" --time $((seconds - 10)) ${GOODPUT_ARGS:-}) || bad=1
 fi
 if step profile 590; then
