@@ -4,6 +4,7 @@ set(let_limits
   plan_optimal_test        300 "some hundred plans from seeds, judged one by one"
   plan_greedy_test         300 "the same for the greedy policies"
   core_core_random_test    300 "thousands of random histories"
+  sim_scenes_test          300 "155 scenes with 3 seeds each, by the core and by the reference rules"
   apply_apply_test         300 "thousands of random histories"
   worker_grow_test         300 "workers that prepare, grow, die and hang, under three sanitizers"
   worker_worker_test       300 "workers that prepare, serve, die and hang, under three sanitizers"
@@ -15,6 +16,7 @@ set(let_limits
   engine_torch_models      300 "loads libtorch and runs every sample model"
   e2e_cuda_test            600 "the whole server on the fake driver: three start-ups and every fault"
   e2e_faults_test          600 "kills, hangs and restarts with back-off"
+  e2e_goodput_test         600 "three runs of the bench in real time, with servers and plans of their own"
   e2e_serve_test           600 "about thirty servers"
   e2e_models_torch_test    600 "loads libtorch and real models"
 )
