@@ -27,14 +27,14 @@
 
 enum {
   LET_IPC_VERSION = 1,
-  LET_IPC_HEADER = 12,         /* bytes */
-  LET_IPC_BYTES_MAX = 4 << 20, /* one message, header included */
-  LET_IPC_LANES_MAX = 64,      /* lanes of one set; a device has numbers for as many gpu-lets */
-  LET_IPC_MODELS_MAX = 1024,   /* models of one message, all lanes together */
-  LET_IPC_HEALTH_MAX = 1024,   /* lanes of one HEALTH: all sets that the worker holds */
-  LET_IPC_TEXT_MAX = 512,      /* bytes of a sentence for a person, terminator included */
-  LET_IPC_PATH_MAX = 4096,     /* bytes of a path, terminator included */
-  LET_IPC_UUID_MAX = 64,       /* bytes of a device's identity, terminator included */
+  LET_IPC_HEADER = 12,          /* bytes */
+  LET_IPC_BYTES_MAX = 16 << 20, /* one message, header included */
+  LET_IPC_LANES_MAX = 64,       /* lanes of one set; a device has numbers for as many gpu-lets */
+  LET_IPC_MODELS_MAX = 1024,    /* models of one message, all lanes together */
+  LET_IPC_HEALTH_MAX = 1024,    /* lanes of one HEALTH: all sets that the worker holds */
+  LET_IPC_TEXT_MAX = 512,       /* bytes of a sentence for a person, terminator included */
+  LET_IPC_PATH_MAX = 4096,      /* bytes of a path, terminator included */
+  LET_IPC_UUID_MAX = 64,        /* bytes of a device's identity, terminator included */
   LET_IPC_FDS_MAX = 2 + LET_IPC_LANES_MAX
 };
 #define LET_IPC_MAGIC      UINT32_C(0x3154454c) /* "LET1" */
@@ -188,7 +188,7 @@ typedef struct let_ipc_health {
   uint32_t n_lanes;
   const let_ipc_lane_health *lane;
   uint64_t memory_bytes;              /* of all models */
-  double utilization;                 /* of the device, 0..1 or percent as the device says; -1: unknown */
+  double utilization;                 /* of the device, 0 to 1; -1: unknown */
   double power_w;                     /* -1: unknown */
   uint64_t memory_used, memory_total; /* of the device */
   const char *uuid;
@@ -242,7 +242,7 @@ LET_CHECKED let_err let_ipc_event_encode(const let_ipc_event *m, let_buf *out, l
  * LET_IPC_DECODED_MAX bytes there. Errors: INVALID with a sentence that names message and field, NOMEM. */
 LET_CHECKED let_err let_ipc_command_decode(let_str bytes, let_arena *a, let_ipc_command *ret, let_error *e);
 LET_CHECKED let_err let_ipc_event_decode(let_str bytes, let_arena *a, let_ipc_event *ret, let_error *e);
-#define LET_IPC_DECODED_MAX (LET_IPC_BYTES_MAX + LET_IPC_MODELS_MAX * (sizeof(let_model) + 2048))
+enum { LET_IPC_DECODED_MAX = 48 << 20 };
 
 /* Length of the message that begins with these LET_IPC_HEADER bytes, header included. INVALID: no such header. */
 LET_CHECKED let_err let_ipc_length(const unsigned char header[LET_IPC_HEADER], uint32_t *ret, let_error *e);
