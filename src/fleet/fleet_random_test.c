@@ -8,7 +8,7 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { HISTORIES = 600 };
 #else
-enum { HISTORIES = 6000 };
+enum { HISTORIES = 10000 };
 #endif
 
 typedef struct totals {
@@ -203,7 +203,7 @@ static void test_random_histories(void **state) {
   long histories = n ? atol(n) : HISTORIES;
   uint64_t seed = from ? strtoull(from, NULL, 10) : 1;
   totals all = {0};
-  for (long i = 0; i < histories; i++) history(seed + (uint64_t)i, 150, &all);
+  for (long i = 0; i < histories; i++) history(seed + (uint64_t)i, 300, &all);
   printf("%ld histories, seeds %llu to %llu: %ld plans (%ld applied, %ld taken back), %ld processes, %ld killed, %ld "
          "spares took over, %ld with lies\n",
          all.histories, (unsigned long long)seed, (unsigned long long)seed + (uint64_t)histories - 1, all.offered,

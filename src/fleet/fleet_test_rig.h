@@ -184,7 +184,9 @@ static void read_one(world *w, uint32_t i) {
   if (p->n_said == 0) return;
   rig_message m = p->said[0];
   memmove(p->said, p->said + 1, --p->n_said * sizeof *p->said);
-  if (!p->killed && (m.ev.kind == LET_FLEET_WORKER_FAILED || m.ev.kind == LET_FLEET_WORKER_RETIRED)) {
+  let_fleet_worker view;
+  bool killed = let_fleet_worker_at(w->f, (let_worker_id){i}, &view) && view.state == LET_WORKER_KILLED;
+  if (!killed && (m.ev.kind == LET_FLEET_WORKER_FAILED || m.ev.kind == LET_FLEET_WORKER_RETIRED)) {
     rig_set *s = set_named(p, m.ev.set);
     if (s && s->state == SET_GONE) s->state = SET_NONE;
   }
