@@ -78,6 +78,12 @@ static void fields(let__ipc_codec *c, void *command) {
   }
 }
 
+let_err let_ipc_command_check(const let_ipc_command *m, let_error *e) {
+  if (m->type < LET_IPC_INIT || m->type >= LET_IPC_COMMANDS_END)
+    return let_fail(e, LET_ERR_INVALID, "there is no command %d", (int)m->type);
+  return let__ipc_check(let_ipc_command_name(m->type), fields, m, e);
+}
+
 let_err let_ipc_command_encode(const let_ipc_command *m, let_buf *out, let_error *e) {
   LET_ASSERT(m->type >= LET_IPC_INIT && m->type < LET_IPC_COMMANDS_END);
   return let__ipc_encode((uint16_t)m->type, let_ipc_command_name(m->type), fields, m, out, e);

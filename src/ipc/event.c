@@ -125,6 +125,12 @@ static void fields(let__ipc_codec *c, void *event) {
   }
 }
 
+let_err let_ipc_event_check(const let_ipc_event *m, let_error *e) {
+  if (m->type < LET_IPC_READY || m->type >= LET_IPC_EVENTS_END)
+    return let_fail(e, LET_ERR_INVALID, "there is no event %d", (int)m->type);
+  return let__ipc_check(let_ipc_event_name(m->type), fields, m, e);
+}
+
 let_err let_ipc_event_encode(const let_ipc_event *m, let_buf *out, let_error *e) {
   LET_ASSERT(m->type >= LET_IPC_READY && m->type < LET_IPC_EVENTS_END);
   return let__ipc_encode((uint16_t)m->type, let_ipc_event_name(m->type), fields, m, out, e);
