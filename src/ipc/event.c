@@ -58,7 +58,7 @@ static void lane_up(let__ipc_codec *c, let_ipc_lane_up *m) {
   let__ipc_u32(c, "lane", &m->lane, 0, LET_IPC_LANES_MAX - 1);
   let__ipc_list(c, "n_models", &m->n_models, 1, LET_IPC_MODELS_MAX, &models, sizeof *m->model, 50);
   if (c->result) return;
-  m->model = models;
+  if (let__ipc_decodes(c)) m->model = models;
   for (uint32_t i = 0; !c->result && i < m->n_models; i++) {
     let__ipc_enter(c, "model", i);
     model_report(c, (let_ipc_model_report *)(uintptr_t)&m->model[i]);
@@ -91,7 +91,7 @@ static void health(let__ipc_codec *c, let_ipc_health *m) {
   const void *lanes = m->lane;
   let__ipc_list(c, "n_lanes", &m->n_lanes, 0, LET_IPC_HEALTH_MAX, &lanes, sizeof *m->lane, 28);
   if (c->result) return;
-  m->lane = lanes;
+  if (let__ipc_decodes(c)) m->lane = lanes;
   for (uint32_t i = 0; !c->result && i < m->n_lanes; i++) {
     let_ipc_lane_health *l = (let_ipc_lane_health *)(uintptr_t)&m->lane[i];
     let__ipc_enter(c, "lane", i);
