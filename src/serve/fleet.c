@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "obs/log.h"
-#include "ring/control.h"
+#include "ipc/socket.h"
 #include "serve_int.h"
 
 static const let_dur patience = 5 * LET_S; /* from STOP to SIGKILL */

@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 #include "obs/log.h"
-#include "ring/control.h"
+#include "ipc/socket.h"
 #include "serve_int.h"
 
 /* Sizes to prepare: the model's own up to the planned batch, the planned batch itself, and the largest one that

@@ -3,7 +3,7 @@
  * compiled and its graphs checked, so that all that is left is to make the graphs once more on the real lanes. It is
  * no business of apply's: to apply, a worker was lost and its successor started very quickly. */
 #include "obs/log.h"
-#include "ring/control.h"
+#include "ipc/socket.h"
 #include "serve_int.h"
 
 static const let_dur retry_first = LET_S, retry_last = 60 * LET_S;
