@@ -20,7 +20,7 @@ void let__ipc_refuse(let__ipc_codec *c, const char *name, const char *fmt, ...) 
   c->result = let_fail(c->e, LET_ERR_INVALID, "malformed %s message: field '%s%s' %s", c->message, path, name, what);
 }
 
-bool let__ipc_decodes(const let__ipc_codec *c) { return c->out == NULL; }
+bool let__ipc_decodes(const let__ipc_codec *c) { return !c->encodes; }
 
 void *let__ipc_alloc(let__ipc_codec *c, size_t n) {
   if (c->result) return NULL;
@@ -31,10 +31,15 @@ void *let__ipc_alloc(let__ipc_codec *c, size_t n) {
 
 /* ---- numbers ----------------------------------------------------------------------------------------------------- */
 
+static void add(let__ipc_codec *c, const void *p, size_t n) {
+  c->at += n;
+  if (c->out) let_buf_add(c->out, p, n);
+}
+
 static void put(let__ipc_codec *c, uint64_t v, unsigned bytes) {
   unsigned char b[8];
   for (unsigned i = 0; i < bytes; i++) b[i] = (unsigned char)(v >> (8 * i));
-  let_buf_add(c->out, b, bytes);
+  add(c, b, bytes);
 }
 
 static uint64_t little_endian(const unsigned char *p, unsigned bytes) {
@@ -168,7 +173,7 @@ static bool put_text(let__ipc_codec *c, const char *name, const char *text, uint
     return false;
   }
   put(c, n, 2);
-  let_buf_add(c->out, p, n);
+  add(c, p, n);
   return true;
 }
 
@@ -239,25 +244,34 @@ void let__ipc_leave(let__ipc_codec *c) { c->depth--; }
 
 enum { HEADER_MAGIC = 0, HEADER_VERSION = 4, HEADER_TYPE = 6, HEADER_LENGTH = 8 };
 
+static let_err run(let__ipc_codec *c, let__ipc_fields *fields, const void *m) {
+  fields(c, (void *)(uintptr_t)m); /* not written to while encoding */
+  if (!c->result && c->at > LET_IPC_BYTES_MAX)
+    c->result = let_fail(c->e, LET_ERR_TOO_LARGE, "a %s message of %zu bytes: at most %d are possible", c->message,
+                         c->at, LET_IPC_BYTES_MAX);
+  return c->result;
+}
+
+let_err let__ipc_check(const char *name, let__ipc_fields *fields, const void *m, let_error *e) {
+  let__ipc_codec c = {.message = name, .encodes = true, .at = LET_IPC_HEADER, .e = e};
+  return run(&c, fields, m);
+}
+
 let_err let__ipc_encode(uint16_t type, const char *name, let__ipc_fields *fields, const void *m, let_buf *out,
                         let_error *e) {
-  let__ipc_codec c = {.message = name, .out = out, .e = e};
+  let__ipc_codec c = {.message = name, .encodes = true, .out = out, .e = e};
   size_t before = out->n;
   put(&c, LET_IPC_MAGIC, 4);
   put(&c, LET_IPC_VERSION, 2);
   put(&c, type, 2);
   put(&c, 0, 4);
-  fields(&c, (void *)(uintptr_t)m); /* not written to while encoding */
-  size_t length = out->n - before;
-  if (!c.result && out->failed) c.result = let_fail(e, LET_ERR_NOMEM, "out of memory for a %s message", name);
-  if (!c.result && length > LET_IPC_BYTES_MAX)
-    c.result = let_fail(e, LET_ERR_TOO_LARGE, "a %s message of %zu bytes: at most %d are possible", name, length,
-                        LET_IPC_BYTES_MAX);
-  if (c.result) {
+  let_err r = run(&c, fields, m);
+  if (!r && out->failed) r = let_fail(e, LET_ERR_NOMEM, "out of memory for a %s message", name);
+  if (r) {
     out->n = before;
-    return c.result;
+    return r;
   }
-  for (unsigned i = 0; i < 4; i++) out->p[before + HEADER_LENGTH + i] = (char)((length - LET_IPC_HEADER) >> (8 * i));
+  for (unsigned i = 0; i < 4; i++) out->p[before + HEADER_LENGTH + i] = (char)((c.at - LET_IPC_HEADER) >> (8 * i));
   return LET_OK;
 }
 

@@ -9,7 +9,8 @@ enum { LET__IPC_DEPTH = 3 };
 
 typedef struct let__ipc_codec {
   const char *message; /* its name, for sentences */
-  let_buf *out;        /* NULL: decoding */
+  bool encodes;
+  let_buf *out; /* encoding; NULL: only the checks, and the bytes are counted in |at| */
   const unsigned char *in;
   size_t n, at; /* of |in| */
   let_arena *arena;
@@ -51,6 +52,7 @@ void let__ipc_refuse(let__ipc_codec *c, const char *name, const char *fmt, ...) 
 
 /* The header and what |fields| of |m| put after it. */
 typedef void let__ipc_fields(let__ipc_codec *c, void *m);
+let_err let__ipc_check(const char *name, let__ipc_fields *fields, const void *m, let_error *e);
 let_err let__ipc_encode(uint16_t type, const char *name, let__ipc_fields *fields, const void *m, let_buf *out,
                         let_error *e);
 /* *ret_type; the body is what |c| is left with. */

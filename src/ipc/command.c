@@ -22,7 +22,7 @@ static void variant(let__ipc_codec *c, let_ipc_variant *v) {
   if (c->result) return;
   LET_ASSERT(model);
   let__ipc_model(c, model);
-  v->model = model;
+  if (let__ipc_decodes(c)) v->model = model;
   let__ipc_u8(c, "n_sizes", &v->n_sizes, 1, LET_SIZES_MAX);
   for (uint8_t i = 0; !c->result && i < v->n_sizes; i++) {
     let__ipc_u32(c, "size", &v->size[i], 1, LET_BATCH_MAX);
@@ -44,7 +44,7 @@ static void lane(let__ipc_codec *c, let_ipc_lane *l) {
   let__ipc_list(c, "n_models", &l->n_models, 1, LET_IPC_MODELS_MAX - c->models, &models, sizeof *l->model,
                 LET__IPC_MODEL_LEAST + 15);
   if (c->result) return;
-  l->model = models;
+  if (let__ipc_decodes(c)) l->model = models;
   c->models += l->n_models;
   for (uint32_t i = 0; !c->result && i < l->n_models; i++) {
     let__ipc_enter(c, "model", i);
@@ -59,7 +59,7 @@ static void prepare(let__ipc_codec *c, let_ipc_prepare *m) {
   let__ipc_bool(c, "beside", &m->beside);
   let__ipc_list(c, "n_lanes", &m->n_lanes, 1, LET_IPC_LANES_MAX, &lanes, sizeof *m->lane, 32);
   if (c->result) return;
-  m->lane = lanes;
+  if (let__ipc_decodes(c)) m->lane = lanes;
   for (uint32_t i = 0; !c->result && i < m->n_lanes; i++) {
     let__ipc_enter(c, "lane", i);
     lane(c, (let_ipc_lane *)(uintptr_t)&m->lane[i]);
@@ -76,6 +76,12 @@ static void fields(let__ipc_codec *c, void *command) {
   case LET_IPC_STOP:
   case LET_IPC_COMMANDS_END: break;
   }
+}
+
+let_err let_ipc_command_check(const let_ipc_command *m, let_error *e) {
+  if (m->type < LET_IPC_INIT || m->type >= LET_IPC_COMMANDS_END)
+    return let_fail(e, LET_ERR_INVALID, "there is no command %d", (int)m->type);
+  return let__ipc_check(let_ipc_command_name(m->type), fields, m, e);
 }
 
 let_err let_ipc_command_encode(const let_ipc_command *m, let_buf *out, let_error *e) {

@@ -133,6 +133,8 @@ static let_err send_retire(let_ipc_conversation *c, const let_ipc_retire *m, let
 }
 
 let_err let_ipc_conversation_send(let_ipc_conversation *c, const let_ipc_command *m, let_error *e) {
+  let_err r = let_ipc_command_check(m, e);
+  if (r) return r;
   if (m->type != LET_IPC_INIT && !c->began)
     return let_fail(e, LET_ERR_INVALID, "%s may not be sent before INIT", let_ipc_command_name(m->type));
   if (c->stopped) return let_fail(e, LET_ERR_INVALID, "%s may not be sent after STOP", let_ipc_command_name(m->type));

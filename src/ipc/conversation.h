@@ -19,8 +19,9 @@ typedef struct let_ipc_conversation let_ipc_conversation;
 let_ipc_conversation *let_ipc_conversation_new(const let_mem *mem); /* NULL: out of memory */
 void let_ipc_conversation_free(let_ipc_conversation *c);            /* NULL is fine */
 
-/* Notes what the server is about to send. Errors: INVALID: the server may not say this now (INIT twice, a set twice,
- * the retirement of a set that is not there), nothing changes; NOMEM. A RETIRE for a set that FAILED is INVALID too. */
+/* Notes what the server is about to send. Errors: those of let_ipc_command_check; INVALID: the server may not say
+ * this now (INIT twice, a set not newer than all before, the retirement of a set that is not there or FAILED); NOMEM.
+ * Nothing changes then. */
 LET_CHECKED let_err let_ipc_conversation_send(let_ipc_conversation *c, const let_ipc_command *m, let_error *e);
 
 /* May |m| come now? OK: it is noted. INVALID: a sentence says what was wrong; nothing changes. */

@@ -58,7 +58,7 @@ static void lane_up(let__ipc_codec *c, let_ipc_lane_up *m) {
   let__ipc_u32(c, "lane", &m->lane, 0, LET_IPC_LANES_MAX - 1);
   let__ipc_list(c, "n_models", &m->n_models, 1, LET_IPC_MODELS_MAX, &models, sizeof *m->model, 50);
   if (c->result) return;
-  m->model = models;
+  if (let__ipc_decodes(c)) m->model = models;
   for (uint32_t i = 0; !c->result && i < m->n_models; i++) {
     let__ipc_enter(c, "model", i);
     model_report(c, (let_ipc_model_report *)(uintptr_t)&m->model[i]);
@@ -91,7 +91,7 @@ static void health(let__ipc_codec *c, let_ipc_health *m) {
   const void *lanes = m->lane;
   let__ipc_list(c, "n_lanes", &m->n_lanes, 0, LET_IPC_HEALTH_MAX, &lanes, sizeof *m->lane, 28);
   if (c->result) return;
-  m->lane = lanes;
+  if (let__ipc_decodes(c)) m->lane = lanes;
   for (uint32_t i = 0; !c->result && i < m->n_lanes; i++) {
     let_ipc_lane_health *l = (let_ipc_lane_health *)(uintptr_t)&m->lane[i];
     let__ipc_enter(c, "lane", i);
@@ -123,6 +123,12 @@ static void fields(let__ipc_codec *c, void *event) {
   case LET_IPC_ERROR: let__ipc_text(c, "text", &m->error.text, LET_IPC_TEXT_MAX, LET__IPC_SENTENCE); break;
   case LET_IPC_EVENTS_END: break;
   }
+}
+
+let_err let_ipc_event_check(const let_ipc_event *m, let_error *e) {
+  if (m->type < LET_IPC_READY || m->type >= LET_IPC_EVENTS_END)
+    return let_fail(e, LET_ERR_INVALID, "there is no event %d", (int)m->type);
+  return let__ipc_check(let_ipc_event_name(m->type), fields, m, e);
 }
 
 let_err let_ipc_event_encode(const let_ipc_event *m, let_buf *out, let_error *e) {

@@ -233,8 +233,12 @@ typedef struct let_ipc_event {
 const char *let_ipc_command_name(let_ipc_command_type t); /* "PREPARE"; "unknown" for a number out of range */
 const char *let_ipc_event_name(let_ipc_event_type t);
 
-/* Appends |m| to |out|. Sentences for people that are too long or no UTF-8 are made to fit. Errors: INVALID and a
- * sentence with message and field when a field is out of its range, TOO_LARGE, NOMEM; |out| is then as it was. */
+/* Would |m| be encoded? Errors: INVALID and a sentence with message and field, TOO_LARGE. */
+LET_CHECKED let_err let_ipc_command_check(const let_ipc_command *m, let_error *e);
+LET_CHECKED let_err let_ipc_event_check(const let_ipc_event *m, let_error *e);
+
+/* Appends |m| to |out|. Sentences for people that are too long or no UTF-8 are made to fit. Errors: those of
+ * check, NOMEM; |out| is then as it was. */
 LET_CHECKED let_err let_ipc_command_encode(const let_ipc_command *m, let_buf *out, let_error *e);
 LET_CHECKED let_err let_ipc_event_encode(const let_ipc_event *m, let_buf *out, let_error *e);
 

@@ -91,37 +91,48 @@ static void gpulets_text(const server *s, let_buf *out) {
     }
 }
 
-/* Has a worker before |i| told the same of this GPU? Under MPS it has several. */
-static bool told(const server *s, uint32_t i, const char *key, const char *uuid) {
-  for (uint32_t k = 0; k < i; k++) {
-    json_t *gpu = s->worker[k].alive ? json_object_get(s->worker[k].health, "gpu") : NULL;
-    const char *other = json_string_value(json_object_get(gpu, "uuid"));
-    if (other && strcmp(other, uuid) == 0 && json_number_value(json_object_get(gpu, key)) >= 0) return true;
+typedef enum gpu_figure { GPU_UTILIZATION, GPU_POWER, GPU_MEMORY_USED, GPU_MEMORY_TOTAL } gpu_figure;
+
+/* -1: not known. */
+static double figure_of(const worker *w, gpu_figure f) {
+  if (!w->alive || !w->has_health || !w->health.uuid[0]) return -1;
+  switch (f) {
+  case GPU_UTILIZATION: return w->health.utilization;
+  case GPU_POWER: return w->health.power_w;
+  case GPU_MEMORY_USED: return (double)w->health.memory_used;
+  case GPU_MEMORY_TOTAL: return (double)w->health.memory_total;
   }
+  return -1;
+}
+
+/* Has a worker before |i| told the same of this GPU? Under MPS it has several. */
+static bool told(const server *s, uint32_t i, gpu_figure f) {
+  for (uint32_t k = 0; k < i; k++)
+    if (figure_of(&s->worker[k], f) >= 0 && strcmp(s->worker[k].health.uuid, s->worker[i].health.uuid) == 0)
+      return true;
   return false;
 }
 
 /* What the workers report about their GPUs, under Triton's names. */
 static void gpus_text(const server *s, let_buf *out) {
   static const struct {
-    const char *name, *key, *help;
-  } rows[] = {{"nv_gpu_utilization", "utilization", "GPU utilization, 0 to 1"},
-              {"nv_gpu_power_usage", "power_w", "GPU power, W"},
-              {"nv_gpu_memory_used_bytes", "memory_used", "GPU memory in use"},
-              {"nv_gpu_memory_total_bytes", "memory_total", "GPU memory"}};
+    const char *name;
+    gpu_figure figure;
+    const char *help;
+  } rows[] = {{"nv_gpu_utilization", GPU_UTILIZATION, "GPU utilization, 0 to 1"},
+              {"nv_gpu_power_usage", GPU_POWER, "GPU power, W"},
+              {"nv_gpu_memory_used_bytes", GPU_MEMORY_USED, "GPU memory in use"},
+              {"nv_gpu_memory_total_bytes", GPU_MEMORY_TOTAL, "GPU memory"}};
   for (unsigned r = 0; r < sizeof rows / sizeof *rows; r++) {
     bool head = false;
     for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-      json_t *gpu = s->worker[i].alive ? json_object_get(s->worker[i].health, "gpu") : NULL;
-      json_t *v = json_object_get(gpu, rows[r].key);
-      const char *uuid = json_string_value(json_object_get(gpu, "uuid"));
-      if (!json_is_number(v) || json_number_value(v) < 0 || !uuid || !uuid[0] || told(s, i, rows[r].key, uuid))
-        continue;
+      double v = figure_of(&s->worker[i], rows[r].figure);
+      if (v < 0 || told(s, i, rows[r].figure)) continue;
       if (!head) let_metrics_head(out, rows[r].name, "gauge", rows[r].help);
       head = true;
       let_buf_fmt(out, "%s{", rows[r].name);
-      let_metrics_label(out, "gpu_uuid", uuid);
-      let_buf_fmt(out, "} %.9g\n", json_number_value(v));
+      let_metrics_label(out, "gpu_uuid", s->worker[i].health.uuid);
+      let_buf_fmt(out, "} %.9g\n", v);
     }
   }
 }
@@ -283,15 +294,23 @@ static json_t *group_page(const server *s, uint32_t i) {
                    "sizes_failed", (int)n.failed, "gpulets", lets);
 }
 
+static json_t *health_page(const worker *w) {
+  const let_ipc_health *h = &w->health;
+  if (!w->has_health) return json_null();
+  return json_pack("{s:I, s:{s:f, s:f, s:I, s:I, s:s}}", "memory_bytes", (json_int_t)h->memory_bytes, "gpu",
+                   "utilization", h->utilization, "power_w", h->power_w, "memory_used", (json_int_t)h->memory_used,
+                   "memory_total", (json_int_t)h->memory_total, "uuid", h->uuid);
+}
+
 static int debug_server(server *s, let_buf *out, const char **type) {
   json_t *groups = json_array(), *workers = json_array();
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
     if (s->group[i].used) json_array_append_new(groups, group_page(s, i));
     const worker *w = &s->worker[i];
     if (w->alive)
-      json_array_append_new(workers, json_pack("{s:i, s:i, s:s, s:b, s:I, s:O?}", "worker", (int)i, "pid",
+      json_array_append_new(workers, json_pack("{s:i, s:i, s:s, s:b, s:I, s:o}", "worker", (int)i, "pid",
                                                w->process->pid, "device", s->device[w->device].name, "ready", w->ready,
-                                               "starts", (json_int_t)w->starts, "health", w->health));
+                                               "starts", (json_int_t)w->starts, "health", health_page(w)));
   }
   json_t *spares = json_array();
   for (uint32_t d = 0; d < SERVE_SPARES; d++) {

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "obs/log.h"
-#include "ring/control.h"
+#include "ipc/socket.h"
 #include "serve_int.h"
 
 static const let_dur patience = 5 * LET_S; /* from STOP to SIGKILL */
@@ -81,59 +81,71 @@ void serve_group_free(server *s, uint32_t i) {
 
 /* ---- what we say to a worker ------------------------------------------------------------------------------ */
 
-void serve_worker_say(server *s, uint32_t i, json_t *doc, const int *fds, int n_fds) {
+void serve_worker_say(server *s, uint32_t i, const let_ipc_command *m, const int *fds, uint32_t n_fds) {
+  worker *w = &s->worker[i];
   let_error e = {0};
-  let_err r =
-      doc ? let_control_send(s->worker[i].control, doc, fds, n_fds, &e) : let_fail(&e, LET_ERR_NOMEM, "out of memory");
-  json_decref(doc);
+  let_err r = let_ipc_conversation_send(w->conversation, m, &e);
+  if (!r) r = let_ipc_send_command(w->control, m, fds, n_fds, &e);
   if (r) serve_fleet_kill(s, i, e.text); /* AGAIN too: a worker that does not read its few messages hangs */
+}
+
+void serve_worker_retire(server *s, uint32_t i, let_lane_set_id set) {
+  if (s->worker[i].alive && let_ipc_conversation_has(s->worker[i].conversation, set))
+    serve_worker_say(s, i, &(let_ipc_command){.type = LET_IPC_RETIRE, .retire = {set}}, NULL, 0);
+}
+
+let_err serve_worker_prepare(server *s, uint32_t i, const let_ipc_command *m, const let_lanes *lanes, let_error *e) {
+  int fds[LET_IPC_FDS_MAX];
+  uint32_t n = 0;
+  let_err r = let_ipc_command_check(m, e);
+  if (r) return r;
+  fds[n++] = let_lanes_fd(lanes);
+  fds[n++] = let_lanes_done_event(lanes);
+  for (uint32_t k = 0; k < m->prepare.n_lanes; k++) fds[n++] = let_lanes_submit_event(lanes, k);
+  serve_worker_say(s, i, m, fds, n);
+  return LET_OK;
 }
 
 static void send_prepare(server *s, uint32_t group_index) {
   group *g = &s->group[group_index];
-  uint32_t w = let_apply_group_worker(s->apply, group_index);
   let_error e = {0};
-  if (open_lanes(s, g, &e)) {
-    let_apply_group_failed(s->apply, group_index, e.text, serve_now());
-    return;
+  let_arena a;
+  let_ipc_command m;
+  let_arena_init(&a, &let_mem_libc);
+  let_err r = open_lanes(s, g, &e);
+  if (!r) r = serve_prepare_message(s, group_index, &a, &m, &e);
+  if (!r) {
+    g->set.n = ++s->newest_set.n;
+    m.prepare.set = g->set;
+    r = serve_worker_prepare(s, let_apply_group_worker(s->apply, group_index), &m, g->lanes, &e);
   }
-  int fds[LET_CONTROL_FDS_MAX], n = 0;
-  fds[n++] = let_lanes_fd(g->lanes);
-  fds[n++] = let_lanes_done_event(g->lanes);
-  for (uint32_t i = 0; i < g->n_gpulets && n < LET_CONTROL_FDS_MAX; i++) fds[n++] = let_lanes_submit_event(g->lanes, i);
-  serve_worker_say(s, w, serve_prepare_document(s, group_index), fds, n);
+  let_arena_fini(&a);
+  if (r) let_apply_group_failed(s->apply, group_index, e.text, serve_now());
 }
 
 static void send_init(server *s, uint32_t i) {
-  worker *w = &s->worker[i];
   int fd = let_ring_arena_fd(s->arena);
-  serve_worker_say(s, i,
-                   json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:I}", "op", "init", "device", s->device[w->device].name,
-                             "arena_bytes", (json_int_t)let_ring_arena_size(s->arena), "records",
-                             (json_int_t)let_ring_arena_records(s->arena), "profile",
-                             s->o->profile_dir ? s->o->profile_dir : "", "plugin_dir",
-                             s->o->plugin_dir ? s->o->plugin_dir : "", "spin_us", (json_int_t)(s->o->spin / LET_US)),
-                   &fd, 1);
+  let_ipc_command m = {.type = LET_IPC_INIT, .init = {.device = s->device[s->worker[i].device].name}};
+  m.init.profile_dir = s->o->profile_dir;
+  m.init.plugin_dir = s->o->plugin_dir;
+  m.init.arena_bytes = let_ring_arena_size(s->arena);
+  m.init.records = let_ring_arena_records(s->arena);
+  m.init.spin = s->o->spin > 0 && s->o->spin < LET_S ? s->o->spin : 0;
+  serve_worker_say(s, i, &m, &fd, 1);
 }
 
 /* ---- what a worker says ----------------------------------------------------------------------------------- */
 
-static const char *text_of(json_t *doc, const char *key) {
-  const char *t = json_string_value(json_object_get(doc, key));
-  return t ? t : "";
+static uint32_t group_named(const server *s, uint32_t w, let_lane_set_id set) {
+  for (uint32_t g = let_apply_group_of(s->apply, w, LET_APPLY_NONE); g != LET_APPLY_NONE;
+       g = let_apply_group_of(s->apply, w, g))
+    if (s->group[g].used && let_lane_set_id_eq(s->group[g].set, set)) return g;
+  return LET_APPLY_NONE;
 }
 
-static uint32_t group_named(server *s, uint32_t w, json_t *doc) {
-  json_int_t n = json_integer_value(json_object_get(doc, "generation"));
-  if (n < 1 || n > SERVE_GROUPS) return LET_APPLY_NONE;
-  uint32_t g = (uint32_t)n - 1;
-  return s->group[g].used && let_apply_group_worker(s->apply, g) == w ? g : LET_APPLY_NONE;
-}
-
-static void failed(server *s, uint32_t g, json_t *doc) {
+static void failed(server *s, uint32_t g, const let_ipc_failed *m) {
   char why[300];
-  const char *model = text_of(doc, "model");
-  snprintf(why, sizeof why, "%s%s%s%s", model[0] ? "model '" : "", model, model[0] ? "': " : "", text_of(doc, "text"));
+  snprintf(why, sizeof why, "%s%s%s%s", m->model[0] ? "model '" : "", m->model, m->model[0] ? "': " : "", m->text);
   let_log(LET_LOG_ERROR, "serve", "worker %u cannot prepare its gpu-lets: %s", let_apply_group_worker(s->apply, g),
           why);
   serve_group_lost(
@@ -141,36 +153,80 @@ static void failed(server *s, uint32_t g, json_t *doc) {
   let_apply_group_failed(s->apply, g, why, serve_now());
 }
 
-static void heard(server *s, uint32_t i, json_t *doc) {
-  worker *w = &s->worker[i];
-  const char *event = text_of(doc, "event");
-  let_time now = serve_now();
-  uint32_t g = group_named(s, i, doc);
-  if (i >= SERVE_GROUPS) serve_spare_heard(s, i, event, doc);
-  if (strcmp(event, "ready") == 0) {
-    w->ready = true;
-    let_apply_worker_ready(s->apply, i, now);
-  } else if (strcmp(event, "lane") == 0 && g != LET_APPLY_NONE) {
-    serve_lanes_ready(s, g, doc);
-  } else if (strcmp(event, "size") == 0 && g != LET_APPLY_NONE) {
-    serve_size_ready(s, g, doc);
-  } else if (strcmp(event, "prepared") == 0 && g != LET_APPLY_NONE) {
-    serve_lanes_ready(s, g, doc);
-    let_apply_group_prepared(s->apply, g, now);
+static let_lane_set_id set_of(const let_ipc_event *m) {
+  switch (m->type) {
+  case LET_IPC_LANE_UP: return m->lane_up.set;
+  case LET_IPC_PREPARED: return m->prepared.set;
+  case LET_IPC_SIZE: return m->size.set;
+  case LET_IPC_FAILED: return m->failed.set;
+  case LET_IPC_RETIRED: return m->retired.set;
+  case LET_IPC_READY:
+  case LET_IPC_PROGRESS:
+  case LET_IPC_HEALTH:
+  case LET_IPC_ERROR:
+  case LET_IPC_EVENTS_END: break;
+  }
+  return (let_lane_set_id){0};
+}
+
+/* What is about a group: what a spare prepares, or what was taken back meanwhile, is about none. */
+static void heard_of_group(server *s, uint32_t i, uint32_t g, const let_ipc_event *m) {
+  if (m->type == LET_IPC_LANE_UP) serve_lane_ready(s, g, &m->lane_up);
+  else if (m->type == LET_IPC_SIZE) serve_size_ready(s, g, &m->size);
+  else if (m->type == LET_IPC_FAILED) failed(s, g, &m->failed);
+  else if (m->type == LET_IPC_RETIRED) let_apply_group_retired(s->apply, g);
+  else if (m->type == LET_IPC_PREPARED) {
+    let_apply_group_prepared(s->apply, g, serve_now());
     serve_spare_settled(s, i);
-  } else if (strcmp(event, "failed") == 0 && g != LET_APPLY_NONE) {
-    failed(s, g, doc);
-  } else if (strcmp(event, "retired") == 0 && g != LET_APPLY_NONE) {
-    let_apply_group_retired(s->apply, g);
-  } else if (strcmp(event, "progress") == 0) {
-    let_log(LET_LOG_DEBUG, "serve", "worker %u prepares %s", i, text_of(doc, "text"));
-  } else if (strcmp(event, "health") == 0) {
-    json_decref(w->health);
-    w->health = json_incref(doc);
-  } else if (strcmp(event, "error") == 0) {
-    snprintf(w->why, sizeof w->why, "%s", text_of(doc, "text"));
+  }
+}
+
+/* Takes |a|, in which |m| lies. */
+static void keep_health(worker *w, let_arena *a, const let_ipc_event *m) {
+  let_arena_fini(&w->health_arena);
+  w->health_arena = *a;
+  w->health = m->health;
+  w->has_health = true;
+  *a = (let_arena){.mem = a->mem};
+}
+
+static void heard(server *s, uint32_t i, let_arena *a, const let_ipc_event *m) {
+  worker *w = &s->worker[i];
+  let_error e = {0};
+  if (let_ipc_conversation_hear(w->conversation, m, &e)) {
+    let_log(LET_LOG_ERROR, "serve", "worker %u for %s is killed: %s", i, s->device[w->device].name, e.text);
+    serve_fleet_kill(s, i, e.text);
+    w->distrusted = true;
+    return;
+  }
+  uint32_t g = group_named(s, i, set_of(m));
+  if (i >= SERVE_GROUPS) serve_spare_heard(s, i, m);
+  if (g != LET_APPLY_NONE) heard_of_group(s, i, g, m);
+  if (m->type == LET_IPC_READY) {
+    w->ready = true;
+    let_apply_worker_ready(s->apply, i, serve_now());
+  } else if (m->type == LET_IPC_PROGRESS) {
+    let_log(LET_LOG_DEBUG, "serve", "worker %u prepares %s", i, m->progress.model);
+  } else if (m->type == LET_IPC_HEALTH) {
+    keep_health(w, a, m);
+  } else if (m->type == LET_IPC_ERROR) {
+    snprintf(w->why, sizeof w->why, "%s", m->error.text);
     let_log(LET_LOG_WARN, "serve", "worker %u: %s", i, w->why);
   }
+}
+
+/* Reads one message and acts on it. */
+static let_err hear_one(server *s, uint32_t i, let_error *e) {
+  let_arena a;
+  let_ipc_event m;
+  let_arena_init(&a, &let_mem_libc);
+  let_err r = let_ipc_recv_event(s->worker[i].control, &a, &m, e);
+  if (!r) {
+    s->worker[i].heard = serve_now();
+    heard(s, i, &a, &m);
+  }
+  let_arena_fini(&a);
+  return r;
 }
 
 void serve_worker_control(uv_poll_t *poll, int status, int events) {
@@ -179,21 +235,16 @@ void serve_worker_control(uv_poll_t *poll, int status, int events) {
   server *s = w->server;
   /* A worker that talks without end must not keep the others waiting: the poll reports again what is left. */
   for (int turn = 0; turn < MESSAGES; turn++) {
-    json_t *doc;
-    int fds[LET_CONTROL_FDS_MAX], n = 0;
     let_error e = {0};
     if (w->control < 0) return;
     if (w->killed) break; /* its last words are read when it is gone */
-    let_err r = let_control_recv(w->control, &doc, fds, &n, &e);
+    let_err r = hear_one(s, index_of(w), &e);
     if (r == LET_ERR_AGAIN) break;
     if (r) { /* gone, or talks nonsense: either way its process has to go */
       serve_fleet_kill(s, index_of(w), r == LET_ERR_IO ? NULL : e.text);
+      w->distrusted = r != LET_ERR_IO;
       break;
     }
-    for (int k = 0; k < n; k++) close(fds[k]);
-    w->heard = serve_now();
-    heard(s, index_of(w), doc);
-    json_decref(doc);
   }
   serve_fleet_step(s);
 }
@@ -211,23 +262,17 @@ static void on_exit_of(uv_process_t *p, int64_t code, int sig) {
   bool expected = w->stop_by != 0;
   let_log(expected ? LET_LOG_DEBUG : LET_LOG_ERROR, "serve", "worker %u (pid %d): %s", i, p->pid, why);
   if (!expected && i < SERVE_GROUPS) s->worker_restarts++;
-  if (w->control >= 0) { /* its last messages may still wait in the socket */
-    json_t *doc;
-    int fds[LET_CONTROL_FDS_MAX], n = 0;
-    let_error e = {0};
-    while (let_control_recv(w->control, &doc, fds, &n, &e) == LET_OK) {
-      for (int k = 0; k < n; k++) close(fds[k]);
-      heard(s, i, doc);
-      json_decref(doc);
-    }
-  }
+  let_error e = {0};
+  while (w->control >= 0 && !w->distrusted && hear_one(s, i, &e) == LET_OK) {} /* its last messages may still wait */
   close_control(w);
+  let_ipc_conversation_free(w->conversation);
+  w->conversation = NULL;
   uv_close((uv_handle_t *)p, free_handle);
   w->process = NULL;
   w->alive = w->ready = false;
   w->stop_by = 0;
-  json_decref(w->health);
-  w->health = NULL;
+  let_arena_fini(&w->health_arena);
+  w->has_health = false;
   for (uint32_t g = let_apply_group_of(s->apply, i, LET_APPLY_NONE); g != LET_APPLY_NONE;
        g = let_apply_group_of(s->apply, i, g)) {
     serve_group_lost(s, &s->group[g]);
@@ -270,14 +315,15 @@ static int fill_environment(const server *s, const worker *w, char **env, int ca
 static let_err spawn(server *s, uint32_t i, let_error *e) {
   worker *w = &s->worker[i];
   int fds[2];
-  let_err r = let_control_pair(fds, e);
+  let_err r = let_ipc_pair(fds, e);
   if (r) return r;
   enum { ENV = 2048 };
   char **env = calloc(ENV, sizeof *env);
   w->process = calloc(1, sizeof *w->process);
   w->poll = calloc(1, sizeof *w->poll);
+  w->conversation = let_ipc_conversation_new(&let_mem_libc);
   int uv = UV_ENOMEM;
-  if (env && w->process && w->poll) {
+  if (env && w->process && w->poll && w->conversation) {
     fill_environment(s, w, env, ENV);
     uv_stdio_container_t io[4] = {{.flags = UV_IGNORE},
                                   {.flags = UV_INHERIT_FD, .data.fd = 2},
@@ -301,6 +347,8 @@ static let_err spawn(server *s, uint32_t i, let_error *e) {
   close(fds[1]);
   if (uv) {
     close(fds[0]);
+    let_ipc_conversation_free(w->conversation);
+    w->conversation = NULL;
     if (w->process && w->process->loop) uv_close((uv_handle_t *)w->process, free_handle); /* uv_spawn initialised it */
     else free(w->process);
     free(w->poll);
@@ -369,7 +417,7 @@ static void stop(server *s, uint32_t i) {
     return;
   }
   w->stop_by = serve_now() + patience;
-  serve_worker_say(s, i, json_pack("{s:s}", "op", "stop"), NULL, 0);
+  serve_worker_say(s, i, &(let_ipc_command){.type = LET_IPC_STOP}, NULL, 0);
 }
 
 void serve_fleet_tick(server *s, let_time now) {
@@ -436,9 +484,7 @@ static void give_up(server *s, uint32_t i, const char *why) {
 }
 
 static void retire(server *s, uint32_t i) {
-  uint32_t w = let_apply_group_worker(s->apply, i);
-  if (s->worker[w].alive)
-    serve_worker_say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)(i + 1)), NULL, 0);
+  serve_worker_retire(s, let_apply_group_worker(s->apply, i), s->group[i].set);
 }
 
 void serve_fleet_step(server *s) {

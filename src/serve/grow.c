@@ -3,7 +3,6 @@
 #include <stdio.h>
 
 #include "obs/log.h"
-#include "ring/control.h"
 #include "serve_int.h"
 
 /* Sizes to prepare: the model's own up to the planned batch, the planned batch itself, and the largest one that
@@ -45,26 +44,30 @@ static uint32_t preparing_order(const server *s, const place *p, bool changing, 
   return needed;
 }
 
-static json_t *lane_document(const server *s, const group *g, uint32_t number) {
+static let_err lane_message(const server *s, const group *g, uint32_t number, let_arena *a, let_ipc_lane *ret,
+                            let_error *e) {
   const gpulet *l = &g->gpulet[number];
   bool whole = s->device[g->device].environment != NULL; /* the share is the process's, not a part that it opens */
   bool changing = s->serving && !let_apply_group_routed(s->apply, (uint32_t)(g - s->group));
-  json_t *models = json_array();
+  let_ipc_variant *models = let_arena_array(a, l->n_places, sizeof *models);
+  if (!models) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u models", l->n_places);
   let_dur cost = 0;
   for (uint32_t k = 0; k < l->n_places; k++) {
     const place *p = &l->place[k];
-    uint32_t order[LET_SIZES_MAX], n, needed = preparing_order(s, p, changing, order, &n);
-    json_t *sizes = json_array();
-    for (uint32_t j = 0; j < n; j++) json_array_append_new(sizes, json_integer(order[j]));
-    json_array_append_new(
-        models, json_pack("{s:o, s:o, s:i, s:I, s:b}", "spec", let_control_model_put(&s->model[p->model]), "sizes",
-                          sizes, "needed", (int)needed, "slo_us",
-                          (json_int_t)(p->planned > 0 ? 0 : s->slo[p->model] / LET_US), "planned", p->planned > 0));
+    let_ipc_variant *v = &models[k];
+    uint32_t n, needed = preparing_order(s, p, changing, v->size, &n);
+    v->model = &s->model[p->model];
+    v->n_sizes = (uint8_t)n, v->needed = (uint8_t)needed;
+    v->slo = p->planned > 0 ? 0 : s->slo[p->model];
+    v->planned = p->planned > 0;
     cost += s->took[p->model];
   }
-  return json_pack("{s:i, s:i, s:i, s:b, s:I, s:o}", "gpulet", (int)number, "first", whole ? 0 : (int)l->first,
-                   "granules", whole ? 1 : (int)l->granules, "shared", whole || l->shared, "cost_us",
-                   (json_int_t)(cost / LET_US), "models", models);
+  *ret = (let_ipc_lane){.gpulet = {l->number}, .n_models = l->n_places, .model = models};
+  ret->first = whole ? 0 : l->first;
+  ret->granules = whole ? 1 : l->granules;
+  ret->shared = whole || l->shared;
+  ret->cost = cost < LET_IPC_TIME_MAX ? cost : LET_IPC_TIME_MAX;
+  return LET_OK;
 }
 
 /* Do other workers serve on this device, or prepare to, so that what is measured there is not measured alone? Its own
@@ -78,47 +81,36 @@ static bool beside_others(const server *s, uint32_t g) {
   return false;
 }
 
-json_t *serve_prepare_document(const server *s, uint32_t g) {
-  json_t *lanes = json_array();
-  for (uint32_t i = 0; i < s->group[g].n_gpulets; i++) json_array_append_new(lanes, lane_document(s, &s->group[g], i));
-  /* The group's slot doubles as the generation number on this wire: it names the set of lanes to the worker. */
-  return json_pack("{s:s, s:I, s:b, s:o}", "op", "prepare", "generation", (json_int_t)(g + 1), "beside",
-                   beside_others(s, g), "lanes", lanes);
+let_err serve_prepare_message(const server *s, uint32_t g, let_arena *a, let_ipc_command *ret, let_error *e) {
+  uint32_t n = s->group[g].n_gpulets;
+  let_ipc_lane *lanes = let_arena_array(a, n, sizeof *lanes);
+  let_err r = lanes ? LET_OK : let_fail(e, LET_ERR_NOMEM, "out of memory for %u gpu-lets", n);
+  for (uint32_t i = 0; !r && i < n; i++) r = lane_message(s, &s->group[g], i, a, &lanes[i], e);
+  *ret = (let_ipc_command){.type = LET_IPC_PREPARE, .prepare = {.n_lanes = n, .lane = lanes}};
+  ret->prepare.beside = beside_others(s, g);
+  return r;
 }
 
 /* ---- what it says -------------------------------------------------------------------------------------------- */
 
-static const char *text_of(json_t *doc, const char *key) {
-  const char *t = json_string_value(json_object_get(doc, key));
-  return t ? t : "";
-}
-
 /* One size that is ready. What was measured alone once is worth more than any figure taken beside traffic. */
-static void read_size(place *p, json_t *x) {
-  json_int_t size = json_integer_value(json_object_get(x, "size"));
-  double p99_us = json_number_value(json_object_get(x, "p99_us")); /* 0: not measured, the core learns it */
-  bool beside = json_is_true(json_object_get(x, "beside"));
+static void read_size(place *p, const let_ipc_size_time *x) { /* p99 0: not measured, the core learns it */
   for (uint32_t k = 0; k < p->n_sizes; k++) {
-    if (p->size[k] != size) continue;
+    if (p->size[k] != x->size) continue;
     p->ready[k] = true, p->failed[k] = false;
-    if (!(p99_us >= 0 && p99_us < 3.6e9)) return;
-    let_dur p99 = (let_dur)(p99_us * 1e3);
-    if (beside && p->predict[k] > 0 && (!p->beside[k] || p->predict[k] <= p99)) return;
-    p->predict[k] = p99, p->beside[k] = beside;
+    if (x->p99 >= 3600 * LET_S) return;
+    if (x->beside && p->predict[k] > 0 && (!p->beside[k] || p->predict[k] <= x->p99)) return;
+    p->predict[k] = x->p99, p->beside[k] = x->beside;
   }
 }
 
-static void read_model(server *s, place *p, json_t *m) {
-  size_t i;
-  json_t *x;
-  json_array_foreach(json_object_get(m, "sizes"), i, x) read_size(p, x);
-  p->memory_bytes = (uint64_t)json_integer_value(json_object_get(m, "memory_bytes"));
-  p->eager = text_of(m, "eager")[0] != 0; /* why, if so */
-  json_int_t took = json_integer_value(json_object_get(m, "took_us")),
-             row = json_integer_value(json_object_get(m, "output_row_bytes"));
-  if (took > 0 && took < INT64_MAX / LET_US / SERVE_GPULETS) s->took[p->model] = took * LET_US;
-  if (row > 0 && (uint64_t)row > s->out_bytes[p->model] && (uint64_t)row < let_ring_arena_size(s->arena) / 8)
-    s->out_bytes[p->model] = (uint64_t)row;
+static void read_model(server *s, place *p, const let_ipc_model_report *m) {
+  for (uint8_t i = 0; i < m->n_sizes; i++) read_size(p, &m->size[i]);
+  p->memory_bytes = m->memory_bytes;
+  p->eager = m->eager[0] != 0; /* why, if so */
+  if (m->took > 0) s->took[p->model] = m->took;
+  uint64_t row = m->output_row_bytes;
+  if (row > s->out_bytes[p->model] && row < let_ring_arena_size(s->arena) / 8) s->out_bytes[p->model] = row;
 }
 
 static bool has_one(const place *p) {
@@ -143,46 +135,30 @@ static void bring_up(server *s, group *g, gpulet *l) {
   if (l->declared) let_log(LET_LOG_INFO, "serve", "gpu-let %u of %s is back", l->number, s->device[g->device].name);
 }
 
-void serve_lanes_ready(server *s, uint32_t group_index, json_t *doc) {
+void serve_lane_ready(server *s, uint32_t group_index, const let_ipc_lane_up *m) {
   group *g = &s->group[group_index];
-  size_t i, k;
-  json_t *lane, *m;
-  bool up[SERVE_GPULETS] = {false};
-  json_array_foreach(json_object_get(doc, "lanes"), i, lane) {
-    json_int_t number = json_integer_value(json_object_get(lane, "gpulet"));
-    if (number < 0 || number >= g->n_gpulets || number >= SERVE_GPULETS) continue;
-    gpulet *l = &g->gpulet[number];
-    json_array_foreach(json_object_get(lane, "models"), k, m) {
-      if (k >= l->n_places) break;
-      read_model(s, &l->place[k], m);
-    }
-    bool whole = true;
-    for (k = 0; k < l->n_places; k++) whole = whole && has_one(&l->place[k]);
-    up[number] = whole;
-  }
+  if (m->lane >= g->n_gpulets || m->n_models != g->gpulet[m->lane].n_places) return;
+  gpulet *l = &g->gpulet[m->lane];
+  bool whole = true;
+  for (uint32_t k = 0; k < m->n_models; k++) read_model(s, &l->place[k], &m->model[k]);
+  for (uint32_t k = 0; k < l->n_places; k++) whole = whole && has_one(&l->place[k]);
   renew_routes(s, group_index);
-  for (i = 0; i < g->n_gpulets; i++)
-    if (up[i]) bring_up(s, g, &g->gpulet[i]);
+  if (whole) bring_up(s, g, l);
 }
 
-void serve_size_ready(server *s, uint32_t group_index, json_t *doc) {
+void serve_size_ready(server *s, uint32_t group_index, const let_ipc_size *m) {
   group *g = &s->group[group_index];
-  json_int_t number = json_integer_value(json_object_get(doc, "gpulet")),
-             model = json_integer_value(json_object_get(doc, "model"));
-  if (number < 0 || number >= g->n_gpulets || model < 0 || model >= g->gpulet[number].n_places) return;
-  place *p = &g->gpulet[number].place[model];
-  json_t *x = json_object_get(doc, "size");
-  json_int_t memory = json_integer_value(json_object_get(doc, "memory_bytes"));
-  if (memory > 0) p->memory_bytes = (uint64_t)memory;
-  if (!text_of(x, "failed")[0]) {
-    read_size(p, x);
+  if (m->lane >= g->n_gpulets || m->model >= g->gpulet[m->lane].n_places) return;
+  place *p = &g->gpulet[m->lane].place[m->model];
+  if (m->memory_bytes > 0) p->memory_bytes = m->memory_bytes;
+  if (!m->failed[0]) {
+    read_size(p, &m->time);
   } else {
-    json_int_t size = json_integer_value(json_object_get(x, "size"));
-    snprintf(p->why, sizeof p->why, "%s", text_of(x, "failed"));
+    snprintf(p->why, sizeof p->why, "%s", m->failed);
     for (uint32_t k = 0; k < p->n_sizes; k++)
-      if (p->size[k] == size && !p->ready[k]) p->failed[k] = true;
-    let_log(LET_LOG_WARN, "serve", "model '%s' on gpu-let %u serves without batch size %lld: %s",
-            s->model[p->model].name, g->gpulet[number].number, (long long)size, p->why);
+      if (p->size[k] == m->time.size && !p->ready[k]) p->failed[k] = true;
+    let_log(LET_LOG_WARN, "serve", "model '%s' on gpu-let %u serves without batch size %u: %s", s->model[p->model].name,
+            g->gpulet[m->lane].number, m->time.size, p->why);
   }
   renew_routes(s, group_index);
   sizes_count n = serve_group_sizes(s, group_index);

@@ -8,6 +8,7 @@
 #include "apply/apply.h"
 #include "core/core.h"
 #include "front/front.h"
+#include "ipc/conversation.h"
 #include "obs/metrics.h"
 #include "ring/ring.h"
 #include "serve/serve.h"
@@ -51,6 +52,7 @@ typedef struct gpulet {
 typedef struct group {
   bool used;
   uint64_t generation; /* that made it */
+  let_lane_set_id set; /* its lanes, for its worker; 0: not asked for yet */
   uint32_t device, n_gpulets;
   gpulet *gpulet;
   let_lanes *lanes; /* NULL while its worker is away */
@@ -67,20 +69,24 @@ typedef struct worker {
   bool waits; /* to be started once the helper is back */
   uv_process_t *process;
   uv_poll_t *poll;
-  int control;       /* -1: closed */
-  let_time stop_by;  /* after STOP: killed when still there */
-  let_time heard;    /* when it last said something */
-  bool killed;       /* its exit is on the way */
-  char why[200];     /* last words */
-  json_t *health;    /* last health event */
-  uint64_t leftover; /* what it had prepared as a spare; 0: nothing, or told to retire it */
+  int control;      /* -1: closed */
+  let_time stop_by; /* after STOP: killed when still there */
+  let_time heard;   /* when it last said something */
+  bool killed;      /* its exit is on the way */
+  char why[200];    /* last words */
+  bool distrusted;  /* it said what it may not say: nothing that it says is believed any more */
+  let_ipc_conversation *conversation;
+  let_ipc_health health; /* the last; in |health_arena| */
+  let_arena health_arena;
+  bool has_health;
+  let_lane_set_id leftover; /* what it had prepared as a spare; 0: nothing, or told to retire it */
   struct server *server;
 } worker;
 
 typedef struct spare { /* spare.c; its process has the slot SERVE_GROUPS + device */
   uint32_t group;      /* that it was asked to prepare, and which one of that slot */
   uint64_t generation;
-  uint64_t number, old; /* on the wire: of what it prepares, of what it is to retire then; 0: none */
+  let_lane_set_id set, old; /* what it prepares, and what it is to retire then; 0: none */
   let_lanes *lanes, *old_lanes;
   bool warm;
   unsigned failures;
@@ -128,7 +134,7 @@ typedef struct server {
   group group[SERVE_GROUPS];
   worker worker[SERVE_WORKERS];
   spare spare[SERVE_SPARES]; /* by device */
-  uint64_t spares_asked;
+  let_lane_set_id newest_set;
   struct { /* by the core's gpu-let number */
     bool used;
     uint32_t group, lane;
@@ -183,13 +189,16 @@ void serve_worker_control(uv_poll_t *poll, int status, int events);
 
 void serve_fleet_start_waiting(server *s); /* the helper is back */
 
-let_err serve_worker_start(server *s, uint32_t worker, let_error *e);                      /* the process, and `init` */
-void serve_worker_say(server *s, uint32_t worker, json_t *doc, const int *fds, int n_fds); /* takes |doc| */
+let_err serve_worker_start(server *s, uint32_t worker, let_error *e); /* the process, and `init` */
+void serve_worker_say(server *s, uint32_t worker, const let_ipc_command *m, const int *fds, uint32_t n_fds);
+void serve_worker_retire(server *s, uint32_t worker, let_lane_set_id set); /* if it has it */
+let_err serve_worker_prepare(server *s, uint32_t worker, const let_ipc_command *m, const let_lanes *lanes,
+                             let_error *e); /* an error: it cannot be said; |worker| was not told */
 
 /* spare.c */
 void serve_spare_step(server *s, let_time now);
 let_time serve_spare_wake(const server *s);
-void serve_spare_heard(server *s, uint32_t worker, const char *event, json_t *doc);
+void serve_spare_heard(server *s, uint32_t worker, const let_ipc_event *m);
 void serve_spare_lost(server *s, uint32_t worker, let_time now);
 bool serve_spare_take(server *s, uint32_t worker,
                       uint32_t group); /* the spare, prepared for |group|, is |worker| now; false: there is none */
@@ -207,11 +216,12 @@ let_err serve_routes_set(server *s, bool next, let_time now, let_error *e);
 
 /* grow.c: what is prepared so far */
 void serve_choose_sizes(const let_model *m, uint32_t batch, place *p);
-json_t *serve_prepare_document(const server *s, uint32_t group); /* new reference; NULL: out of memory */
-void serve_lanes_ready(server *s, uint32_t group, json_t *doc);  /* events `lane` and `prepared` */
-void serve_size_ready(server *s, uint32_t group, json_t *doc);   /* event `size` */
-void serve_group_up(server *s, uint32_t group);                  /* all of it takes batches */
-void serve_group_down(server *s, uint32_t group);                /* none of it does, nothing of it is ready */
+let_err serve_prepare_message(const server *s, uint32_t group, let_arena *a, let_ipc_command *ret,
+                              let_error *e); /* without the set; in |a| */
+void serve_lane_ready(server *s, uint32_t group, const let_ipc_lane_up *m);
+void serve_size_ready(server *s, uint32_t group, const let_ipc_size *m);
+void serve_group_up(server *s, uint32_t group);   /* all of it takes batches */
+void serve_group_down(server *s, uint32_t group); /* none of it does, nothing of it is ready */
 typedef struct sizes_count {
   uint32_t wanted, ready, failed;
 } sizes_count;

@@ -3,7 +3,6 @@
  * compiled and its graphs checked, so that all that is left is to make the graphs once more on the real lanes. It is
  * no business of apply's: to apply, a worker was lost and its successor started very quickly. */
 #include "obs/log.h"
-#include "ring/control.h"
 #include "serve_int.h"
 
 static const let_dur retry_first = LET_S, retry_last = 60 * LET_S;
@@ -34,52 +33,48 @@ static void forget_lanes(spare *x) {
   x->lanes = x->old_lanes = NULL;
 }
 
-static void retire(server *s, uint32_t w, uint64_t number) {
-  if (number)
-    serve_worker_say(s, w, json_pack("{s:s, s:I}", "op", "retire", "generation", (json_int_t)number), NULL, 0);
-}
-
-/* Asks it to prepare what |g| has. Numbers above those of the groups name its lanes on the wire. */
+/* Asks it to prepare what |g| has. */
 static void ask(server *s, uint32_t d, uint32_t g) {
   spare *x = &s->spare[d];
   let_error e = {0};
+  let_arena a;
   let_lanes *lanes;
-  int fds[LET_CONTROL_FDS_MAX], n = 0;
+  let_ipc_command m;
   x->group = g, x->generation = s->group[g].generation, x->warm = false;
-  if (let_lanes_new(s->group[g].n_gpulets, &lanes, &e)) {
+  let_err r = let_lanes_new(s->group[g].n_gpulets, &lanes, &e);
+  if (r) {
     let_log(LET_LOG_WARN, "serve", "no spare worker for %s: %s", s->device[d].name, e.text);
     return;
   }
-  retire(s, SERVE_GROUPS + d, x->old); /* the one before was not even ready */
+  serve_worker_retire(s, SERVE_GROUPS + d, x->old); /* the one before was not even ready */
   let_lanes_free(x->old_lanes);
   x->old_lanes = x->lanes, x->lanes = lanes;
-  x->old = x->number, x->number = SERVE_GROUPS + ++s->spares_asked;
-  fds[n++] = let_lanes_fd(lanes), fds[n++] = let_lanes_done_event(lanes);
-  for (uint32_t i = 0; i < s->group[g].n_gpulets && n < LET_CONTROL_FDS_MAX; i++)
-    fds[n++] = let_lanes_submit_event(lanes, i);
-  json_t *doc = serve_prepare_document(s, g);
-  if (doc)
-    json_object_set_new(doc, "generation", json_integer((json_int_t)x->number)),
-        json_object_set_new(doc, "beside", json_true());
-  serve_worker_say(s, SERVE_GROUPS + d, doc, fds, n);
+  x->old = x->set, x->set.n = ++s->newest_set.n;
+  let_arena_init(&a, &let_mem_libc);
+  r = serve_prepare_message(s, g, &a, &m, &e);
+  m.prepare.set = x->set;
+  m.prepare.beside = true;
+  if (!r) r = serve_worker_prepare(s, SERVE_GROUPS + d, &m, lanes, &e);
+  if (r)
+    let_log(LET_LOG_WARN, "serve", "the spare worker for %s cannot prepare the plan: %s", s->device[d].name, e.text);
+  let_arena_fini(&a);
 }
 
-void serve_spare_heard(server *s, uint32_t w, const char *event, json_t *doc) {
+void serve_spare_heard(server *s, uint32_t w, const let_ipc_event *m) {
   uint32_t d = w - SERVE_GROUPS;
   spare *x = &s->spare[d];
-  bool ours = (uint64_t)json_integer_value(json_object_get(doc, "generation")) == x->number;
-  if (strcmp(event, "prepared") == 0 && ours) {
+  if (m->type == LET_IPC_PREPARED && let_lane_set_id_eq(m->prepared.set, x->set)) {
     x->warm = true, x->failures = 0;
-    retire(s, w, x->old);
-    x->old = 0;
+    serve_worker_retire(s, w, x->old);
+    x->old.n = 0;
     let_lanes_free(x->old_lanes);
     x->old_lanes = NULL;
     let_log(LET_LOG_INFO, "serve", "the spare worker for %s (pid %d) is prepared", s->device[d].name,
             s->worker[w].process ? s->worker[w].process->pid : 0);
-  } else if (strcmp(event, "failed") == 0 && ours) { /* until another plan serves, it is none */
-    x->number = 0;
+  } else if (m->type == LET_IPC_FAILED && let_lane_set_id_eq(m->failed.set, x->set)) {
+    x->set.n = 0; /* until another plan serves, it is none */
     let_log(LET_LOG_WARN, "serve", "the spare worker for %s cannot prepare the plan: %s", s->device[d].name,
-            json_string_value(json_object_get(doc, "text")));
+            m->failed.text);
   }
 }
 
@@ -100,7 +95,7 @@ bool serve_spare_take(server *s, uint32_t i, uint32_t g) {
   if (serve_now() - from->heard > s->watchdog) return false; /* says nothing, every second: a new one is sooner ready */
   uint64_t starts = to->starts;
   *to = *from;
-  to->starts = starts + 1, to->leftover = x->number;
+  to->starts = starts + 1, to->leftover = x->set;
   to->process->data = to->poll->data = to;
   *from = (worker){.server = s, .device = d, .control = -1};
   forget_lanes(x);
@@ -110,8 +105,8 @@ bool serve_spare_take(server *s, uint32_t i, uint32_t g) {
 }
 
 void serve_spare_settled(server *s, uint32_t i) {
-  retire(s, i, s->worker[i].leftover);
-  s->worker[i].leftover = 0;
+  serve_worker_retire(s, i, s->worker[i].leftover);
+  s->worker[i].leftover.n = 0;
 }
 
 /* Not while anything else is going on: whoever serves goes first. */

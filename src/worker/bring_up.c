@@ -7,54 +7,24 @@
 #include <unistd.h>
 
 #include "os/clock.h"
-#include "ring/control.h"
 #include "worker/worker_int.h"
 
 /* ---- what the server asks for -------------------------------------------------------------------------------- */
 
-static bool number(const json_t *doc, const char *key, int64_t least, int64_t most, int64_t *ret) {
-  const json_t *v = json_object_get(doc, key);
-  if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > most) return false;
-  *ret = json_integer_value(v);
-  return true;
-}
-
-static let_err read_model(const json_t *doc, let__lane_model *m, let_error *e) {
-  const json_t *sizes = json_object_get(doc, "sizes");
-  size_t n = json_array_size(sizes);
-  int64_t needed = (int64_t)n, slo_us = 0;
-  if (!json_is_array(sizes) || n < 1 || n > LET_SIZES_MAX)
-    return let_fail(e, LET_ERR_INVALID, "field 'sizes' is not a list of 1 to %d batch sizes", LET_SIZES_MAX);
-  for (size_t i = 0; i < n; i++) {
-    json_int_t size = json_integer_value(json_array_get(sizes, i));
-    if (size < 1 || size > LET_BATCH_MAX)
-      return let_fail(e, LET_ERR_INVALID, "sizes[%zu] is not a batch size of 1 to %d", i, LET_BATCH_MAX);
-    m->size[m->n_sizes++] = (uint32_t)size;
+static let_err take_lane(const let_ipc_lane *from, let__lane *l, let_error *e) {
+  l->gpulet = from->gpulet, l->first = from->first, l->granules = from->granules;
+  l->shared = from->shared, l->cost = from->cost;
+  l->model = calloc(from->n_models, sizeof *l->model);
+  if (!l->model) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u models", from->n_models);
+  l->n_models = from->n_models;
+  for (uint32_t i = 0; i < from->n_models; i++) {
+    const let_ipc_variant *v = &from->model[i];
+    let__lane_model *m = &l->model[i];
+    m->n_sizes = v->n_sizes;
+    memcpy(m->size, v->size, sizeof m->size);
+    m->needed = v->needed, m->slo = v->slo, m->planned = v->planned;
   }
-  if (json_object_get(doc, "needed") && !number(doc, "needed", 1, (int64_t)n, &needed))
-    return let_fail(e, LET_ERR_INVALID, "field 'needed' is not a number of sizes");
-  if (json_object_get(doc, "slo_us") && !number(doc, "slo_us", 0, INT64_MAX / LET_US, &slo_us))
-    return let_fail(e, LET_ERR_INVALID, "field 'slo_us' is not a time");
-  m->needed = (uint32_t)needed, m->slo = slo_us * LET_US, m->planned = json_is_true(json_object_get(doc, "planned"));
   return LET_OK;
-}
-
-static let_err read_lane(const json_t *doc, let__lane *l, let_error *e) {
-  const json_t *models = json_object_get(doc, "models");
-  int64_t gpulet, first, granules, cost = 0;
-  size_t n = json_array_size(models);
-  if (!number(doc, "gpulet", 0, UINT32_MAX, &gpulet) || !number(doc, "first", 0, UINT32_MAX, &first) ||
-      !number(doc, "granules", 1, UINT32_MAX, &granules) || !json_is_array(models) || n < 1 ||
-      (json_object_get(doc, "cost_us") && !number(doc, "cost_us", 0, INT64_MAX, &cost)))
-    return let_fail(e, LET_ERR_INVALID, "a lane needs 'gpulet', 'first', 'granules' (numbers) and 'models' (a list)");
-  l->gpulet = (uint32_t)gpulet, l->first = (uint32_t)first, l->granules = (uint32_t)granules, l->cost = (uint64_t)cost;
-  l->shared = json_is_true(json_object_get(doc, "shared"));
-  l->model = calloc(n, sizeof *l->model);
-  if (!l->model) return let_fail(e, LET_ERR_NOMEM, "out of memory for %zu models", n);
-  l->n_models = (uint32_t)n;
-  let_err r = LET_OK;
-  for (size_t i = 0; !r && i < n; i++) r = read_model(json_array_get(models, i), &l->model[i], e);
-  return r;
 }
 
 /* Cheap lanes first: most of them serve again long before the dearest is ready. What is not known goes first, too: of
@@ -67,36 +37,36 @@ static void sort(let__generation *g) {
   }
 }
 
-let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret,
+let_err let__generation_new(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds, let__generation **ret,
                             let_error *e) {
-  const json_t *list = json_object_get(doc, "lanes");
-  size_t n = json_array_size(list);
-  let__generation *g = n && n <= LET__GPULETS_MAX ? calloc(1, sizeof *g) : NULL;
+  uint32_t n = asked->n_lanes, n_fds = 2 + n;
+  let__generation *g = calloc(1, sizeof *g);
   let_err r = LET_OK;
-  if (g) g->stop_fd = -1, g->number = (uint64_t)json_integer_value(json_object_get(doc, "generation"));
-  if (!json_is_array(list) || n < 1 || n > LET__GPULETS_MAX || (size_t)n_fds != n + 2)
-    r = let_fail(e, LET_ERR_INVALID,
-                 "'prepare' with %zu lanes and %d descriptors: one per lane and two more are needed", n, n_fds);
-  else if (!g || !(g->lane = calloc(n, sizeof *g->lane)))
-    r = let_fail(e, LET_ERR_NOMEM, "out of memory for %zu lanes", n);
-  else if (!(r = let_lanes_map(fds[0], (uint32_t)n, fds + 2, fds[1], &g->lanes, e)))
-    for (int i = 1; i < n_fds; i++) fds[i] = -1; /* the lanes own them now */
-  for (int i = 0; i < n_fds; i++)
+  if (g) g->stop_fd = -1, g->set = asked->set;
+  if (!g || !(g->lane = calloc(n, sizeof *g->lane))) r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
+  else if (!(r = let_lanes_map(fds[0], n, fds + 2, fds[1], &g->lanes, e)))
+    for (uint32_t i = 1; i < n_fds; i++) fds[i] = -1; /* the lanes own them now */
+  for (uint32_t i = 0; i < n_fds; i++)
     if (fds[i] >= 0) close(fds[i]);
   if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
     r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
-  for (size_t i = 0; !r && i < n; i++) {
+  for (uint32_t i = 0; !r && i < n; i++) {
     let__lane *l = &g->lane[g->n++];
-    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd, .due = LET_NEVER};
-    r = read_lane(json_array_get(list, i), l, e);
+    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = i, .stop_fd = g->stop_fd, .due = LET_NEVER};
+    r = take_lane(&asked->lane[i], l, e);
     for (uint32_t k = 0; !r && k < l->n_models; k++) g->total += l->model[k].needed;
   }
+  let_ipc_prepare *kept = r ? NULL : let_arena_alloc(a, sizeof *kept);
+  if (!r && !kept) r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   if (r) {
     if (g) let__generation_free(w, g);
     return r;
   }
-  g->beside = json_is_true(json_object_get(doc, "beside"));
-  g->doc = json_incref((json_t *)(uintptr_t)doc);
+  *kept = *asked;
+  g->asked = kept;
+  g->arena = *a;
+  *a = (let_arena){.mem = a->mem};
+  g->beside = asked->beside;
   sort(g);
   *ret = g;
   return LET_OK;
@@ -132,12 +102,8 @@ static let_err open_gpulet(let__worker *w, const let__lane *l, let_gpulet **ret,
 }
 
 static let_err load_model(let__worker *w, let__generation *g, const let__lane *l, let__lane_model *m, let_error *e) {
-  let_model spec;
-  size_t index = (size_t)(m - l->model);
-  const json_t *doc =
-      json_array_get(json_object_get(json_array_get(json_object_get(g->doc, "lanes"), l->index), "models"), index);
-  let_err r = let_control_model_get(json_object_get(doc, "spec"), &spec, e);
-  if (r) return r;
+  let_model spec = *g->asked->lane[l->index].model[m - l->model].model;
+  let_err r;
   memcpy(g->model, spec.name, sizeof g->model);
   if (let__simulated(w)) spec.null_us = 0; /* the profile says how long it takes */
   for (uint32_t i = 0; i < m->n_sizes; i++)
@@ -379,8 +345,8 @@ void let__generation_halt(let__generation *g) {
   for (uint32_t i = 0; i < g->n; i++) let__lane_join(&g->lane[i]);
   let_lanes_free(g->lanes);
   if (g->stop_fd >= 0) close(g->stop_fd);
-  json_decref(g->doc);
-  g->lanes = NULL, g->stop_fd = -1, g->doc = NULL;
+  let_arena_fini(&g->arena);
+  g->lanes = NULL, g->stop_fd = -1, g->asked = NULL;
 }
 
 static bool free_exec(let__lane_model *m) {

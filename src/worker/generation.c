@@ -19,60 +19,58 @@ static uint64_t memory_of(const let__lane_model *m) {
   return n;
 }
 
-static json_t *size_json(const let__cell *c) {
-  return json_pack("{si sf sf sb}", "size", (int)c->size, "p50_us", (double)c->p50 / 1e3, "p99_us",
-                   (double)c->p99 / 1e3, "beside", c->beside);
+static let_ipc_size_time time_of(const let__cell *c) {
+  return (let_ipc_size_time){.size = c->size, .p50 = c->p50, .p99 = c->p99, .beside = c->beside};
 }
 
-static json_t *model_json(const let__lane_model *m) {
-  json_t *sizes = json_array();
-  uint64_t row = 0;
+static let_ipc_model_report report_on(const let__worker *w, const let__lane_model *m) {
+  let_ipc_model_report report = {.name = m->m->name, .memory_bytes = memory_of(m), .took = m->took};
   const let_exec *x = m->cell[0].x[0];
+  uint64_t row = 0;
   for (unsigned o = 0; o < x->n_out && !x->dynamic; o++) row += x->out[o].row_bytes;
-  for (uint32_t c = 0; c < let__cells(m); c++) json_array_append_new(sizes, size_json(&m->cell[c]));
-  return json_pack("{ss sI sI so sI so}", "name", m->m->name, "memory_bytes", (json_int_t)memory_of(m),
-                   "output_row_bytes", (json_int_t)row, "eager", let__text_json(m->note ? m->note : ""), "took_us",
-                   (json_int_t)(m->took / LET_US), "sizes", sizes);
+  if (row <= let_ring_arena_size(w->view.arena)) report.output_row_bytes = row; /* else no request can have it */
+  report.eager = m->note ? m->note : "";
+  report.n_sizes = (uint8_t)let__cells(m);
+  for (uint32_t c = 0; c < report.n_sizes; c++) report.size[c] = time_of(&m->cell[c]);
+  return report;
 }
 
-static json_t *lane_json(const let__lane *l) {
-  json_t *models = json_array();
-  for (uint32_t k = 0; k < l->n_models; k++) json_array_append_new(models, model_json(&l->model[k]));
-  return json_pack("{si so}", "gpulet", (int)l->gpulet, "models", models);
-}
-
-static let_err say_lane(let__worker *w, const let__generation *g, const let__lane *l) {
-  return let__send(
-      w, json_pack("{ss sI s[o]}", "event", "lane", "generation", (json_int_t)g->number, "lanes", lane_json(l)));
+static let_err say_lane_up(let__worker *w, const let__generation *g, const let__lane *l) {
+  let_arena a;
+  let_arena_init(&a, &let_mem_libc);
+  let_ipc_model_report *models = let_arena_array(&a, l->n_models, sizeof *models);
+  let_err r = models ? LET_OK : LET_ERR_NOMEM;
+  for (uint32_t k = 0; !r && k < l->n_models; k++) models[k] = report_on(w, &l->model[k]);
+  let_ipc_event m = {.type = LET_IPC_LANE_UP, .lane_up = {g->set, l->index, l->n_models, models}};
+  if (!r) r = let__send(w, &m);
+  let_arena_fini(&a);
+  return r;
 }
 
 static let_err say_prepared(let__worker *w, const let__generation *g) {
-  json_t *lanes = json_array();
-  for (uint32_t i = 0; i < g->n; i++) json_array_append_new(lanes, lane_json(&g->lane[i]));
-  return let__send(w,
-                   json_pack("{ss sI so}", "event", "prepared", "generation", (json_int_t)g->number, "lanes", lanes));
+  return let__send(w, &(let_ipc_event){.type = LET_IPC_PREPARED, .prepared = {g->set}});
 }
 
 static let_err say_progress(let__worker *w, const let__generation *g) {
-  return let__send(w, json_pack("{ss sI ss si si}", "event", "progress", "generation", (json_int_t)g->number, "text",
-                                g->model, "done", (int)g->done, "total", (int)g->total));
+  let_ipc_event m = {.type = LET_IPC_PROGRESS, .progress = {g->set, g->model, g->done, g->total}};
+  return let__send(w, &m);
 }
 
-static let_err say_failed(let__worker *w, uint64_t generation, uint32_t gpulet, const char *model, const let_error *e,
+static let_err say_failed(let__worker *w, let_lane_set_id set, uint32_t lane, const char *model, const let_error *e,
                           let_err code) {
-  return let__send(w, json_pack("{ss sI si so si so}", "event", "failed", "generation", (json_int_t)generation,
-                                "gpulet", (int)gpulet, "model", let__text_json(model), "code", (int)code, "text",
-                                let__text_json(e->text)));
+  let_ipc_event m = {.type = LET_IPC_FAILED, .failed = {set, lane, model, code, e->text}};
+  return let__send(w, &m);
 }
 
+/* |failed|: why there is none; NULL: it is the newest. */
 static let_err say_size(let__worker *w, const let__generation *g, const let__lane *l, uint32_t model, uint32_t size,
-                        const char *failed) {
-  const let__lane_model *m = &l->model[model];
-  json_t *one = failed ? json_pack("{si so}", "size", (int)size, "failed", let__text_json(failed))
-                       : size_json(&m->cell[let__cells(m) - 1]);
-  return let__send(w, json_pack("{ss sI si si sI so}", "event", "size", "generation", (json_int_t)g->number, "gpulet",
-                                (int)l->gpulet, "model", (int)model, "memory_bytes", (json_int_t)memory_of(m), "size",
-                                one));
+                        const let_error *failed) {
+  const let__lane_model *of = &l->model[model];
+  let_ipc_event m = {.type = LET_IPC_SIZE, .size = {.set = g->set, .lane = l->index, .model = model}};
+  m.size.memory_bytes = memory_of(of);
+  m.size.time = failed ? (let_ipc_size_time){.size = size} : time_of(&of->cell[let__cells(of) - 1]);
+  m.size.failed = !failed ? "" : failed->text[0] ? failed->text : let_err_text(failed->code);
+  return let__send(w, &m);
 }
 
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
@@ -118,10 +116,10 @@ static let_err bring_up(let__worker *w, let__generation *g) {
   if (fatal(r)) let__worker_die(&w->view, &e);
   if (r) {
     retire(w, g, let_now()); /* first: lanes of it may serve already, and "failed" says that nothing of it runs */
-    return say_failed(w, g->number, l->gpulet, g->model, &e, r);
+    return say_failed(w, g->set, l->index, g->model, &e, r);
   }
   if (g->done > done) r = say_progress(w, g);
-  if (!r && g->up > up) r = say_lane(w, g, l);
+  if (!r && g->up > up) r = say_lane_up(w, g, l);
   if (!r && g->up == g->n) r = say_prepared(w, g);
   return r;
 }
@@ -139,7 +137,7 @@ static let_err grow(let__worker *w, let__generation *g, let_dur *rest) {
   let_err r = let__grow(w, g, &l, &model, &size, &e);
   if (r == LET_ERR_AGAIN) *rest = LET_S;
   if (fatal(r)) let__worker_die(&w->view, &e);
-  return size ? say_size(w, g, l, model, size, r ? e.text : NULL) : LET_OK;
+  return size ? say_size(w, g, l, model, size, r ? &e : NULL) : LET_OK;
 }
 
 static let__generation *to_free(const let__worker *w) {
@@ -183,28 +181,27 @@ let_err let__work_step(let__worker *w) {
   return r;
 }
 
-/* ---- documents ------------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------------------------- */
 
-let_err let__on_prepare(let__worker *w, const json_t *doc, int *fds, int n_fds) {
+let_err let__on_prepare(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds) {
   let_error e = {0};
   let__generation *g;
-  let_err r = let__generation_new(w, doc, fds, n_fds, &g, &e);
-  if (r) return say_failed(w, (uint64_t)json_integer_value(json_object_get(doc, "generation")), 0, "", &e, r);
+  let_err r = let__generation_new(w, a, asked, fds, &g, &e);
+  if (r) return say_failed(w, asked->set, 0, "", &e, r);
   g->next = w->generations, w->generations = g;
   w->next_step = 0;
   return LET_OK;
 }
 
-/* `retired` says that nothing of it runs any more. Its memory is given back later, step by step: each free waits for
- * all that runs on the device, and the new generation is just taking over. */
-let_err let__on_retire(let__worker *w, const json_t *doc) {
-  uint64_t number = (uint64_t)json_integer_value(json_object_get(doc, "generation"));
+/* RETIRED says that nothing of it runs any more. Its memory is given back later, step by step: each free waits for
+ * all that runs on the device, and the new lanes are just taking over. */
+let_err let__on_retire(let__worker *w, let_lane_set_id set) {
   for (let__generation *g = w->generations; g; g = g->next)
-    if (g->number == number) {
+    if (let_lane_set_id_eq(g->set, set)) {
       retire(w, g, let_now() + LET__FREE_AFTER);
-      return let__send(w, json_pack("{ss sI}", "event", "retired", "generation", (json_int_t)number));
+      return let__send(w, &(let_ipc_event){.type = LET_IPC_RETIRED, .retired = {set}});
     }
   let_error e;
-  (void)let_fail(&e, LET_ERR_NOT_FOUND, "there is no generation %llu to retire", (unsigned long long)number);
-  return let__send(w, json_pack("{ss so}", "event", "error", "text", let__text_json(e.text)));
+  (void)let_fail(&e, LET_ERR_NOT_FOUND, "there is no lane set %llu to retire", (unsigned long long)set.n);
+  return let__send(w, &(let_ipc_event){.type = LET_IPC_ERROR, .error = {e.text}});
 }

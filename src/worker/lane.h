@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "device/device.h"
+#include "model/ids.h"
 #include "ring/ring.h"
 #include "worker/hand.h"
 
@@ -54,8 +55,8 @@ enum { LET__ZEROS = 1 << 20 };
 typedef struct let__lane {
   const let__worker_view *w;
   let_lanes *lanes;
-  uint32_t index;  /* in |lanes| */
-  uint32_t gpulet; /* the server's number */
+  uint32_t index;       /* in |lanes| */
+  let_gpulet_id gpulet; /* for sentences */
   uint32_t first, granules;
   bool shared;
   let_gpulet *g;
@@ -67,7 +68,7 @@ typedef struct let__lane {
   let_exec *tried; /* the last graph of the twin; it keeps the memory there for the next one. NULL: none */
   const let_engine *tried_by;
   uint32_t number, twin_number; /* of the device's gpu-lets, < 64 */
-  uint64_t cost;                /* how long bringing it up took before, us; 0: unknown */
+  let_dur cost;                 /* how long bringing it up took before; 0: unknown */
   uint32_t n_models;
   let__lane_model *model;
   int stop_fd; /* readable: drain and leave */

@@ -3,8 +3,7 @@
 #ifndef LET_WORKER_INT_H
 #define LET_WORKER_INT_H
 
-#include <jansson.h>
-
+#include "ipc/ipc.h"
 #include "worker/lane.h"
 #include "worker/pace.h"
 
@@ -30,12 +29,13 @@ struct let__loaded {
 };
 
 typedef struct let__generation {
-  uint64_t number;
+  let_lane_set_id set;
   let_lanes *lanes;
   int stop_fd;
   uint32_t n;
   let__lane *lane;
-  json_t *doc;                      /* `prepare` */
+  let_arena arena;                  /* of |asked| */
+  const let_ipc_prepare *asked;     /* NULL: halted */
   uint32_t order[LET__GPULETS_MAX]; /* of bringing up: cheap ones first */
   uint32_t up;                      /* how many of |order| serve; n: prepared */
   bool beside;                      /* the server says that other workers' gpu-lets serve on this device */
@@ -49,7 +49,7 @@ typedef struct let__generation {
 
 typedef struct let__worker {
   let__worker_view view;
-  char plugin_dir[512], device_name[64];
+  char plugin_dir[LET_IPC_PATH_MAX], device_name[LET_NAME_MAX];
   let__generation *generations; /* newest first */
   let__generation *retired;     /* nothing of them runs; freed step by step */
   let__loaded *loaded;
@@ -62,8 +62,7 @@ typedef struct let__worker {
 } let__worker;
 
 /* worker.c: sending. Errors: the server is gone. */
-let_err let__send(let__worker *w, json_t *doc); /* takes |doc| */
-json_t *let__text_json(const char *text);       /* texts may quote files; JSON takes UTF-8 only */
+let_err let__send(let__worker *w, const let_ipc_event *m);
 
 /* models.c */
 bool let__simulated(const let__worker *w);
@@ -75,8 +74,8 @@ void let__model_note(let__loaded *l, uint32_t granules, bool shared,
                      const let__cell *c); /* a figure taken alone is not replaced by one taken beside others */
 
 /* bring_up.c: the steps. One is never more than one call of the engine that takes long. */
-let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret,
-                            let_error *e); /* takes |fds| */
+let_err let__generation_new(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds, let__generation **ret,
+                            let_error *e); /* takes |fds|; on success also |a|, in which |asked| lies */
 /* One step towards serving; *ret_lane: the lane that serves from now on, or NULL. Fails: *ret_lane was being worked on.
  */
 let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e);
@@ -92,8 +91,8 @@ void let__generation_free(let__worker *w, let__generation *g);      /* halts, an
 bool let__busy(let__worker *w);                                     /* gpu-lets of this worker have traffic */
 
 /* generation.c: what is to be done next */
-let_err let__on_prepare(let__worker *w, const json_t *doc, int *fds, int n_fds);
-let_err let__on_retire(let__worker *w, const json_t *doc);
+let_err let__on_prepare(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds); /* as generation_new */
+let_err let__on_retire(let__worker *w, let_lane_set_id set);
 let_time let__work_due(const let__worker *w); /* LET_NEVER: nothing to do */
 let_err let__work_step(let__worker *w);       /* one step */
 
