@@ -57,8 +57,9 @@ static const let_option table[] = {
      "Open Inference Protocol over HTTP; 0: any free port", .max = 65535},
     {"metrics-port", LET_OPTION_I64, FIELD(serve.metrics_port), "PORT", "8002",
      "Prometheus metrics; 0: any free port, -1: only on the HTTP port", .min = -1, .max = 65535},
-    {"default-slo", LET_OPTION_DUR, FIELD(serve.default_slo), "TIME", "1s",
-     "SLO of models whose config.pbtxt has no slo_ms"},
+    {"default-slo", LET_OPTION_DUR, FIELD(serve.default_slo), "TIME", "0",
+     "SLO of models that have none in the plan and no slo_ms in config.pbtxt; 0: no SLO, so no deadline: what comes is "
+     "served, however late"},
     {"arena-size", LET_OPTION_SIZE, FIELD(serve.arena_bytes), "SIZE", "512MiB", "shared memory for tensors in flight"},
     {"max-requests", LET_OPTION_I64, FIELD(serve.requests), "N", "8192", "requests in flight at most", .min = 1,
      .max = 1 << 20},

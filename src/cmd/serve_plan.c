@@ -32,6 +32,11 @@ static let_err read_workload(const let_serve_planning *p, let_arena *a, let_work
       return let_fail(e, LET_ERR_NOT_FOUND, "%s: model '%s' is not in the repository %s", p->workload, d->name,
                       p->repository);
     if (!d->slo) d->slo = m->slo ? m->slo : p->default_slo;
+    if (!d->slo && d->rate > 0)
+      return let_fail(e, LET_ERR_INVALID,
+                      "%s: model '%s' has no SLO to plan for: write slo: 20ms here, or slo_ms in its config.pbtxt, or "
+                      "start with --default-slo",
+                      p->workload, d->name);
   }
   for (uint32_t k = 0; k < p->n_models; k++) {
     bool wanted = false;

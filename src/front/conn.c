@@ -1,5 +1,4 @@
-/* conn.c: bytes in, bytes out, and when to give up. Sockets are read and written directly: a body goes from the socket
- * into its arena slot and an output from its slot to the socket, and no write needs a request object. */
+/* conn.c: bytes in, and when to give up. Sockets are read directly: a body goes from the socket into its arena slot. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -11,35 +10,11 @@
 
 static let_time now_of(const let_front *f) { return f->i.now(f->i.ctx); }
 
-static const struct {
-  int code;
-  const char *text;
-} reasons[] = {{200, "OK"},
-               {202, "Accepted"},
-               {204, "No Content"},
-               {400, "Bad Request"},
-               {404, "Not Found"},
-               {405, "Method Not Allowed"},
-               {408, "Request Timeout"},
-               {409, "Conflict"},
-               {413, "Content Too Large"},
-               {431, "Request Header Fields Too Large"},
-               {499, "Client Closed Request"},
-               {500, "Internal Server Error"},
-               {501, "Not Implemented"},
-               {503, "Service Unavailable"}};
-
-static const char *reason(int code) {
-  for (unsigned i = 0; i < sizeof reasons / sizeof *reasons; i++)
-    if (reasons[i].code == code) return reasons[i].text;
-  return code < 400 ? "OK" : "Error";
-}
-
 /* ---- life ----------------------------------------------------------------------------------------------- */
 
 static void on_poll(uv_poll_t *h, int status, int events);
 
-static void set_events(conn *c, int events) {
+void conn_set_events(conn *c, int events) {
   if (c->dead || c->events == events) return;
   int rc = events ? uv_poll_start(&c->poll, events, on_poll) : uv_poll_stop(&c->poll);
   if (rc) conn_close(c);
@@ -82,7 +57,7 @@ void conn_open(let_front *f, int fd, bool metrics) {
   if (f->open) f->open->prev = c;
   f->open = c;
   f->stats.accepted++, f->stats.open++;
-  set_events(c, UV_READABLE);
+  conn_set_events(c, UV_READABLE);
 }
 
 void conn_slot_free(conn *c) {
@@ -131,117 +106,6 @@ void conn_close(conn *c) {
     f->i.request_release(f->i.ctx, c->r);
     c->r = NULL;
   }
-}
-
-/* ---- writing -------------------------------------------------------------------------------------------- */
-
-static void next_request(conn *c) {
-  c->at = c->after;
-  c->scanned = 0;
-  c->first_byte = 0;
-  c->state = CONN_HEAD;
-  c->deadline = now_of(c->f) + c->f->o.idle_timeout;
-  if (c->at == c->n) c->at = c->n = 0;
-  set_events(c, c->eof ? 0 : UV_READABLE);
-}
-
-/* What the client still sends would make close() send a reset, and that can overtake our answer. */
-static void linger(conn *c) {
-  if (c->eof || shutdown(c->fd, SHUT_WR)) {
-    conn_close(c);
-    return;
-  }
-  c->state = CONN_LINGER;
-  c->deadline = now_of(c->f) + LET_S;
-  set_events(c, UV_READABLE);
-}
-
-static void answered(conn *c) {
-  if (c->r) c->f->i.request_release(c->f->i.ctx, c->r);
-  c->r = NULL;
-  if (c->keep && !c->f->draining) next_request(c);
-  else if (c->unread || c->n > c->after) linger(c);
-  else conn_close(c);
-}
-
-static void flush(conn *c) {
-  while (c->iov_at < c->iov_n) {
-    struct msghdr m = {.msg_iov = c->iov + c->iov_at, .msg_iovlen = c->iov_n - c->iov_at};
-    ssize_t n = sendmsg(c->fd, &m, MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) {
-      c->state = CONN_WRITE;
-      set_events(c, UV_WRITABLE);
-      return;
-    }
-    if (n < 0) {
-      conn_close(c);
-      return;
-    }
-    c->f->stats.bytes_out += (uint64_t)n;
-    if (c->state == CONN_WRITE) c->deadline = now_of(c->f) + c->f->o.body_timeout;
-    while (c->iov_at < c->iov_n && (size_t)n >= c->iov[c->iov_at].iov_len) n -= (ssize_t)c->iov[c->iov_at++].iov_len;
-    if (c->iov_at < c->iov_n) {
-      c->iov[c->iov_at].iov_base = (char *)c->iov[c->iov_at].iov_base + n;
-      c->iov[c->iov_at].iov_len -= (size_t)n;
-    }
-  }
-  answered(c);
-}
-
-static size_t put(char *out, size_t at, const char *s, size_t n) {
-  memcpy(out + at, s, n);
-  return at + n;
-}
-#define PUT(lit) (at = put(c->top, at, lit, sizeof(lit) - 1))
-
-static size_t put_u64(char *out, size_t at, uint64_t v) {
-  char b[20];
-  size_t n = 0;
-  do b[n++] = (char)('0' + v % 10);
-  while (v /= 10);
-  while (n) out[at++] = b[--n];
-  return at;
-}
-
-void conn_send(conn *c, int status, const char *type, uint64_t json, uint64_t raw) {
-  size_t at = 0;
-  if (status == 200) PUT("HTTP/1.1 200 OK");
-  else at += (size_t)snprintf(c->top, 64, "HTTP/1.1 %03d %s", status % 1000, reason(status));
-  if (type) {
-    size_t n = strlen(type);
-    PUT("\r\nContent-Type: ");
-    at = put(c->top, at, type, n < 100 ? n : 100);
-  }
-  PUT("\r\nContent-Length: ");
-  at = put_u64(c->top, at, c->out.n + raw);
-  if (json != UINT64_MAX) {
-    PUT("\r\nInference-Header-Content-Length: ");
-    at = put_u64(c->top, at, json);
-  }
-  if (status == 405) {
-    if (c->route == ROUTE_INFER || c->route == ROUTE_INDEX) PUT("\r\nAllow: POST");
-    else PUT("\r\nAllow: GET, HEAD");
-  }
-  if (!c->keep || c->f->draining) PUT("\r\nConnection: close");
-  else if (c->head.minor == 0) PUT("\r\nConnection: keep-alive");
-  PUT("\r\n\r\n");
-  bool body = c->head.method != LET_HTTP1_HEAD;
-  c->iov[0] = (struct iovec){c->top, at};
-  c->iov[1] = (struct iovec){c->out.p, body ? c->out.n : 0};
-  if (!raw || !body) c->iov_n = 2;
-  c->iov_at = 0;
-  c->deadline = now_of(c->f) + c->f->o.body_timeout;
-  flush(c);
-}
-
-void conn_fail(conn *c, int status, const char *text) {
-  let_buf_clear(&c->out);
-  let_oip_error(&c->out, text);
-  if (c->out.failed) let_buf_clear(&c->out); /* the status alone must do */
-  if (status == 400 || status == 404 || status == 405 || status == 413 || status == 431 || status == 501)
-    c->f->stats.bad_requests++;
-  conn_send(c, status, "application/json", UINT64_MAX, 0);
 }
 
 /* Gives up on this connection's input: answers and closes. */
@@ -415,7 +279,8 @@ static bool step(conn *c) {
 void conn_advance(conn *c) {
   if (c->advancing) return;
   c->advancing = true;
-  while (step(c)) {}
+  while (step(c))
+    if (c->state == CONN_HEAD && c->at < c->n) c->f->i.turn(c->f->i.ctx);
   c->advancing = false;
 }
 
@@ -423,7 +288,7 @@ void conn_advance(conn *c) {
  * does; whatever answer it gets is still sent. */
 static void on_eof(conn *c) {
   c->eof = true;
-  set_events(c, c->events & ~UV_READABLE);
+  conn_set_events(c, c->events & ~UV_READABLE);
   if (c->dead) return;
   if (c->state == CONN_LINGER) conn_close(c);
   else if (c->inflight) c->f->i.cancel(c->f->i.ctx, c->r);
@@ -434,8 +299,9 @@ static void on_readable(conn *c) {
   char *to = body ? (char *)c->f->i.at(c->f->i.ctx, c->slot) + c->got : c->in + c->n;
   size_t room = body ? (size_t)(c->body_bytes - c->got) : sizeof c->in - c->n;
   if (c->state == CONN_LINGER) to = c->in, room = sizeof c->in;
+  if (room > FRONT_TURN_BYTES) room = FRONT_TURN_BYTES;
   if (!room) { /* pipelined requests fill the buffer while one is being worked on: TCP holds the rest */
-    set_events(c, c->events & ~UV_READABLE);
+    conn_set_events(c, c->events & ~UV_READABLE);
     return;
   }
   ssize_t n = read(c->fd, to, room);
@@ -455,13 +321,15 @@ static void on_readable(conn *c) {
 
 static void on_poll(uv_poll_t *h, int status, int events) {
   conn *c = h->data;
+  c->f->i.turn(c->f->i.ctx); /* which may answer this very connection's request, and close it */
+  if (c->dead) return;
   if (status < 0) {
     conn_close(c);
     return;
   }
   if (events & UV_WRITABLE && c->state == CONN_WRITE) {
     c->advancing = true;
-    flush(c);
+    conn_flush(c);
     c->advancing = false;
     conn_advance(c);
   }

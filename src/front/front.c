@@ -6,11 +6,12 @@
 
 #include "front_int.h"
 
-enum { ACCEPT_BURST = 64 };
+enum { ACCEPT_BURST = 16 };
 
 static void on_listener(uv_poll_t *h, int status, int events) {
   listener *l = h->data;
   (void)events;
+  l->f->i.turn(l->f->i.ctx);
   if (status < 0) return;
   for (int k = 0; k < ACCEPT_BURST && !l->f->draining; k++) {
     int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);

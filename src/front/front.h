@@ -18,7 +18,14 @@
 
 typedef struct let_front let_front;
 
-/* The server behind the front. |ctx| is passed to each. */
+/* The server behind the front. |ctx| is passed to each.
+ *
+ * Who calls whom. Both sides call each other, so what may be called from where is a rule:
+ *  - From turn(), and from any callback of its own on the loop, the server may call let_front_done and let_front_reply
+ *    for any request. They may read and work on further requests that the connection sent behind that one, so infer(),
+ *    cancel(), extra() and turn() may be called before they return.
+ *  - From infer(), cancel() and extra() it may call let_front_done for the very request of that infer(), nothing else.
+ *  - turn() inside of turn() must not answer: the server takes note or decides, the outer one answers. */
 typedef struct let_front_i {
   void *ctx;
   bool (*ready)(void *ctx);      /* every model can be served */
@@ -34,14 +41,20 @@ typedef struct let_front_i {
   void *(*at)(void *ctx, uint64_t offset);
 
   /* A request from the pool with its record zeroed; NULL when too many are in flight. release() gives it and its
-   * slots back; legal only while it is not in the server's hands. */
+   * slots back; legal only while it is not in the server's hands. One that infer() had comes back when its answer has
+   * been handed to the kernel (stamp[LET_STAGE_ANSWERED] says when) or cannot be any more (the stamp is 0). */
   let_request *(*request_take)(void *ctx);
   void (*request_release)(void *ctx, let_request *r);
 
   /* Takes over |r|: model, rows, rec->in, in_slot, priority, stamps set; |timeout| in ns, 0: the model's SLO. The
-   * server calls let_front_done(r) exactly once, maybe before this returns. */
+   * server calls let_front_done(r) exactly once, maybe before this returns, for no other request before this returns.
+   */
   void (*infer)(void *ctx, let_request *r, let_dur timeout);
   void (*cancel)(void *ctx, let_request *r); /* the client went away: let_front_done still comes */
+
+  /* Before each event of a socket, and between requests that came in one piece: the server's chance to do what is
+   * urgent although the loop has more events to hand out. See "Who calls whom" below. */
+  void (*turn)(void *ctx);
 
   /* Everything that is not OIP (/metrics, /v2/gpulet/..., /debug/...): fills |out| and returns the HTTP status;
    * 0: no such path. May answer later: return -1 and call let_front_reply(|call|, ...) once. */

@@ -18,7 +18,7 @@
 #include "base/rng.h"
 #include "front/front.h"
 
-enum { SLOT = 64 * 1024, SLOTS = 300, REQUESTS = 1100, MODELS = 2 };
+enum { SLOT = 64 * 1024, SLOTS = 600, REQUESTS = 1100, MODELS = 2 };
 
 typedef struct world {
   uv_loop_t loop;
@@ -39,6 +39,11 @@ typedef struct world {
   let_dur last_timeout;
   uint8_t last_priority;
   bool drained;
+  uint64_t turns;
+  let_front_stats last;       /* at the turn before */
+  uint64_t most_in, most_out; /* bytes between two turns */
+  bool answer_in_turn, in_turn;
+  uint64_t answered, lost; /* requests that came back with and without the stamp */
   let_front_options o;
 } world;
 
@@ -93,6 +98,8 @@ static let_request *w_take(void *ctx) {
 static void w_release(void *ctx, let_request *r) {
   world *w = ctx;
   assert_true(w->taken[r->index]);
+  if (r->stamp[LET_STAGE_ANSWERED]) w->answered++;
+  else w->lost++;
   w->taken[r->index] = false;
   w->in_flight--;
   if (r->in_slot != UINT64_MAX) w_free(w, r->in_slot);
@@ -127,6 +134,21 @@ static void answer_held(world *w) {
 }
 static void w_cancel(void *ctx, let_request *r) { (void)r, ((world *)ctx)->cancelled++; }
 
+/* As a server under load does: what others asked for is answered from inside of somebody's event. */
+static void w_turn(void *ctx) {
+  world *w = ctx;
+  let_front_stats now;
+  let_front_stats_get(w->f, &now);
+  if (now.bytes_in - w->last.bytes_in > w->most_in) w->most_in = now.bytes_in - w->last.bytes_in;
+  if (now.bytes_out - w->last.bytes_out > w->most_out) w->most_out = now.bytes_out - w->last.bytes_out;
+  w->last = now;
+  w->turns++;
+  if (!w->answer_in_turn || w->in_turn) return;
+  w->in_turn = true;
+  answer_held(w);
+  w->in_turn = false;
+}
+
 static int w_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
   world *w = ctx;
   if (let_str_is(path, "/metrics")) return *type = "text/plain", let_buf_str(out, "up 1\n"), 200;
@@ -149,7 +171,7 @@ static void options(world *w) {
 static void start(world *w) {
   let_error e = {0};
   let_front_i i = {w,       w_ready, w_models, w_model,   w_model_ready, w_now,    w_alloc, w_free,
-                   w_bytes, w_at,    w_take,   w_release, w_infer,       w_cancel, w_extra};
+                   w_bytes, w_at,    w_take,   w_release, w_infer,       w_cancel, w_turn,  w_extra};
   w->arena = calloc(1, (uint64_t)SLOTS * SLOT + SLOTS * sizeof(uint32_t));
   let_mem_failing_init(&w->mem, -1, 0);
   for (int k = 0; k < MODELS; k++) {
@@ -597,6 +619,129 @@ static void test_many_and_cap(void **state) {
   free(w);
 }
 
+enum { TURN = 256 * 1024 }; /* front.h's promise: at most so much of one connection before the others have their turn */
+
+static int ask_for(world *w, size_t n) { /* an echo of |n| bytes is on its way, and held back */
+  char head[256], *data = calloc(1, n);
+  uint32_t before = w->n_held;
+  int fd = dial(let_front_port(w->f));
+  snprintf(head, sizeof head,
+           "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 0\r\nContent-Length: "
+           "%zu\r\n\r\n",
+           n);
+  say(w, fd, head, strlen(head));
+  say(w, fd, data, n);
+  while (w->n_held == before) uv_run(&w->loop, UV_RUN_ONCE);
+  free(data);
+  return fd;
+}
+
+static uint64_t bytes_out(world *w) {
+  let_front_stats s;
+  let_front_stats_get(w->f, &s);
+  return s.bytes_out;
+}
+
+/* A large answer, to a client that takes all it can get and to one that takes nothing: in front of the small one that
+ * was asked for next there is one turn's worth of it. */
+static void test_a_large_answer_is_no_wall(void **state) {
+  (void)state;
+  size_t n = 8 * 1024 * 1024;
+  for (int reads = 0; reads < 2; reads++) {
+    world *w = calloc(1, sizeof *w);
+    options(w);
+    start(w);
+    w->hold = true;
+    int large = ask_for(w, n), small = ask_for(w, 4);
+    assert_true(w->most_in > 0 && w->most_in <= TURN); /* the body came in pieces, too */
+    uint64_t before = bytes_out(w);
+    answer_held(w); /* the large one is the first */
+    uint64_t wrote = bytes_out(w) - before;
+    assert_true(wrote > TURN / 2 && wrote < TURN + 2048);
+    answer a = hear(w, small, 1);
+    assert_int_equal(a.status, 200);
+    assert_true(bytes_out(w) - before < 2 * TURN);
+    if (reads) {
+      a = hear(w, large, 1);
+      assert_int_equal(a.status, 200);
+      assert_int_equal(a.body, a.n - a.head);
+      assert_true(a.body >= n);
+      assert_int_equal(w->answered, 2);
+    } else {
+      uint64_t turns;
+      do { /* until the socket is full: then the loop has nothing to do with it */
+        turns = w->turns;
+        uv_run(&w->loop, UV_RUN_NOWAIT);
+      } while (turns != w->turns);
+      before = bytes_out(w);
+      run_some(w);
+      assert_int_equal(w->turns, turns);
+      assert_int_equal(bytes_out(w), before);
+      assert_int_equal(w->answered, 1);
+    }
+    assert_true(w->most_out <= TURN + 2048);
+    close(small);
+    close(large);
+    run_some(w);
+    stop(w);
+    assert_int_equal(w->answered + w->lost, 2);
+    assert_int_equal(w->lost, !reads);
+    assert_int_equal(w->slots_used, 0);
+    free(w);
+  }
+}
+
+/* Answers are written from inside of other connections' events, the connection's own among them; requests follow each
+ * other without a pause, and some clients hang up in the middle. */
+static void test_answers_inside_of_events(void **state) {
+  world *w = *state;
+  enum { CLIENTS = 12, EACH = 40 };
+  char one[1024], get[] = "GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", piece[4096];
+  infer_json(one, sizeof one, "", BODY);
+  w->hold = w->answer_in_turn = true;
+  for (uint64_t seed = 0; seed < 10; seed++) {
+    let_rng rng;
+    let_rng_seed(&rng, seed);
+    int fd[CLIENTS];
+    uint32_t infers = w->infers;
+    for (int i = 0; i < CLIENTS; i++) fd[i] = dial(let_front_port(w->f));
+    for (int k = 0; k < EACH; k++)
+      for (int i = 0; i < CLIENTS; i++) {
+        if (fd[i] < 0) continue;
+        snprintf(piece, sizeof piece, "%s%s%s", one, get, one);
+        say(w, fd[i], piece, strlen(piece));
+        if (i >= CLIENTS - 3 && let_rng_below(&rng, EACH) == 0) { /* gone, with an answer on its way perhaps */
+          struct linger reset = {1, 0};
+          if (i % 2) setsockopt(fd[i], SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+          close(fd[i]);
+          fd[i] = -1;
+        }
+      }
+    for (int i = 0; i < CLIENTS; i++) {
+      if (fd[i] < 0) continue;
+      int left = 3 * EACH;
+      size_t n = 0;
+      while (left > 0) { /* nobody's event may come any more: a visitor brings the next turn */
+        if (w->n_held) answer_held(w);
+        ssize_t k = recv(fd[i], inbox + n, sizeof inbox - 1 - n, MSG_DONTWAIT);
+        if (k > 0) n += (size_t)k;
+        else uv_run(&w->loop, UV_RUN_NOWAIT);
+        inbox[n] = 0;
+        left = 3 * EACH;
+        for (char *at = inbox; (at = strstr(at, "HTTP/1.1 200 OK")); at++) left--;
+        if (k == 0) fail_msg("seed %llu: client %d was cut", (unsigned long long)seed, i);
+      }
+      close(fd[i]);
+    }
+    answer_held(w);
+    run_some(w);
+    assert_true(w->infers - infers >= (CLIENTS - 3) * 2 * EACH);
+  }
+  answer_held(w);
+  w->answer_in_turn = false;
+  assert_true(w->answered > 0);
+}
+
 /* Whatever allocation fails, the front answers 503 or refuses, and leaks nothing. */
 static void test_allocation_failures(void **state) {
   (void)state;
@@ -634,6 +779,8 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
       cmocka_unit_test(test_slow_loris),
       cmocka_unit_test(test_many_and_cap),
+      cmocka_unit_test(test_a_large_answer_is_no_wall),
+      cmocka_unit_test_setup_teardown(test_answers_inside_of_events, setup, teardown),
       cmocka_unit_test(test_allocation_failures),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

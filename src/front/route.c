@@ -37,7 +37,7 @@ static void unknown_path(conn *c) {
            "there is no %.*s %.*s; there are GET /v2, /v2/health/live, /v2/health/ready, "
            "/v2/models/MODEL[/versions/VERSION][/ready|/config|/stats], "
            "POST /v2/models/MODEL[/versions/VERSION]/infer, POST /v2/repository/index, GET /v2/models/stats, GET and "
-           "PUT /v2/gpulet/plan, GET /metrics",
+           "PUT /v2/gpulet/plan, GET /v2/gpulet/stages, POST /v2/gpulet/forget, GET /metrics",
            c->head.method_name.n > 16 ? 16 : (int)c->head.method_name.n, c->head.method_name.p,
            c->head.path.n > 100 ? 100 : (int)c->head.path.n, c->head.path.p);
   conn_fail(c, 404, text);
@@ -204,6 +204,7 @@ static void infer_answer(conn *c) {
     memcpy(&o[k].t, &r->rec->out[k], sizeof o[k].t);
     const let_tensor *t = &o[k].t;
     if (t->offset < r->out_slot || t->bytes > r->out_cap || t->offset - r->out_slot > r->out_cap - t->bytes) {
+      r->status = LET_ERR_INTERNAL;
       conn_fail(c, 500, "the worker returned an output outside its slot");
       return;
     }
@@ -212,6 +213,7 @@ static void infer_answer(conn *c) {
   let_buf_clear(&c->out);
   let_err why = let_oip_infer_answer(m, &c->infer, o, &c->out, &raw, &e);
   if (why) {
+    r->status = why;
     conn_fail(c, let_err_http(why), e.text);
     return;
   }

@@ -39,15 +39,16 @@ typedef struct let_record {
   let_tensor out[LET_TENSORS_MAX]; /* by the worker: where each output lies inside the output slot */
 } let_record;
 
-/* Trace points, stamped into let_request.stamp on the way. */
+/* Trace points, stamped into let_request.stamp on the way; 0: did not get there. */
 typedef enum let_stage {
   LET_STAGE_FIRST_BYTE, /* of the request head */
   LET_STAGE_RECEIVED,   /* last byte of the body: the SLO's clock starts */
-  LET_STAGE_QUEUED,     /* accepted by the core */
-  LET_STAGE_BATCHED,    /* its batch was closed and put on the ring */
-  LET_STAGE_STARTED,    /* the worker began its batch */
-  LET_STAGE_FINISHED,   /* the worker finished its batch */
-  LET_STAGE_DONE,       /* answer ready to send: the SLO's clock stops */
+  LET_STAGE_ADMITTED,   /* accepted by the core */
+  LET_STAGE_BATCHED,    /* its batch was closed by the core */
+  LET_STAGE_SUBMITTED,  /* its batch was put on the ring */
+  LET_STAGE_STARTED,    /* the device began its batch */
+  LET_STAGE_FINISHED,   /* the device finished its batch */
+  LET_STAGE_ANSWERED,   /* last byte of the answer handed to the kernel: the SLO's clock stops */
   LET_STAGE_COUNT
 } let_stage;
 
@@ -69,7 +70,7 @@ struct let_request {
   let_time arrival;   /* LET_STAGE_RECEIVED */
   let_time deadline;  /* answered at or after this is late */
   let_heap_node node; /* core: in the model's queue */
-  let_request *next;  /* core: free for lists */
+  let_request *next;  /* of whoever has it: core, or the server's list of answers */
   let_record *rec;    /* the shared half; rec->rows is copied to |rows| so that no worker can change it */
   uint32_t rows;
   uint64_t in_slot, out_slot; /* server: arena slots to give back */

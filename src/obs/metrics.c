@@ -7,15 +7,15 @@ static uint64_t between(let_time from, let_time to) { return from > 0 && to > fr
 
 void let_metrics_finish(let_model_metrics *m, const let_request *r, let_time now_wall_ms) {
   const let_time *t = r->stamp;
-  uint64_t whole = between(t[LET_STAGE_RECEIVED], t[LET_STAGE_DONE]);
+  uint64_t whole = between(t[LET_STAGE_RECEIVED], t[LET_STAGE_ANSWERED]);
   if (r->status == LET_OK) {
     m->success++;
-    if (t[LET_STAGE_DONE] <= r->deadline) m->in_slo++;
+    if (t[LET_STAGE_ANSWERED] <= r->deadline) m->in_slo++;
     m->success_ns += whole;
-    m->queue_ns += between(t[LET_STAGE_QUEUED], t[LET_STAGE_BATCHED]);
+    m->queue_ns += between(t[LET_STAGE_ADMITTED], t[LET_STAGE_BATCHED]);
     m->input_ns += between(t[LET_STAGE_BATCHED], t[LET_STAGE_STARTED]);
     m->compute_ns += between(t[LET_STAGE_STARTED], t[LET_STAGE_FINISHED]);
-    m->output_ns += between(t[LET_STAGE_FINISHED], t[LET_STAGE_DONE]);
+    m->output_ns += between(t[LET_STAGE_FINISHED], t[LET_STAGE_ANSWERED]);
     m->rows += r->rows;
     m->last_inference_ms = now_wall_ms;
     let_hist_add(&m->latency, (let_dur)whole);
@@ -120,10 +120,20 @@ static void failures(const let_metrics_model *models, uint32_t n, let_buf *out) 
   }
 }
 
+static const double ms[] = {0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000};
+
+void let_metrics_hist(let_buf *out, const char *name, const char *help, const let_hist *h) {
+  let_metrics_head(out, name, "histogram", help);
+  for (unsigned k = 0; k < sizeof ms / sizeof *ms; k++)
+    let_buf_fmt(out, "%s_bucket{le=\"%g\"} %llu\n", name, ms[k] / 1e3,
+                (unsigned long long)let_hist_below(h, (let_dur)(ms[k] * 1e6)));
+  let_buf_fmt(out, "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)h->count);
+  let_buf_fmt(out, "%s_sum %.9g\n%s_count %llu\n", name, (double)h->sum / 1e9, name, (unsigned long long)h->count);
+}
+
 static void histograms(const let_metrics_model *models, uint32_t n, let_buf *out) {
-  static const double ms[] = {0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000};
   let_metrics_head(out, "gpulet_request_duration_seconds", "histogram",
-                   "Whole request: last byte read to answer ready");
+                   "Whole request: last byte read to last byte of the answer handed to the kernel");
   for (uint32_t i = 0; i < n; i++) {
     const let_hist *h = &models[i].m->latency;
     char more[64];

@@ -25,10 +25,10 @@ typedef struct let_model_metrics {
   uint64_t pending; /* gauge: received and not answered */
   uint64_t batch_count[LET_BATCH_MAX + 1], batch_compute_ns[LET_BATCH_MAX + 1]; /* by rows */
   let_time last_inference_ms;                                                   /* wall clock, for model statistics */
-  let_hist latency; /* whole request: last byte read to answer ready */
+  let_hist latency; /* of successful requests: last byte read to last byte of the answer handed to the kernel */
 } let_model_metrics;
 
-/* Folds one finished request into |m|; |now_wall_ms| for last_inference. */
+/* Folds one request into |m| when its answer has been written, or is lost; |now_wall_ms| for last_inference. */
 void let_metrics_finish(let_model_metrics *m, const let_request *r, let_time now_wall_ms);
 void let_metrics_batch(let_model_metrics *m, uint32_t rows, let_dur took);
 
@@ -43,6 +43,8 @@ void let_metrics_models_text(const let_metrics_model *models, uint32_t n, let_bu
 /* One HELP/TYPE header; one sample. |labels| is "a=\"b\",c=\"d\"" or "". */
 void let_metrics_head(let_buf *out, const char *name, const char *type, const char *help);
 void let_metrics_value(let_buf *out, const char *name, const char *labels, double value);
+/* One histogram of durations, in seconds; |name| ends in _seconds. */
+void let_metrics_hist(let_buf *out, const char *name, const char *help, const let_hist *h);
 /* Appends key="value" with the value escaped. */
 void let_metrics_label(let_buf *out, const char *key, const char *value);
 

@@ -137,6 +137,15 @@ static void gpus_text(const server *s, let_buf *out) {
   }
 }
 
+static void loop_text(const server *s, let_buf *out) {
+  let_metrics_hist(out, "gpulet_loop_lag_seconds",
+                   "From the end of a batch on the device to when the server noticed it", &s->turn.lag);
+  let_metrics_hist(out, "gpulet_decision_gap_seconds",
+                   "Time between two decisions of the core, less the time that the loop slept", &s->turn.gap);
+  let_metrics_head(out, "gpulet_decision_gap_max_seconds", "gauge", "The longest of them since the start");
+  let_metrics_value(out, "gpulet_decision_gap_max_seconds", "", s->turn.gap.count ? (double)s->turn.gap.max / 1e9 : 0);
+}
+
 static void server_text(const server *s, let_buf *out) {
   let_front_stats f;
   let_front_stats_get(s->front, &f);
@@ -173,6 +182,7 @@ static int metrics(server *s, let_buf *out, const char **type) {
   gpulets_text(s, out);
   gpus_text(s, out);
   server_text(s, out);
+  loop_text(s, out);
   *type = "text/plain; version=0.0.4";
   return 200;
 }
@@ -302,6 +312,13 @@ static json_t *health_page(const worker *w) {
                    "memory_total", (json_int_t)h->memory_total, "uuid", h->uuid);
 }
 
+static json_t *hist_page(const let_hist *h) {
+  return json_pack("{s:I, s:f, s:f, s:f, s:f}", "count", (json_int_t)h->count, "mean_ms",
+                   h->count ? (double)h->sum / (double)h->count / 1e6 : 0, "p50_ms",
+                   (double)let_hist_quantile(h, 0.5) / 1e6, "p99_ms", (double)let_hist_quantile(h, 0.99) / 1e6,
+                   "max_ms", h->count ? (double)h->max / 1e6 : 0);
+}
+
 static int debug_server(server *s, let_buf *out, const char **type) {
   json_t *groups = json_array(), *workers = json_array();
   for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
@@ -319,11 +336,33 @@ static int debug_server(server *s, let_buf *out, const char **type) {
       json_array_append_new(spares, json_pack("{s:i, s:s, s:b}", "pid", w->process->pid, "device", s->device[d].name,
                                               "prepared", serve_spare_prepared(s, d)));
   }
-  return json_reply(json_pack("{s:I, s:b, s:b, s:i, s:I, s:o, s:o, s:o}", "generation",
+  return json_reply(json_pack("{s:I, s:b, s:b, s:i, s:I, s:o, s:o, s:o, s:{s:o, s:o}}", "generation",
                               (json_int_t)(s->plan ? s->plan->generation : 0), "changing", s->change.under_way,
                               "draining", s->draining, "in_flight", (int)s->in_flight, "worker_restarts",
-                              (json_int_t)s->worker_restarts, "groups", groups, "workers", workers, "spares", spares),
+                              (json_int_t)s->worker_restarts, "groups", groups, "workers", workers, "spares", spares,
+                              "loop", "lag", hist_page(&s->turn.lag), "decision_gap", hist_page(&s->turn.gap)),
                     200, out, type);
+}
+
+/* ---- stage times ---------------------------------------------------------------------------------------------- */
+
+static int stages(server *s, let_buf *out, const char **type) {
+  const char *comma = "";
+  let_buf_str(out, "{\"models\":[");
+  for (uint32_t i = 0; i < s->n_models; i++) {
+    let_buf_str(out, comma);
+    let_stages_text(s->stages, i, s->model[i].name, out);
+    comma = ",";
+  }
+  let_buf_str(out, "]}");
+  *type = "application/json";
+  return 200;
+}
+
+static int forget(server *s, let_buf *out, const char **type) {
+  let_core_forget(s->core);
+  let_stages_forget(s->stages);
+  return json_reply(json_pack("{s:b}", "forgotten", true), 200, out, type);
 }
 
 /* ---- dispatch ------------------------------------------------------------------------------------------------ */
@@ -344,7 +383,12 @@ int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *
     if (let_str_is(method, "PUT")) return plan_put(s, body, out, type, call);
     return error_reply(405, "/v2/gpulet/plan takes GET and PUT", out, type);
   }
+  if (let_str_is(path, "/v2/gpulet/forget")) {
+    if (let_str_is(method, "POST")) return forget(s, out, type);
+    return error_reply(405, "/v2/gpulet/forget takes POST", out, type);
+  }
   if (!get) return 0;
+  if (let_str_is(path, "/v2/gpulet/stages")) return stages(s, out, type);
   if (let_str_is(path, "/metrics")) return metrics(s, out, type);
   if (let_str_is(path, "/v2/models/stats")) return all_statistics(s, out, type);
   if (starts(path, "/v2/models/", &rest)) return model_page(s, rest, out, type);

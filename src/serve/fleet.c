@@ -49,6 +49,7 @@ static void close_lanes(group *g) {
   }
   let_lanes_free(g->lanes);
   g->lanes = NULL;
+  g->armed = false;
 }
 
 static let_err open_lanes(server *s, group *g, let_error *e) {

@@ -58,7 +58,7 @@ static let_err lane_message(const server *s, const group *g, uint32_t number, le
     uint32_t n, needed = preparing_order(s, p, changing, v->size, &n);
     v->model = &s->model[p->model];
     v->n_sizes = (uint8_t)n, v->needed = (uint8_t)needed;
-    v->slo = p->planned > 0 ? 0 : s->slo[p->model];
+    v->slo = p->planned > 0 ? 0 : p->slo ? p->slo : serve_slo_configured(s, p->model);
     v->planned = p->planned > 0;
     cost += s->took[p->model];
   }

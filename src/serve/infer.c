@@ -1,7 +1,6 @@
 /* infer.c: the road of a request through the server: front -> core -> ring, and from the ring back to the front.
- * Every request leaves through finish(), once. */
+ * Every request leaves through finish(), once; its answer is written in turn.c. */
 #include <stdio.h>
-#include <sys/timerfd.h>
 #include <time.h>
 
 #include "obs/log.h"
@@ -26,9 +25,20 @@ static let_request *request_take(void *ctx) {
   return r;
 }
 
+/* Its answer has been written, or its client is gone: what is counted is what became of it for the client. */
+static void count(server *s, let_request *r) {
+  struct timespec wall;
+  clock_gettime(CLOCK_REALTIME, &wall);
+  if (r->status == LET_OK && !r->stamp[LET_STAGE_ANSWERED]) r->status = LET_ERR_CANCELLED;
+  s->metrics[r->model].pending--;
+  let_metrics_finish(&s->metrics[r->model], r, wall.tv_sec * 1000 + wall.tv_nsec / 1000000);
+  let_stages_finish(s->stages, r);
+}
+
 static void request_release(void *ctx, let_request *r) {
   server *s = ctx;
   LET_ASSERT(r->state == LET_REQUEST_IDLE);
+  if (r->stamp[LET_STAGE_RECEIVED]) count(s, r); /* otherwise it never reached infer() */
   let_ring_slot_free(s->arena, r->in_slot);
   let_ring_slot_free(s->arena, r->out_slot);
   r->in_slot = r->out_slot = LET_SLOT_NONE;
@@ -41,16 +51,10 @@ static void request_release(void *ctx, let_request *r) {
 
 static void finish(server *s, let_request *r) {
   r->state = LET_REQUEST_IDLE;
-  r->stamp[LET_STAGE_DONE] = serve_now();
-  let_model_metrics *m = &s->metrics[r->model];
-  m->pending--;
-  struct timespec wall;
-  clock_gettime(CLOCK_REALTIME, &wall);
-  let_metrics_finish(m, r, wall.tv_sec * 1000 + wall.tv_nsec / 1000000);
-  let_front_done(s->front, r);
+  serve_answer_later(s, r);
 }
 
-static void refuse(server *s, let_request *r, let_err why, const char *text) {
+void serve_refuse(server *s, let_request *r, let_err why, const char *text) {
   r->status = why;
   if (text) snprintf(r->why, sizeof r->why, "%s", text);
   finish(s, r);
@@ -72,30 +76,31 @@ static void infer(void *ctx, let_request *r, let_dur timeout) {
   const let_model *m = &s->model[r->model];
   s->metrics[r->model].received++;
   s->metrics[r->model].pending++;
-  if (timeout <= 0 || !m->allow_timeout_override)
-    timeout = m->default_timeout > 0 ? m->default_timeout : s->slo[r->model];
+  if (timeout <= 0 || !m->allow_timeout_override) timeout = m->default_timeout > 0 ? m->default_timeout : m->slo;
   r->arrival = r->stamp[LET_STAGE_RECEIVED];
-  r->deadline = r->arrival + timeout;
+  r->deadline = timeout > 0 && timeout < LET_NEVER - r->arrival ? r->arrival + timeout : LET_NEVER;
+  s->turn.stale = true;
   if (s->stopping) {
-    refuse(s, r, LET_ERR_UNAVAILABLE, "the server is shutting down");
+    serve_refuse(s, r, LET_ERR_UNAVAILABLE, "the server is shutting down");
     return;
   }
   if (!output_slot(s, r, s->out_bytes[r->model] * r->rows)) {
-    refuse(s, r, LET_ERR_NOMEM,
-           "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
+    serve_refuse(s, r, LET_ERR_NOMEM,
+                 "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
     return;
   }
   if (r->rows > s->rows[r->model] && r->rows <= m->max_batch) s->rows[r->model] = r->rows;
   let_time now = serve_now();
-  r->stamp[LET_STAGE_QUEUED] = now;
   let_err why = let_core_arrive(s->core, r, now);
+  if (!why) r->stamp[LET_STAGE_ADMITTED] = now;
   if (why == LET_ERR_UNAVAILABLE) (void)serve_why_too_wide(s, r->model, r->rows, r->why, sizeof r->why);
-  if (why) refuse(s, r, why, NULL);
+  if (why) serve_refuse(s, r, why, NULL);
 }
 
 static void cancel(void *ctx, let_request *r) {
   server *s = ctx;
-  if (let_core_cancel(s->core, r)) refuse(s, r, LET_ERR_CANCELLED, "the client went away");
+  s->turn.stale = true;
+  if (let_core_cancel(s->core, r)) serve_refuse(s, r, LET_ERR_CANCELLED, "the client went away");
 }
 
 /* ---- core -> ring --------------------------------------------------------------------------------------- */
@@ -106,7 +111,7 @@ static uint32_t place_of(const gpulet *g, uint32_t model) {
   return UINT32_MAX;
 }
 
-static void submit(server *s, const let_action *a, let_time now) {
+void serve_submit(server *s, const let_action *a, let_time now) {
   group *g = &s->group[s->where[a->gpulet].group];
   uint32_t lane = s->where[a->gpulet].lane;
   LET_ASSERT(g->used && g->gpulet[lane].number == a->gpulet);
@@ -117,10 +122,12 @@ static void submit(server *s, const let_action *a, let_time now) {
   msg.size = a->size;
   msg.rows = a->rows;
   msg.n = a->n;
-  msg.submitted = now;
+  let_time submitted = serve_now();
+  msg.submitted = submitted;
   for (uint32_t i = 0; i < a->n; i++) {
     let_request *r = a->request[i];
     r->stamp[LET_STAGE_BATCHED] = now;
+    r->stamp[LET_STAGE_SUBMITTED] = submitted;
     r->rec->status = LET_OK;
     r->rec->out_need = 0;
     msg.record[i] = r->index;
@@ -128,33 +135,7 @@ static void submit(server *s, const let_action *a, let_time now) {
   }
   if (!g->lanes || !let_lane_submit(g->lanes, lane, &msg))
     let_core_batch_failed(s->core, a->batch, LET_ERR_GPULET, now);
-}
-
-static void arm_timer(server *s) {
-  let_time at = let_core_wake(s->core), t = let_apply_wake(s->apply);
-  if (t < at) at = t;
-  t = serve_fleet_wake(s);
-  if (t < at) at = t;
-  if (s->draining && !s->stopping && s->exit_by < at) at = s->exit_by;
-  if (at == s->timer_at) return;
-  s->timer_at = at;
-  struct itimerspec spec = {0};
-  if (at != LET_NEVER) {
-    if (at < 1) at = 1; /* 0 would disarm */
-    spec.it_value.tv_sec = at / LET_S;
-    spec.it_value.tv_nsec = at % LET_S;
-  }
-  timerfd_settime(s->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
-}
-
-void serve_pump(server *s) {
-  let_time now = serve_now();
-  static let_action a; /* 2 KiB, not for the stack of a callback chain */
-  while (let_core_step(s->core, now, &a)) {
-    if (a.kind == LET_ACTION_SUBMIT) submit(s, &a, now);
-    else refuse(s, a.request[0], a.why, NULL);
-  }
-  arm_timer(s);
+  else g->batches++;
 }
 
 /* ---- ring -> front -------------------------------------------------------------------------------------- */
@@ -177,7 +158,7 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
   r->stamp[LET_STAGE_FINISHED] = d->finished;
   let_err status = (let_err)(d->status ? d->status : r->rec->status);
   if (r->cancelled) {
-    refuse(s, r, LET_ERR_CANCELLED, "the client went away");
+    serve_refuse(s, r, LET_ERR_CANCELLED, "the client went away");
     return;
   }
   if (status == LET_ERR_OUTPUT_TOO_LARGE) {
@@ -189,15 +170,15 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
       if (per_row > s->out_bytes[r->model] && per_row <= most) s->out_bytes[r->model] = per_row;
       if (output_slot(s, r, need)) {
         let_err why = let_core_arrive(s->core, r, serve_now());
-        if (why) refuse(s, r, why, NULL);
+        if (why) serve_refuse(s, r, why, NULL);
         return;
       }
     }
-    refuse(s, r, LET_ERR_NOMEM, "the outputs do not fit the arena: start the server with a larger --arena-size");
+    serve_refuse(s, r, LET_ERR_NOMEM, "the outputs do not fit the arena: start the server with a larger --arena-size");
     return;
   }
   if (status == LET_OK && !outputs_sane(r, &s->model[r->model])) {
-    refuse(s, r, LET_ERR_INTERNAL, "the worker returned outputs that make no sense");
+    serve_refuse(s, r, LET_ERR_INTERNAL, "the worker returned outputs that make no sense");
     return;
   }
   if (status != LET_OK && d->text[0]) snprintf(r->why, sizeof r->why, "%.*s", (int)sizeof r->why - 1, d->text);
@@ -232,6 +213,8 @@ static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let
   }
   let_dur took = d->finished - d->started;
   if (!let_core_batch_done(s->core, d->batch, d->started, d->finished, now, done, &n)) return false;
+  g->batches--;
+  let_hist_add(&s->turn.lag, now - d->finished); /* ours, and never held against the gpu-let */
   g->gpulet[lane].busy += took;
   g->gpulet[lane].batches++;
   uint32_t rows = 0;
@@ -244,23 +227,53 @@ static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let
   return true;
 }
 
-static void take_all(server *s, group *g, bool *corrupt) {
+/* True: something had ended. A worker that wrote nonsense is killed. */
+static bool take_all(server *s, group *g) {
   static let_done_msg d;
   let_time now = serve_now();
+  bool corrupt = false, any = false;
   for (uint32_t lane = 0; lane < g->n_gpulets && g->lanes; lane++)
-    while (g->lanes && let_lane_take_done(g->lanes, lane, &d, corrupt))
-      if (!batch_ended(s, g, lane, &d, now)) *corrupt = true;
+    while (g->lanes && let_lane_take_done(g->lanes, lane, &d, &corrupt)) {
+      any = true;
+      if (!batch_ended(s, g, lane, &d, now)) corrupt = true;
+    }
+  if (corrupt)
+    serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
+  return any;
+}
+
+static void arm(group *g) {
+  let_lanes_arm_done(g->lanes);
+  g->armed = true;
 }
 
 void serve_group_done_events(server *s, group *g) {
-  bool corrupt = false;
   if (!g->lanes) return;
-  let_lanes_disarm_done(g->lanes); /* awake: workers need not call */
-  take_all(s, g, &corrupt);
-  let_lanes_arm_done(g->lanes);
-  take_all(s, g, &corrupt); /* what came between the last look and the arming */
-  if (corrupt)
-    serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
+  arm(g); /* and so drains the event */
+  (void)take_all(s, g);
+  serve_pump(s);
+}
+
+/* Awake, the server looks by itself, so the workers need not signal. */
+void serve_take_done(server *s) {
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+    group *g = &s->group[i];
+    if (!g->lanes || !g->batches) continue;
+    if (g->armed) let_lanes_disarm_done(g->lanes);
+    g->armed = false;
+    (void)take_all(s, g);
+  }
+}
+
+bool serve_arm_lanes(server *s) {
+  bool any = false;
+  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
+    group *g = &s->group[i];
+    if (!g->lanes || !g->batches || g->armed) continue;
+    arm(g);
+    any |= take_all(s, g); /* what came between the last look and the arming */
+  }
+  return any;
 }
 
 void serve_group_lost(server *s, group *g) {
@@ -279,6 +292,7 @@ void serve_group_lost(server *s, group *g) {
     for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;)
       let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
   }
+  g->batches = 0;
 }
 
 /* ---- what the front sees of the server ------------------------------------------------------------------- */
@@ -328,5 +342,6 @@ void serve_front_interface(server *s, let_front_i *ret) {
                        .request_release = request_release,
                        .infer = infer,
                        .cancel = cancel,
+                       .turn = serve_turn,
                        .extra = serve_extra};
 }

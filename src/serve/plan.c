@@ -80,6 +80,7 @@ static let_err fill_gpulet(server *s, uint32_t slot, uint32_t lane, const let_pl
     p->model = model_named(s, x->name);
     p->batch = p->next_batch = x->batch;
     p->rate = p->next_rate = x->rate;
+    p->slo = x->slo;
     p->planned = x->latency;
     serve_choose_sizes(&s->model[p->model], x->batch, p);
   }
@@ -212,14 +213,18 @@ void serve_plan_reload(server *s) {
   if (uv) let_log(LET_LOG_ERROR, "serve", "SIGHUP: the plan stays as it is: no thread to plan on: %s", uv_strerror(uv));
 }
 
-/* What the plan was made to keep; config.pbtxt's where it does not say. */
+let_dur serve_slo_configured(const server *s, uint32_t model) {
+  return s->given[model].slo ? s->given[model].slo : s->o->default_slo;
+}
+
+/* What the plan was made to keep; config.pbtxt's where it does not say. The core reads it from the model. */
 static void adopt_slos(server *s, const let_plan *p) {
-  for (uint32_t i = 0; i < s->n_models; i++) s->slo[i] = s->model[i].slo ? s->model[i].slo : s->o->default_slo;
+  for (uint32_t i = 0; i < s->n_models; i++) s->model[i].slo = serve_slo_configured(s, i);
   for (uint32_t i = 0; i < p->n_gpus; i++)
     for (uint32_t k = 0; k < p->gpu[i].n_gpulets; k++)
       for (uint32_t j = 0; j < p->gpu[i].gpulet[k].n_entries; j++) {
         const let_plan_entry *x = &p->gpu[i].gpulet[k].entry[j];
-        if (x->slo > 0) s->slo[model_named(s, x->name)] = x->slo;
+        if (x->slo > 0) s->model[model_named(s, x->name)].slo = x->slo;
       }
 }
 

@@ -10,6 +10,7 @@
 #include "front/front.h"
 #include "ipc/conversation.h"
 #include "obs/metrics.h"
+#include "obs/stages.h"
 #include "ring/ring.h"
 #include "serve/serve.h"
 
@@ -31,6 +32,7 @@ typedef struct place {
   bool ready[LET_SIZES_MAX], failed[LET_SIZES_MAX];
   bool beside[LET_SIZES_MAX]; /* predict[] was measured beside traffic */
   char why[200];              /* of the last that failed */
+  let_dur slo;                /* the plan's; 0: it names none */
   let_dur planned;            /* predicted by the plan for |batch|; 0: take what the worker measures */
   let_dur predict[LET_SIZES_MAX];
   uint64_t memory_bytes;
@@ -56,6 +58,8 @@ typedef struct group {
   uint32_t device, n_gpulets;
   gpulet *gpulet;
   let_lanes *lanes; /* NULL while its worker is away */
+  bool armed;       /* its workers signal what has ended: the server may sleep */
+  uint32_t batches; /* on its lanes */
   uv_poll_t *poll;
   let_time since; /* serving since, for busy fractions */
   bool grows;     /* some of its sizes are on their way */
@@ -103,12 +107,14 @@ typedef struct change { /* the plan being applied */
 
 typedef struct server {
   const let_serve_options *o;
-  const let_model *model;
+  const let_model *given; /* as the repository has them */
+  let_model *model;       /* copies; slo is the one in force: the plan's, else |given|'s, else --default-slo; 0: none */
   uint32_t n_models;
   const let_serve_device *device;
   uint32_t n_devices;
   const let_serve_planner *planner;
   uv_loop_t loop;
+  uv_prepare_t prepare;
   uv_check_t check;
   uv_signal_t signal[4];
   uv_poll_t timer;
@@ -125,11 +131,21 @@ typedef struct server {
   uint32_t in_flight;
   uint64_t next_id;
 
+  struct {                     /* turn.c */
+    uint32_t events;           /* since the last decision */
+    let_time since;            /* the last decision, or when the loop woke up after it; 0: it may have slept */
+    bool stale;                /* the core was told something since */
+    bool answering;            /* further down the stack */
+    let_request *first, *last; /* ended, in this order; not answered yet */
+    let_hist gap;              /* time between decisions, less sleep */
+    let_hist lag;              /* from the end of a batch on the device to when it was noticed here */
+  } turn;
+
   let_model_metrics *metrics;
+  let_stages *stages;
   uint64_t *out_bytes; /* per model: bytes of an output slot per row; grows when a worker says so */
-  let_dur *slo;
-  uint32_t *rows; /* per model: most rows seen in a request */
-  let_dur *took;  /* per model: to prepare it, last time; 0: not known */
+  uint32_t *rows;      /* per model: most rows seen in a request */
+  let_dur *took;       /* per model: to prepare it, last time; 0: not known */
 
   group group[SERVE_GROUPS];
   worker worker[SERVE_WORKERS];
@@ -174,10 +190,20 @@ let_time serve_now(void);
 
 /* infer.c: the road of a request */
 void serve_front_interface(server *s, let_front_i *ret);
-void serve_pump(server *s);                        /* carry out what the core decides; re-arm the timer */
-void serve_group_done_events(server *s, group *g); /* completions of one group's lanes */
+void serve_submit(server *s, const let_action *a, let_time now);
+void serve_refuse(server *s, let_request *r, let_err why,
+                  const char *text);               /* |text| NULL: r->why has it, or nothing */
+void serve_take_done(server *s);                   /* whatever batches have ended by now */
+bool serve_arm_lanes(server *s);                   /* before sleep; true: more has ended, decide first */
+void serve_group_done_events(server *s, group *g); /* completions of one group's lanes, and what follows from them */
 void serve_group_lost(server *s, group *g);        /* nothing of it runs any more: give its batches back to the core */
 void serve_worker_doomed(server *s, uint32_t worker); /* route nothing more to it */
+
+/* turn.c: when the core decides, and when answers are written */
+void serve_turn(void *server);                      /* let_front_i.turn */
+void serve_pump(server *s);                         /* decide and answer, until neither leads to the other */
+void serve_answer_later(server *s, let_request *r); /* it has ended; once for each request */
+void serve_before_sleep(uv_prepare_t *prepare);
 
 /* fleet.c: workers */
 void serve_fleet_step(server *s);                /* carry out what apply decides */
@@ -232,6 +258,7 @@ bool serve_worker_grows(const server *s, uint32_t worker);
 bool serve_why_too_wide(const server *s, uint32_t model, uint32_t rows, char *out, size_t cap);
 
 /* plan.c: generations */
+let_dur serve_slo_configured(const server *s, uint32_t model); /* where no plan names one; 0: none */
 let_err serve_plan_begin(server *s, let_arena *arena, let_plan *plan, void *call,
                          let_error *e); /* takes arena on success */
 let_err serve_plan_first(server *s, let_error *e);

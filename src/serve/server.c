@@ -31,7 +31,7 @@ static void on_timer(uv_poll_t *poll, int status, int events) {
   uint64_t ticks;
   ssize_t n = read(s->timer_fd, &ticks, sizeof ticks); /* EAGAIN after a re-arm is fine */
   (void)n;
-  s->timer_at = LET_NEVER; /* it fired: whatever is due next must be armed anew (by on_check) */
+  s->timer_at = LET_NEVER; /* it fired: whatever is due next must be armed anew (by serve_before_sleep) */
   if (s->draining && !s->stopping && serve_now() >= s->exit_by) give_up_draining(s);
 }
 
@@ -95,6 +95,9 @@ static let_err open_loop(server *s, let_error *e) {
     s->signal[i].data = s;
     uv_signal_start(&s->signal[i], on_signal, signals[i]);
   }
+  uv_prepare_init(&s->loop, &s->prepare);
+  s->prepare.data = s;
+  uv_prepare_start(&s->prepare, serve_before_sleep);
   uv_check_init(&s->loop, &s->check);
   s->check.data = s;
   uv_check_start(&s->check, on_check);
@@ -121,15 +124,18 @@ static uint64_t output_bytes(const let_model *m) {
 static let_err open_models(server *s, let_error *e) {
   s->metrics = calloc(s->n_models + 1, sizeof *s->metrics);
   s->out_bytes = calloc(s->n_models + 1, sizeof *s->out_bytes);
-  s->slo = calloc(s->n_models + 1, sizeof *s->slo);
+  s->model = calloc(s->n_models + 1, sizeof *s->model);
   s->rows = calloc(s->n_models + 1, sizeof *s->rows);
   s->took = calloc(s->n_models + 1, sizeof *s->took);
-  if (!s->metrics || !s->out_bytes || !s->slo || !s->rows || !s->took)
+  if (!s->metrics || !s->out_bytes || !s->model || !s->rows || !s->took)
     return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  let_err r = let_stages_new(s->n_models, &let_mem_libc, &s->stages, e);
+  if (r) return r;
   for (uint32_t i = 0; i < s->n_models; i++) {
+    s->model[i] = s->given[i];
+    s->model[i].slo = serve_slo_configured(s, i);
     s->out_bytes[i] = output_bytes(&s->model[i]);
-    s->slo[i] = s->model[i].slo ? s->model[i].slo : s->o->default_slo;
-    let_err r = let_core_model_set(s->core, i, &s->model[i], e);
+    r = let_core_model_set(s->core, i, &s->model[i], e);
     if (r) return r;
   }
   return LET_OK;
@@ -208,6 +214,7 @@ static void close_all(server *s) {
     serve_group_free(s, i);
   }
   serve_helper_close(s);
+  uv_close((uv_handle_t *)&s->prepare, NULL);
   uv_close((uv_handle_t *)&s->check, NULL);
   uv_close((uv_handle_t *)&s->timer, NULL);
   for (unsigned i = 0; i < sizeof s->signal / sizeof *s->signal; i++) uv_close((uv_handle_t *)&s->signal[i], NULL);
@@ -220,7 +227,13 @@ static void close_all(server *s) {
   let_ring_arena_free(s->arena);
   let_arena_fini(&s->plan_arena);
   let_arena_fini(&s->change.arena);
-  free(s->request), free(s->metrics), free(s->out_bytes), free(s->slo), free(s->rows), free(s->took);
+  let_stages_free(s->stages);
+  free(s->request);
+  free(s->metrics);
+  free(s->out_bytes);
+  free(s->model);
+  free(s->rows);
+  free(s->took);
 }
 
 static void announce(server *s) {
@@ -234,7 +247,7 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
                       let_error *e) {
   server *s = calloc(1, sizeof *s);
   if (!s) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  s->o = o, s->model = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices,
+  s->o = o, s->given = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices,
   s->planner = planner;
   s->began = s->watched = serve_now();
   const char *watchdog = getenv("GPULET_WATCHDOG_MS"); /* the workers read it too */

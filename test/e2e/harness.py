@@ -47,7 +47,7 @@ def null_model(name="null", max_batch=8, dims=16, dtype="TYPE_FP32", slo_ms=1000
         f'name: "{name}"\nbackend: "null"\nmax_batch_size: {max_batch}\n'
         f'input [ {{ name: "IN" data_type: {dtype} dims: [ {dims} ] }} ]\n'
         f'output [ {{ name: "OUT" data_type: {dtype} dims: [ {dims} ] }} ]\n'
-        f'parameters {{ key: "slo_ms" value {{ string_value: "{slo_ms}" }} }}\n'
+        + (f'parameters {{ key: "slo_ms" value {{ string_value: "{slo_ms}" }} }}\n' if slo_ms is not None else "") +
         f'parameters {{ key: "null_us" value {{ string_value: "{null_us}" }} }}\n{batching}{extra}'
     )
 
