@@ -9,6 +9,10 @@ uint32_t let__model_named(const let_fleet *f, const char *name) {
   return LET_ID_NONE;
 }
 
+let_dur let__slo_configured(const let_fleet *f, uint32_t model) {
+  return f->o.model[model].slo ? f->o.model[model].slo : f->o.default_slo;
+}
+
 /* ---- a plan from a file or a planner against what there is ------------------------------------------------------------ */
 
 static let_err check_gpulet(const let_fleet *f, const let_plan_gpu *g, uint32_t k, let_error *e) {
@@ -116,6 +120,7 @@ static let_err fill_gpulet(let_fleet *f, let__group *g, uint32_t lane, const let
     to->model = let__model_named(f, x->name);
     to->batch = to->next_batch = x->batch;
     to->rate = to->next_rate = x->rate;
+    to->slo = x->slo;
     to->planned = x->latency;
     let__choose_sizes(&f->o.model[to->model], x->batch, to);
   }

@@ -42,7 +42,7 @@ let_err let_fleet_new(const let_fleet_options *o, const let_mem *mem, let_fleet 
   for (uint32_t i = 0; i < o->groups; i++) f->group[i].id.n = i;
   for (uint32_t i = 0; i < workers; i++) f->worker[i].id.n = i;
   for (uint32_t i = 0; i < o->n_devices; i++) f->spare[i].worker.n = LET_ID_NONE;
-  for (uint32_t i = 0; i < o->n_models; i++) f->slo[i] = o->model[i].slo ? o->model[i].slo : o->default_slo;
+  for (uint32_t i = 0; i < o->n_models; i++) f->slo[i] = let__slo_configured(f, i);
   *ret = f;
   return LET_OK;
 }

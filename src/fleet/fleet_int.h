@@ -154,6 +154,7 @@ typedef struct let__part { /* of a plan: what becomes one group */
 let_err let__plan_parts(let_fleet *f, let_plan *p, let_arena *a, let__part **ret, uint32_t *ret_n, let_error *e);
 let_err let__group_fill(let_fleet *f, let__group *g, const let__part *x, let_error *e);
 void let__group_renew(let_fleet *f, let__group *g, const let__part *x);
+let_dur let__slo_configured(const let_fleet *f, uint32_t model); /* where no plan names one; 0: none */
 uint32_t let__model_named(const let_fleet *f, const char *name);
 
 /* sizes.c */

@@ -38,8 +38,7 @@ static let_err add_group(let_fleet *f, const let__part *x, let_plan_generation g
 
 /* What the plan was made to keep; config.pbtxt's where it does not say. */
 static void note_slos(let_fleet *f, const let_plan *p) {
-  for (uint32_t i = 0; i < f->o.n_models; i++)
-    f->next_slo[i] = f->o.model[i].slo ? f->o.model[i].slo : f->o.default_slo;
+  for (uint32_t i = 0; i < f->o.n_models; i++) f->next_slo[i] = let__slo_configured(f, i);
   for (uint32_t i = 0; i < p->n_gpus; i++)
     for (uint32_t k = 0; k < p->gpu[i].n_gpulets; k++)
       for (uint32_t j = 0; j < p->gpu[i].gpulet[k].n_entries; j++) {

@@ -32,7 +32,7 @@ static bool take(uint32_t size, let_fleet_variant *v) {
 static void fill_variant(const let_fleet *f, const let_fleet_entry *x, bool changing, let_fleet_variant *v) {
   v->model = x->model, v->needed = 1;
   v->planned = x->planned > 0;
-  v->slo = v->planned ? 0 : f->slo[x->model];
+  v->slo = v->planned ? 0 : x->slo ? x->slo : let__slo_configured(f, x->model);
   take(x->batch, v);
   for (uint32_t i = 0; i < x->n_sizes && changing; i++)
     if (x->size[i] >= f->rows[x->model]) {

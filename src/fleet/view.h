@@ -14,6 +14,7 @@ typedef struct let_fleet_entry {
   bool ready[LET_SIZES_MAX], failed[LET_SIZES_MAX];
   bool beside[LET_SIZES_MAX]; /* predict[] was measured beside traffic */
   let_dur predict[LET_SIZES_MAX];
+  let_dur slo;     /* the plan's; 0: it names none */
   let_dur planned; /* predicted by the plan for |batch|; 0: take what the worker measures */
   uint64_t memory_bytes;
   bool eager;    /* it runs without a graph */

@@ -1,7 +1,7 @@
-/* serve.h: the server: wires front, core, ring, apply and the workers together on one event loop.
+/* serve.h: the server: wires front, core, ring, fleet and the workers together on one event loop.
  *
- *   request:   front -> core (queue, batch, route) -> ring -> worker -> ring -> front       infer.c
- *   decision:  plan -> apply -> fleet (start, prepare, switch, drain, retire)               plan.c, fleet.c
+ *   request:   front -> core (queue, batch, route) -> ring -> worker -> ring -> front       infer.c, turn.c
+ *   decision:  plan -> fleet (start, prepare, switch, drain, retire)                        offer.c, perform.c
  *
  * It never sees a device or an engine: those live in the workers. */
 #ifndef LET_SERVE_SERVE_H

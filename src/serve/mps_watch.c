@@ -1,4 +1,4 @@
-/* helper.c: watches the process that some workers cannot do without (the MPS daemon) and brings it back. Its clients go
+/* mps_watch.c: watches the process that some workers cannot do without (the MPS daemon) and brings it back. Its clients go
  * first: what they do on the device after its end is undefined, and they must not run without it either. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,8 +7,6 @@
 #include "serve_int.h"
 
 static void free_handle(uv_handle_t *h) { free(h); }
-
-bool serve_helper_away(const server *s) { return s->o->helper && !s->helper.poll; }
 
 static void unwatch(server *s) {
   if (!s->helper.poll) return;
@@ -41,7 +39,7 @@ static void restarted(uv_work_t *w, int status) {
   }
   s->helper.failures = 0;
   let_log(LET_LOG_INFO, "serve", "%s is back", s->o->helper->name);
-  serve_fleet_start_waiting(s);
+  serve_tell(s, (let_fleet_event){.kind = LET_FLEET_HELPER_BACK});
 }
 
 static void begin_restart(server *s) {
@@ -55,12 +53,7 @@ static void on_end(uv_poll_t *p, int status, int events) {
   server *s = p->data;
   let_log(LET_LOG_ERROR, "serve", "%s has ended: its workers are replaced", s->o->helper->name);
   unwatch(s);
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    if (s->worker[i].alive && s->device[s->worker[i].device].environment) {
-      char why[96];
-      snprintf(why, sizeof why, "%.80s has ended", s->o->helper->name);
-      serve_fleet_kill(s, i, why);
-    }
+  serve_tell(s, (let_fleet_event){.kind = LET_FLEET_HELPER_AWAY, .text = s->o->helper->name});
   begin_restart(s);
 }
 
