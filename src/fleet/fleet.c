@@ -156,11 +156,15 @@ static bool workers_step(let_fleet *f, let_time now, let_fleet_action *a) {
   for (uint32_t i = 0; i < f->n_workers; i++) {
     let__worker *w = &f->worker[i];
     let_fleet_worker_state before = w->state;
-    if (let__late_step(f, w, now)) f->again = true;
     if (let__worker_step(f, w, now, a)) return true;
     f->again = f->again || w->state != before;
   }
   return false;
+}
+
+static void deadlines(let_fleet *f, let_time now) {
+  for (uint32_t i = 0; i < f->n_workers; i++)
+    if (let__late_step(f, &f->worker[i], now)) f->again = true;
 }
 
 static bool spares_step(let_fleet *f, let_time now, let_fleet_action *a) {
@@ -174,7 +178,8 @@ static bool decide(let_fleet *f, let_time now, let_fleet_action *a) {
   if (report_step(f, a) || gpulet_step(f, false, a) || todo_step(f, a) || output_step(f, a)) return true;
   if (f->change.state == LET_CHANGE_SWITCHING) return false; /* the caller owes an answer */
   if (let__change_step(f, now, a) || routes_step(f, a) || gpulet_step(f, true, a)) return true;
-  if (workers_step(f, now, a) || groups_step(f, now, a)) return true;
+  deadlines(f, now);
+  if (groups_step(f, now, a) || workers_step(f, now, a)) return true; /* a worker is needed while it has groups */
   if (f->again || f->report_n || f->todo_n) return false;
   return let__change_end_step(f, now, a) || spares_step(f, now, a);
 }
