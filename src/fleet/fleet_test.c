@@ -1,53 +1,11 @@
 /* The fleet's rules, one by one. What must hold at any time is checked after every step by the rig. */
-#include "fleet_test_rig.h"
+#include "fleet_test_steps.h"
 
 #define OFFER(w, ...) offer(w, (part[]){__VA_ARGS__}, sizeof((part[]){__VA_ARGS__}) / sizeof(part))
-
-/* The newest group with that content; it must be there. */
-static let_fleet_group group_with(world *w, uint32_t device, uint32_t content, uint32_t *ret_id) {
-  let_fleet_group g, found = {0};
-  for (uint32_t i = 0; i < RIG_GROUPS; i++) {
-    if (!let_fleet_group_at(w->f, (let_group_id){i}, &g) || g.device != device) continue;
-    if (g.gpulet[0].first != 2 * (content % 8) || g.gpulet[0].entry[0].model != content % RIG_MODELS) continue;
-    if (found.n_gpulets && found.generation.n > g.generation.n) continue;
-    found = g;
-    if (ret_id) *ret_id = i;
-  }
-  assert_true(found.n_gpulets > 0);
-  return found;
-}
-
-static uint32_t worker_of(world *w, uint32_t device, uint32_t content) {
-  return group_with(w, device, content, NULL).worker.n;
-}
-
-static rig_set *set_of(world *w, uint32_t device, uint32_t content) {
-  let_fleet_group g = group_with(w, device, content, NULL);
-  rig_set *s = set_named(&w->process[g.worker.n], g.set);
-  assert_non_null(s);
-  return s;
-}
-
-static void lose(world *w, uint32_t i) { process_exits(w, i, "killed by signal 9 (Killed)"); }
-
-static void all_ready(world *w) {
-  for (uint32_t i = 0; i < RIG_WORKERS; i++)
-    if (w->process[i].running && !w->process[i].ready) say_ready(w, i);
-  pump(w);
-}
-
-static void all_prepared(world *w) {
-  for (int round = 0; round < 8; round++)
-    for (uint32_t i = 0; i < RIG_WORKERS; i++)
-      for (int k = 0; can_say(&w->process[i]) && k < RIG_SETS; k++)
-        if (w->process[i].set[k].state == SET_PREPARING) prepare_more(w, i, &w->process[i].set[k]);
-}
 
 static bool busy(const world *w) { return let_fleet_change(w->f) != LET_CHANGE_IDLE; }
 
 static void setup(world *w) { rig_open(w, 1, false, 0); }
-
-static void begin(world *w, const part *x, uint32_t n) { assert_int_equal(offer(w, x, n), LET_OK); }
 
 /* ---- plan changes -------------------------------------------------------------------------------------------------------- */
 

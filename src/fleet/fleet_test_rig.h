@@ -28,7 +28,8 @@ enum {
   RIG_SAID = 8,
   RIG_PLANS = 256
 };
-#define RIG_MEMORY ((uint64_t)40) /* bytes of each device */
+#define RIG_FN     __attribute__((unused)) /* not every test needs it */
+#define RIG_MEMORY ((uint64_t)40)          /* bytes of each device */
 
 /* ---- the world --------------------------------------------------------------------------------------------------------- */
 
@@ -246,7 +247,7 @@ static void prepare_more(world *w, uint32_t i, rig_set *s) {
 }
 
 /* One more size is ready, or does not fit. False: all are. */
-static bool size_more(world *w, uint32_t i, rig_set *s) {
+RIG_FN static bool size_more(world *w, uint32_t i, rig_set *s) {
   for (uint32_t lane = 0; lane < s->n_lanes; lane++) {
     const let_fleet_variant *v = &s->variant[lane];
     if (s->next[lane] == v->n_sizes) continue;
@@ -487,82 +488,6 @@ static void pump(world *w) {
     do_action(w, &a);
   }
   rig_check(w);
-}
-
-/* ---- plans ------------------------------------------------------------------------------------------------------------- */
-
-typedef struct part { /* of a plan: one gpu-let; |content| names model and place on the device */
-  uint32_t device, content;
-} part;
-
-static let_err offer(world *w, const part *x, uint32_t n) {
-  let_plan_gpu gpu[RIG_DEVICES] = {0};
-  let_plan_gpulet lets[RIG_DEVICES][8] = {0};
-  let_plan_entry entry[RIG_DEVICES][8] = {0};
-  let_plan p = {.gpu = gpu};
-  char content[RIG_GPULETS][24] = {{0}};
-  for (uint32_t d = 0; d < RIG_DEVICES; d++) {
-    let_plan_gpu *g = &gpu[p.n_gpus];
-    *g = (let_plan_gpu){.id = d, .gpulet = lets[d]};
-    for (uint32_t i = 0; i < n; i++) {
-      if (x[i].device != d) continue;
-      let_plan_entry *to = &entry[d][g->n_gpulets];
-      *to = (let_plan_entry){.batch = 4, .rate = 10};
-      snprintf(to->name, sizeof to->name, "m%u", x[i].content % RIG_MODELS);
-      lets[d][g->n_gpulets++] =
-          (let_plan_gpulet){.first = 2 * (x[i].content % 8), .granules = 2, .n_entries = 1, .entry = to};
-      snprintf(content[i], sizeof content[i], "%u/%u", d, x[i].content);
-    }
-    p.n_gpus += g->n_gpulets > 0;
-  }
-  let_error e = {0};
-  let_err r = let_fleet_offer(w->f, &p, w->now, &e);
-  RIG_CHECK(w, r == LET_OK || e.text[0], "refused without a reason");
-  if (r) return r;
-  RIG_CHECK(w, p.generation == w->offered + 1, "generations do not count");
-  w->offered = p.generation;
-  w->next_contents = (int)n;
-  memcpy(w->next_content, content, sizeof content);
-  return LET_OK;
-}
-
-/* Does what serves have that content? */
-static bool serves(world *w, uint32_t device, uint32_t content) {
-  for (uint32_t i = 0; i < RIG_GROUPS; i++) {
-    let_fleet_group g;
-    if (!let_fleet_group_at(w->f, (let_group_id){i}, &g) || g.device != device || !g.routed) continue;
-    for (uint32_t k = 0; k < g.n_gpulets; k++)
-      if (g.gpulet[k].first == 2 * (content % 8) && g.gpulet[k].entry[0].model == content % RIG_MODELS) return true;
-  }
-  return false;
-}
-
-/* Everything that is asked happens, for |rounds| of 100 ms. */
-static void obey(world *w, int rounds) {
-  for (; rounds > 0; rounds--) {
-    pump(w);
-    for (uint32_t i = 0; i < RIG_WORKERS; i++) {
-      rig_process *p = &w->process[i];
-      if (!p->running) continue;
-      if (p->killed) process_exits(w, i, "killed by signal 9 (Killed)");
-      while (p->n_said > 0) read_one(w, i);
-      if (!p->running || p->hangs) continue;
-      if (p->stopping) process_exits(w, i, "exited with 0");
-      else if (!p->ready) say_ready(w, i);
-      else tell(w, (let_fleet_event){.kind = LET_FLEET_WORKER_HEALTH, .worker = {i}});
-      for (int k = 0; p->ready && can_say(p) && k < RIG_SETS; k++) {
-        rig_set *s = &p->set[k];
-        if (s->state == SET_PREPARING) prepare_more(w, i, s);
-        else if (s->state == SET_PREPARED) size_more(w, i, s);
-        else if (s->state == SET_RETIRING) say_retired(w, i, s);
-      }
-    }
-    for (uint32_t i = 0; i < RIG_GPULETS; i++) w->gpulet[i].running = 0;
-    for (uint32_t i = 0; i < RIG_GROUPS; i++) tell(w, (let_fleet_event){.kind = LET_FLEET_GROUP_DRAINED, .group = {i}});
-    tell(w, (let_fleet_event){.kind = LET_FLEET_TICK});
-    w->now += 100 * LET_MS;
-  }
-  pump(w);
 }
 
 #endif
