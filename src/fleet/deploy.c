@@ -9,10 +9,6 @@ uint32_t let__model_named(const let_fleet *f, const char *name) {
   return LET_ID_NONE;
 }
 
-let_dur let__slo_configured(const let_fleet *f, uint32_t model) {
-  return f->o.model[model].slo ? f->o.model[model].slo : f->o.default_slo;
-}
-
 /* ---- a plan from a file or a planner against what there is ------------------------------------------------------------ */
 
 static let_err check_gpulet(const let_fleet *f, const let_plan_gpu *g, uint32_t k, let_error *e) {
@@ -139,8 +135,7 @@ let_err let__group_fill(let_fleet *f, let__group *g, const let__part *x, let_err
 }
 
 /* A group that serves already keeps its lanes; only what is expected of it may change. */
-void let__group_renew(let_fleet *f, let__group *g, const let__part *x) {
-  (void)f;
+void let__group_renew(let__group *g, const let__part *x) {
   for (uint32_t k = 0; k < g->n_gpulets; k++)
     for (uint32_t j = 0; j < g->gpulet[k].n_entries; j++) {
       g->gpulet[k].entry[j].next_batch = x->gpu->gpulet[x->from + k].entry[j].batch;

@@ -1,4 +1,4 @@
-/* fleet_int.h: the fleet's insides, shared by the files of fleet/. */
+/* fleet_int.h: the fleet's insides. Files call only those that come before them here: no circle (cmake/circles). */
 #ifndef LET_FLEET_INT_H
 #define LET_FLEET_INT_H
 
@@ -116,46 +116,26 @@ struct let_fleet {
   let_time silence_at; /* no worker's silence ends earlier; valid while settled */
 };
 
-/* group.c */
-let__group *let__group_of(const let_fleet *f, let_worker_id w, const let__group *after); /* next one in that worker */
-let__group *let__group_named(const let_fleet *f, let_worker_id w, let_lane_set_id set);
-let__group *let__group_free_slot(let_fleet *f);
-void let__group_lost(let_fleet *f, let__group *g);   /* nothing of it runs any more; its lanes go */
-void let__group_forget(let_fleet *f, let__group *g); /* its memory and numbers; the slot is free */
-void let__group_failed(let_fleet *f, let__group *g, const char *why, let_time now);
-bool let__group_step(let_fleet *f, let__group *g, let_time now, let_fleet_action *a);
-
-/* worker.c */
+/* tables.c */
 static inline let__worker *let__worker_at(const let_fleet *f, let_worker_id id) {
   return id.n < f->n_workers ? &f->worker[id.n] : NULL;
 }
-let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device); /* the owner with |key|, or a new one */
-let__worker *let__worker_slot(let_fleet *f);                               /* an unused one; NULL: none */
-let_dur let__backoff(unsigned losses);                                     /* how long to wait after so many */
-void let__worker_kill(let_fleet *f, let__worker *w, const char *why, let_time now);
-void let__worker_lost(let_fleet *f, let__worker *w, const char *why, let_time now); /* it has no process any more */
-void let__worker_exited(let_fleet *f, let__worker *w, const char *how, int pid, let_time now);
-void let__worker_stop_all(let_fleet *f, bool at_once, let_time now);
-bool let__worker_step(let_fleet *f, let__worker *w, let_time now, let_fleet_action *a);
 
-/* plan_change.c */
-void let__roll_back(let_fleet *f, const char *why);
-void let__switched(let_fleet *f, let_time now);
-void let__change_cut_short(let_fleet *f);                                   /* the server leaves */
-bool let__change_step(let_fleet *f, let_time now, let_fleet_action *a);     /* the switch */
-bool let__change_end_step(let_fleet *f, let_time now, let_fleet_action *a); /* its outcome */
+/* A model's SLO where no plan names one; 0: none. */
+static inline let_dur let__slo_configured(const let_fleet *f, uint32_t model) {
+  return f->o.model[model].slo ? f->o.model[model].slo : f->o.default_slo;
+}
 
-/* deploy.c: let_fleet_offer; what else it is called with: */
-typedef struct let__part { /* of a plan: what becomes one group */
-  const let_plan_gpu *gpu;
-  uint32_t device, from, n;
-  uint64_t key, worker;
-} let__part;
-let_err let__plan_parts(let_fleet *f, let_plan *p, let_arena *a, let__part **ret, uint32_t *ret_n, let_error *e);
-let_err let__group_fill(let_fleet *f, let__group *g, const let__part *x, let_error *e);
-void let__group_renew(let_fleet *f, let__group *g, const let__part *x);
-let_dur let__slo_configured(const let_fleet *f, uint32_t model); /* where no plan names one; 0: none */
-uint32_t let__model_named(const let_fleet *f, const char *name);
+let__group *let__group_of(const let_fleet *f, let_worker_id w, const let__group *after); /* next one in that worker */
+let__group *let__group_named(const let_fleet *f, let_worker_id w, let_lane_set_id set);
+let__group *let__group_free_slot(let_fleet *f);
+let__worker *let__worker_slot(let_fleet *f); /* an unused one; NULL: none */
+let_dur let__backoff(unsigned losses);       /* how long to wait after so many */
+
+/* outbox.c */
+void let__later(let_fleet *f, let_fleet_action_kind kind, let_worker_id w, let_group_id g, let_lane_set_id set);
+let_fleet_report *let__report(let_fleet *f, let_fleet_report_kind kind); /* zeroed, to be filled in */
+let_fleet_action let__action(let_fleet_action_kind kind);
 
 /* sizes.c */
 void let__choose_sizes(const let_model *m, uint32_t batch, let_fleet_entry *x);
@@ -166,6 +146,33 @@ void let__size_ready(let_fleet *f, let__group *g, const let_fleet_event *ev);
 void let__gpulet_bring_up(let_fleet *f, let__group *g, let_fleet_gpulet *l);
 bool let__gpulet_whole(const let_fleet_gpulet *l); /* the planned size of each of its models is ready */
 void let__sizes_forget(let__group *g);
+
+/* group.c */
+void let__group_lost(let_fleet *f, let__group *g);   /* nothing of it runs any more; its lanes go */
+void let__group_forget(let_fleet *f, let__group *g); /* its memory and numbers; the slot is free */
+
+/* plan_change.c */
+void let__wanted_restore(let_fleet *f); /* to what is routed */
+void let__roll_back(let_fleet *f, const char *why);
+void let__switched(let_fleet *f, let_time now);
+void let__change_cut_short(let_fleet *f);                                   /* the server leaves */
+bool let__change_step(let_fleet *f, let_time now, let_fleet_action *a);     /* the switch */
+bool let__change_end_step(let_fleet *f, let_time now, let_fleet_action *a); /* its outcome */
+
+/* group_step.c */
+void let__group_failed(let_fleet *f, let__group *g, const char *why, let_time now);
+bool let__group_step(let_fleet *f, let__group *g, let_time now, let_fleet_action *a);
+
+/* deploy.c */
+typedef struct let__part { /* of a plan: what becomes one group */
+  const let_plan_gpu *gpu;
+  uint32_t device, from, n;
+  uint64_t key, worker;
+} let__part;
+let_err let__plan_parts(let_fleet *f, let_plan *p, let_arena *a, let__part **ret, uint32_t *ret_n, let_error *e);
+let_err let__group_fill(let_fleet *f, let__group *g, const let__part *x, let_error *e);
+void let__group_renew(let__group *g, const let__part *x);
+uint32_t let__model_named(const let_fleet *f, const char *name);
 
 /* spare.c */
 bool let__spare_wanted(const let_fleet *f, uint32_t device);
@@ -178,6 +185,14 @@ bool let__spare_step(let_fleet *f, uint32_t device, let_time now, let_fleet_acti
 let_time let__spare_wake(const let_fleet *f);
 const let__group *let__spare_target(const let_fleet *f, uint32_t device); /* what serves there; NULL: nothing does */
 
+/* worker.c */
+let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device); /* the owner with |key|, or a new one */
+void let__worker_kill(let_fleet *f, let__worker *w, const char *why, let_time now);
+void let__worker_lost(let_fleet *f, let__worker *w, const char *why, let_time now); /* it has no process any more */
+void let__worker_exited(let_fleet *f, let__worker *w, const char *how, int pid, let_time now);
+void let__worker_stop_all(let_fleet *f, bool at_once, let_time now);
+bool let__worker_step(let_fleet *f, let__worker *w, let_time now, let_fleet_action *a);
+
 /* routes.c */
 bool let__routes(let_fleet *f, bool change); /* into f->routes; false: out of memory */
 
@@ -185,10 +200,5 @@ bool let__routes(let_fleet *f, bool change); /* into f->routes; false: out of me
 bool let__late_step(let_fleet *f, let__worker *w, let_time now); /* true: something changed */
 void let__watch(let_fleet *f, let_time now);
 void let__settle(let_fleet *f);
-
-/* fleet.c */
-void let__later(let_fleet *f, let_fleet_action_kind kind, let_worker_id w, let_group_id g, let_lane_set_id set);
-let_fleet_report *let__report(let_fleet *f, let_fleet_report_kind kind); /* zeroed, to be filled in */
-let_fleet_action let__action(let_fleet_action_kind kind);
 
 #endif

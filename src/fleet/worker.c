@@ -4,20 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A worker that keeps dying is started again after 50 ms, 100 ms, ... at most 5 s; a while of good service forgives. */
 enum { MAX_LOSSES_WHILE_NEW = 2 };
-static const let_dur backoff_first = 50 * LET_MS, backoff_last = 5 * LET_S, forgiven_after = 10 * LET_S;
-
-let_dur let__backoff(unsigned losses) {
-  let_dur wait = backoff_first << (losses < 7 ? losses : 7);
-  return wait < backoff_last ? wait : backoff_last;
-}
-
-let__worker *let__worker_slot(let_fleet *f) {
-  for (uint32_t i = 0; i < f->n_workers; i++)
-    if (f->worker[i].state == LET_WORKER_NONE) return &f->worker[i];
-  return NULL;
-}
+static const let_dur forgiven_after = 10 * LET_S; /* a while of good service */
 
 /* A worker on its way out is not joined. */
 let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device) {
