@@ -48,7 +48,10 @@ static let_err say_lane_up(let__worker *w, const let__generation *g, const let__
 }
 
 static let_err say_prepared(let__worker *w, const let__generation *g) {
-  return let__send(w, &(let_ipc_event){.type = LET_IPC_PREPARED, .prepared = {g->set}});
+  let_ipc_event m = {.type = LET_IPC_PREPARED, .prepared = {g->set}};
+  let_err r = let__send(w, &m);
+  if (!r && let__fault_lies()) r = let__send(w, &m);
+  return r;
 }
 
 static let_err say_progress(let__worker *w, const let__generation *g) {

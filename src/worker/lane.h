@@ -107,7 +107,7 @@ let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time 
 /* Sends an error event and ends the process. */
 _Noreturn void let__worker_die(const let__worker_view *w, const let_error *e);
 
-/* Raises SIGKILL when GPULET_FAULT says so. */
+/* What GPULET_FAULT says: raises SIGKILL; at LIE, the caller does what it should not. */
 typedef enum let__stage {
   LET__STAGE_INIT,
   LET__STAGE_PREPARE,
@@ -115,13 +115,16 @@ typedef enum let__stage {
   LET__STAGE_COPIED,
   LET__STAGE_LAUNCHED,
   LET__STAGE_BEFORE_DONE,
-  LET__STAGE_AFTER_DONE
+  LET__STAGE_AFTER_DONE,
+  LET__STAGE_LIE
 } let__stage;
 void let__fault_init(void);
-void let__fault_raise(let__stage s);
+void let__fault_raise(void);
+bool let__fault_hits(void);
 extern int let__fault_stage; /* -1: none */
 static inline void let__fault(let__stage s) {
-  if (__builtin_expect(let__fault_stage == (int)s, 0)) let__fault_raise(s);
+  if (__builtin_expect(let__fault_stage == (int)s, 0)) let__fault_raise();
 }
+static inline bool let__fault_lies(void) { return let__fault_stage == LET__STAGE_LIE && let__fault_hits(); }
 
 #endif
