@@ -9,73 +9,6 @@
 #include "os/clock.h"
 #include "worker/worker_int.h"
 
-/* ---- descriptions --------------------------------------------------------------------------------------------- */
-
-static uint64_t memory_of(const let__lane_model *m) {
-  uint64_t n = m->engine->weights_bytes(m->loaded->em);
-  for (uint32_t c = 0; c < let__cells(m); c++)
-    for (int x = 0; x < 2; x++)
-      if (m->cell[c].x[x]) n += m->cell[c].x[x]->memory_bytes;
-  return n;
-}
-
-static let_ipc_size_time time_of(const let__cell *c) {
-  return (let_ipc_size_time){.size = c->size, .p50 = c->p50, .p99 = c->p99, .beside = c->beside};
-}
-
-static let_ipc_model_report report_on(const let__worker *w, const let__lane_model *m) {
-  let_ipc_model_report report = {.name = m->m->name, .memory_bytes = memory_of(m), .took = m->took};
-  const let_exec *x = m->cell[0].x[0];
-  uint64_t row = 0;
-  for (unsigned o = 0; o < x->n_out && !x->dynamic; o++) row += x->out[o].row_bytes;
-  if (row <= let_ring_arena_size(w->view.arena)) report.output_row_bytes = row; /* else no request can have it */
-  report.eager = m->note ? m->note : "";
-  report.n_sizes = (uint8_t)let__cells(m);
-  for (uint32_t c = 0; c < report.n_sizes; c++) report.size[c] = time_of(&m->cell[c]);
-  return report;
-}
-
-static let_err say_lane_up(let__worker *w, const let__generation *g, const let__lane *l) {
-  let_arena a;
-  let_arena_init(&a, &let_mem_libc);
-  let_ipc_model_report *models = let_arena_array(&a, l->n_models, sizeof *models);
-  let_err r = models ? LET_OK : LET_ERR_NOMEM;
-  for (uint32_t k = 0; !r && k < l->n_models; k++) models[k] = report_on(w, &l->model[k]);
-  let_ipc_event m = {.type = LET_IPC_LANE_UP, .lane_up = {g->set, l->index, l->n_models, models}};
-  if (!r) r = let__send(w, &m);
-  let_arena_fini(&a);
-  return r;
-}
-
-static let_err say_prepared(let__worker *w, const let__generation *g) {
-  let_ipc_event m = {.type = LET_IPC_PREPARED, .prepared = {g->set}};
-  let_err r = let__send(w, &m);
-  if (!r && let__fault_lies()) r = let__send(w, &m);
-  return r;
-}
-
-static let_err say_progress(let__worker *w, const let__generation *g) {
-  let_ipc_event m = {.type = LET_IPC_PROGRESS, .progress = {g->set, g->model, g->done, g->total}};
-  return let__send(w, &m);
-}
-
-static let_err say_failed(let__worker *w, let_lane_set_id set, uint32_t lane, const char *model, const let_error *e,
-                          let_err code) {
-  let_ipc_event m = {.type = LET_IPC_FAILED, .failed = {set, lane, model, code, e->text}};
-  return let__send(w, &m);
-}
-
-/* |failed|: why there is none; NULL: it is the newest. */
-static let_err say_size(let__worker *w, const let__generation *g, const let__lane *l, uint32_t model, uint32_t size,
-                        const let_error *failed) {
-  const let__lane_model *of = &l->model[model];
-  let_ipc_event m = {.type = LET_IPC_SIZE, .size = {.set = g->set, .lane = l->index, .model = model}};
-  m.size.memory_bytes = memory_of(of);
-  m.size.time = failed ? (let_ipc_size_time){.size = size} : time_of(&of->cell[let__cells(of) - 1]);
-  m.size.failed = !failed ? "" : failed->text[0] ? failed->text : let_err_text(failed->code);
-  return let__send(w, &m);
-}
-
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
 
 static let__generation *take(let__generation **list, let__generation *g) {
@@ -119,11 +52,11 @@ static let_err bring_up(let__worker *w, let__generation *g) {
   if (fatal(r)) let__worker_die(&w->view, &e);
   if (r) {
     retire(w, g, let_now()); /* first: lanes of it may serve already, and "failed" says that nothing of it runs */
-    return say_failed(w, g->set, l->index, g->model, &e, r);
+    return let__say_failed(w, g->set, l->index, g->model, &e, r);
   }
-  if (g->done > done) r = say_progress(w, g);
-  if (!r && g->up > up) r = say_lane_up(w, g, l);
-  if (!r && g->up == g->n) r = say_prepared(w, g);
+  if (g->done > done) r = let__say_progress(w, g);
+  if (!r && g->up > up) r = let__say_lane_up(w, g, l);
+  if (!r && g->up == g->n) r = let__say_prepared(w, g);
   return r;
 }
 
@@ -140,7 +73,7 @@ static let_err grow(let__worker *w, let__generation *g, let_dur *rest) {
   let_err r = let__grow(w, g, &l, &model, &size, &e);
   if (r == LET_ERR_AGAIN) *rest = LET_S;
   if (fatal(r)) let__worker_die(&w->view, &e);
-  return size ? say_size(w, g, l, model, size, r ? &e : NULL) : LET_OK;
+  return size ? let__say_size(w, g, l, model, size, r ? &e : NULL) : LET_OK;
 }
 
 static let__generation *to_free(const let__worker *w) {
@@ -190,7 +123,7 @@ let_err let__on_prepare(let__worker *w, let_arena *a, const let_ipc_prepare *ask
   let_error e = {0};
   let__generation *g;
   let_err r = let__generation_new(w, a, asked, fds, &g, &e);
-  if (r) return say_failed(w, asked->set, 0, "", &e, r);
+  if (r) return let__say_failed(w, asked->set, 0, "", &e, r);
   g->next = w->generations, w->generations = g;
   w->next_step = 0;
   return LET_OK;
@@ -202,9 +135,9 @@ let_err let__on_retire(let__worker *w, let_lane_set_id set) {
   for (let__generation *g = w->generations; g; g = g->next)
     if (let_lane_set_id_eq(g->set, set)) {
       retire(w, g, let_now() + LET__FREE_AFTER);
-      return let__send(w, &(let_ipc_event){.type = LET_IPC_RETIRED, .retired = {set}});
+      return let__say_retired(w, set);
     }
   let_error e;
   (void)let_fail(&e, LET_ERR_NOT_FOUND, "there is no lane set %llu to retire", (unsigned long long)set.n);
-  return let__send(w, &(let_ipc_event){.type = LET_IPC_ERROR, .error = {e.text}});
+  return let__say_error(w, &e);
 }

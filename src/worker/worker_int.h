@@ -1,5 +1,6 @@
-/* worker_int.h: what the control thread's files share: worker.c speaks, generation.c decides what to do next, models.c
- * keeps weights and measurements, bring_up.c does the steps. Everything here runs on the control thread. */
+/* worker_int.h: what the control thread's files share: worker.c listens, say.c speaks, generation.c decides what to do
+ * next, models.c keeps weights and measurements, bring_up.c does the steps. Everything here runs on the control thread.
+ */
 #ifndef LET_WORKER_INT_H
 #define LET_WORKER_INT_H
 
@@ -61,8 +62,19 @@ typedef struct let__worker {
   let_time next_step, next_health;
 } let__worker;
 
-/* worker.c: sending. Errors: the server is gone. */
-let_err let__send(let__worker *w, const let_ipc_event *m);
+/* say.c: each sends one event. Errors: the server is gone. */
+let_err let__say_ready(let__worker *w);
+let_err let__say_health(let__worker *w);
+let_err let__say_error(let__worker *w, const let_error *e);
+let_err let__say_progress(let__worker *w, const let__generation *g);
+let_err let__say_lane_up(let__worker *w, const let__generation *g, const let__lane *l);
+let_err let__say_prepared(let__worker *w, const let__generation *g);
+let_err let__say_failed(let__worker *w, let_lane_set_id set, uint32_t lane, const char *model, const let_error *e,
+                        let_err code);
+/* |failed|: why there is no |size|; NULL: it is the newest of |model|. */
+let_err let__say_size(let__worker *w, const let__generation *g, const let__lane *l, uint32_t model, uint32_t size,
+                      const let_error *failed);
+let_err let__say_retired(let__worker *w, let_lane_set_id set);
 
 /* models.c */
 bool let__simulated(const let__worker *w);
