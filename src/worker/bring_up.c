@@ -165,12 +165,12 @@ static let_dur expected(const let__lane_model *m, uint32_t size) {
   return most;
 }
 
-/* Measures the cell on |on|, in |hand|'s thread; what was measured in this process before is not measured again. Nor is
+/* Measures the cell on |on|, in |thread|; what was measured in this process before is not measured again. Nor is
  * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to
  * measure it holds up the small ones of whoever serves on the same SMs until it is done. */
-static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l, let__lane_model *m, let_gpulet *on,
-                            _Atomic let_time *due, bool beside, let__cell *c, let_error *e) {
-  let_err r = let__hand_start(hand, e);
+static let_err measure_with(let__worker *w, let__job_thread *thread, const let__lane *l, let__lane_model *m,
+                            let_gpulet *on, _Atomic let_time *due, bool beside, let__cell *c, let_error *e) {
+  let_err r = let__job_thread_start(thread, e);
   if (r) return r;
   const let__known *known = let__model_known(m->loaded, c->size, l->granules, l->shared);
   bool again = known && (!known->beside || beside);
@@ -186,8 +186,8 @@ static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l,
                            : beside ? LET__BESIDE
                                     : LET__ALONE};
   uint64_t before = batches_run(w);
-  let__hand_give(hand, measure, &x);
-  let__hand_wait(hand);
+  let__job_thread_run(thread, measure, &x);
+  let__job_thread_wait(thread);
   if (x.result) {
     if (e) *e = x.error;
     return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, c->size), x.result;
@@ -233,7 +233,7 @@ let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, 
       memcpy(g->model, m->m->name, sizeof g->model);
       if ((r = prepare(m, l->g, c, instance, e))) return r;
     } else {
-      if ((r = measure_with(w, &l->hand, l, m, l->g, &l->due, g->beside || let__busy(w), c, e))) return r;
+      if ((r = measure_with(w, &l->thread, l, m, l->g, &l->due, g->beside || let__busy(w), c, e))) return r;
       publish(m);
       memcpy(g->model, m->m->name, sizeof g->model);
       g->done++;

@@ -444,7 +444,7 @@ static void serve(void *arg) {
 
 void let__lane_serve(let__lane *l) {
   l->serves = true;
-  let__hand_give(&l->hand, serve, l);
+  let__job_thread_run(&l->thread, serve, l);
 }
 
-void let__lane_join(let__lane *l) { let__hand_stop(&l->hand); }
+void let__lane_join(let__lane *l) { let__job_thread_stop(&l->thread); }

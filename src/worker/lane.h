@@ -7,7 +7,7 @@
 #include "device/device.h"
 #include "model/ids.h"
 #include "ring/ring.h"
-#include "worker/hand.h"
+#include "worker/job_thread.h"
 
 /* A model prepared for one batch size; two execs with separate buffers where the device overlaps batches. */
 typedef struct let__cell {
@@ -74,8 +74,8 @@ typedef struct let__lane {
   int stop_fd; /* readable: drain and leave */
   bool serves; /* control thread: it was told to */
   _Atomic uint64_t busy_ns, batches;
-  _Atomic let_time due; /* the call that the thread is in should be back by then; LET_NEVER: it is in none */
-  let__hand hand;       /* the lane's thread: measures, then serves */
+  _Atomic let_time due;   /* the call that the thread is in should be back by then; LET_NEVER: it is in none */
+  let__job_thread thread; /* the lane's thread: measures, then serves */
 
   /* The lane's thread only. */
   let_batch_msg msg[2];

@@ -94,7 +94,7 @@ static void close_all(let__worker *w) {
   for (let__generation *g; (g = w->generations);) w->generations = g->next, let__generation_free(w, g);
   for (let__generation *g; (g = w->retired);) w->retired = g->next, let__generation_free(w, g);
   for (let__loaded *l; (l = w->loaded);) w->loaded = l->next, free(l);
-  let__hand_stop(&w->prober);
+  let__job_thread_stop(&w->prober);
 }
 
 /* From INIT to STOP. Returns the process's exit code. */

@@ -54,8 +54,8 @@ typedef struct let__worker {
   let__generation *generations; /* newest first */
   let__generation *retired;     /* nothing of them runs; freed step by step */
   let__loaded *loaded;
-  uint64_t numbers; /* bit per device's gpu-let number in use */
-  let__hand prober; /* measures what is added to lanes that serve */
+  uint64_t numbers;       /* bit per device's gpu-let number in use */
+  let__job_thread prober; /* measures what is added to lanes that serve */
   _Atomic let_time prober_due;
   uint64_t batches;  /* run by all lanes, when last looked */
   let_time quiet_at; /* from when on the device counts as idle */
