@@ -1,7 +1,7 @@
 /* generation.c: what the control thread does next, and what it tells the server about it.
  *
  * One step at a time, documents first: what the server waits for (a generation being brought up, lane by lane), then
- * frees of what was retired, then the further sizes of what serves (let__pace says how long it rests in between). Were
+ * frees of what was retired, then the further sizes of what serves (let__backoff says how long it rests in between). Were
  * several threads to bring up lanes, each would take a lane of the generation's order; nothing else here assumes one.
  */
 #include <stdlib.h>
@@ -111,7 +111,7 @@ let_err let__work_step(let__worker *w) {
     r = grow(w, g, &rest);
   }
   let_time now = let_now();
-  rest += let__pace(kind, beside || let__busy(w), now - began, &rested);
+  rest += let__backoff(kind, beside || let__busy(w), now - began, &rested);
   w->next_step = now + rest;
   if (kind == LET__WORK_BRING_UP && g && g == building(w)) g->rested = rested;
   return r;

@@ -17,7 +17,7 @@ typedef struct let__job_thread {
   bool quit;
 } let__job_thread;
 
-/* All from one thread. What was written before give() is seen by |fn|, what |fn| wrote is seen after wait(). */
+/* All from one thread. What was written before run() is seen by |fn|, what |fn| wrote is seen after wait(). */
 let_err let__job_thread_start(let__job_thread *h, let_error *e); /* of a zeroed one; nothing to do when started */
 void let__job_thread_run(let__job_thread *h, void (*fn)(void *arg), void *arg); /* waits for what it did before */
 void let__job_thread_wait(let__job_thread *h);

@@ -6,7 +6,7 @@
 
 #include "ipc/ipc.h"
 #include "worker/lane.h"
-#include "worker/pace.h"
+#include "worker/backoff.h"
 
 enum { LET__GPULETS_MAX = 64, LET__KNOWN_MAX = 128 };
 
@@ -42,7 +42,7 @@ typedef struct let__generation {
   bool beside;                      /* the server says that other workers' gpu-lets serve on this device */
   char model[LET_NAME_MAX];         /* being loaded or prepared; "": another step */
   let_time began;                   /* of the model that is being brought up */
-  let_dur rested;                   /* let__pace's */
+  let_dur rested;                   /* let__backoff's */
   uint32_t done, total;             /* sizes that it needs to serve, for `progress` */
   let_time free_at;                 /* retired: not freed before */
   struct let__generation *next;
