@@ -273,25 +273,25 @@ static void discard(const let__lane_model *m, let__cell *c) {
 
 static bool scarce(let_err r) { return r == LET_ERR_NOMEM || r == LET_ERR_OVERLOADED; }
 
-static void let_go(let__lane *l) {
-  if (l->tried) l->tried_by->discard(l->tried);
-  l->tried = NULL;
+static void free_scratch_graph(let__lane *l) {
+  if (l->scratch_graph) l->scratch_engine->discard(l->scratch_graph);
+  l->scratch_graph = NULL;
 }
 
 static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__cell *c, int instance,
                             let_error *e) {
   let_err r = prepare(m, on, c, instance, e);
-  if (!scarce(r) || !l->tried) return r;
-  let_go(l);
+  if (!scarce(r) || !l->scratch_graph) return r;
+  free_scratch_graph(l);
   return prepare(m, on, c, instance, e);
 }
 
-/* What the twin told is kept; its graph is not to serve. */
+/* What the scratch gpu-let told is kept; its graph is not to serve. */
 static void measured(let__lane *l, let__lane_model *m, let__cell *c) {
   m->measured = true;
   if (!c->x[0]->n_graphs) return;
-  let_go(l);
-  l->tried = c->x[0], l->tried_by = m->engine;
+  free_scratch_graph(l);
+  l->scratch_graph = c->x[0], l->scratch_engine = m->engine;
   c->x[0] = NULL;
 }
 
@@ -303,17 +303,17 @@ static bool lane_grows(const let__lane *l) {
 
 static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__cell *c,
                     uint32_t *ret_size, let_error *e) {
-  if (!l->twin) return open_gpulet(w, l, &l->twin, &l->twin_number, e);
-  if (!m->measured && !c->x[0]) return prepare_more(l, m, l->twin, c, 0, e);
+  if (!l->scratch_gpulet) return open_gpulet(w, l, &l->scratch_gpulet, &l->scratch_number, e);
+  if (!m->measured && !c->x[0]) return prepare_more(l, m, l->scratch_gpulet, c, 0, e);
   if (!m->measured) {
-    let_err r = measure_with(w, &w->prober, l, m, l->twin, &w->prober_due, g->beside || let__busy(w), c, e);
+    let_err r = measure_with(w, &w->prober, l, m, l->scratch_gpulet, &w->prober_due, g->beside || let__busy(w), c, e);
     if (!r) measured(l, m, c);
     return r;
   }
   int instance = lacks(w, c);
-  if (instance < 2) return prepare_more(l, m, c->x[0] && !c->x[0]->n_graphs ? l->twin : l->g, c, instance, e);
+  if (instance < 2) return prepare_more(l, m, c->x[0] && !c->x[0]->n_graphs ? l->scratch_gpulet : l->g, c, instance, e);
   *ret_size = c->size, m->measured = false, publish(m);
-  if (!lane_grows(l)) let_go(l);
+  if (!lane_grows(l)) free_scratch_graph(l);
   return LET_OK;
 }
 
@@ -332,7 +332,7 @@ let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint
   /* Another generation is about to go, or to be taken back: what is missing will be there then. */
   if (scarce(r) && w->generations->next) return LET_ERR_AGAIN;
   *ret_size = m->size[m->next++];
-  if (!lane_grows(l)) let_go(l);
+  if (!lane_grows(l)) free_scratch_graph(l);
   return r;
 }
 
@@ -367,7 +367,7 @@ static void shut(let__worker *w, let_gpulet **g, uint32_t number) {
 }
 
 static bool free_of_lane(let__worker *w, let__lane *l) {
-  if (l->tried) return let_go(l), true;
+  if (l->scratch_graph) return free_scratch_graph(l), true;
   for (uint32_t k = 0; k < l->n_models; k++)
     if (free_exec(&l->model[k])) return true;
   for (uint32_t k = 0; k < l->n_models; k++)
@@ -376,7 +376,7 @@ static bool free_of_lane(let__worker *w, let__lane *l) {
       l->model[k].loaded = NULL;
       return true;
     }
-  if (l->twin) return shut(w, &l->twin, l->twin_number), true;
+  if (l->scratch_gpulet) return shut(w, &l->scratch_gpulet, l->scratch_number), true;
   if (l->g) return shut(w, &l->g, l->number), true;
   return false;
 }

@@ -54,7 +54,7 @@ let_err let__zero(const let__worker_view *w, let_gpulet *g, char *to, uint64_t b
 /* Are the tensors of this request what the model takes? Sets rec->status. */
 static bool accept(const let__lane *l, const job *j, let_record *rec, let_error *e) {
   const let_model *m = j->model->m;
-  const let_exec *x = j->cell->x[0]; /* as large as its twin; of varying shape there is only this one */
+  const let_exec *x = j->cell->x[0]; /* as large as the other one; of varying shape there is only this one */
   rec->status = LET_OK, rec->out_need = 0;
   if (rec->n_in != m->n_inputs || rec->n_in > LET_TENSORS_MAX)
     return rec->status = LET_ERR_INTERNAL,

@@ -62,13 +62,13 @@ typedef struct let__lane {
   let_gpulet *g;
   /* The same granules once more, opened when the lane grows: sizes that are added while it serves are warmed up,
    * captured and measured there, where nothing runs that they could disturb: graphs of one gpu-let share their memory,
-   * so those of two that run side by side must not. That is why a graph of the twin never serves: it is captured once
+   * so those of two that run side by side must not. That is why a graph of it never serves: it is captured once
    * more for |g|, which runs nothing, and then launched there like any other, in the order of its streams. */
-  let_gpulet *twin;
-  let_exec *tried; /* the last graph of the twin; it keeps the memory there for the next one. NULL: none */
-  const let_engine *tried_by;
-  uint32_t number, twin_number; /* of the device's gpu-lets, < 64 */
-  let_dur cost;                 /* how long bringing it up took before; 0: unknown */
+  let_gpulet *scratch_gpulet;
+  let_exec *scratch_graph; /* the last graph of it; it keeps the memory there for the next one. NULL: none */
+  const let_engine *scratch_engine;
+  uint32_t number, scratch_number; /* of the device's gpu-lets, < 64 */
+  let_dur cost;                    /* how long bringing it up took before; 0: unknown */
   uint32_t n_models;
   let__lane_model *model;
   int stop_fd; /* readable: drain and leave */
