@@ -114,22 +114,22 @@ static let_err load_model(let__worker *w, let__generation *g, const let__lane *l
   return LET_OK;
 }
 
-/* Which exec the cell under way lacks; 2: none. */
-static int lacks(const let__worker *w, const let__cell *c) {
-  if (!c->x[0]) return 0;
-  return !c->x[1] && w->view.device->i->depth > 1 && !c->x[0]->dynamic ? 1 : 2;
+/* Which exec the variant under way lacks; 2: none. */
+static int lacks(const let__worker *w, const let__batch_variant *v) {
+  if (!v->x[0]) return 0;
+  return !v->x[1] && w->view.device->i->depth > 1 && !v->x[0]->dynamic ? 1 : 2;
 }
 
-static let_err prepare(let__lane_model *m, let_gpulet *on, let__cell *c, int instance, let_error *e) {
+static let_err prepare(let__lane_model *m, let_gpulet *on, let__batch_variant *v, int instance, let_error *e) {
   let_engine_target t;
   const char *note = NULL;
   on->device->i->target(on, &t);
   if (instance == 0 && !m->measured) let__fault(LET__STAGE_PREPARE);
-  c->size = m->size[m->next];
-  let_err r = m->engine->prepare(m->loaded->em, &t, c->size, instance, &c->x[instance], &note, e);
+  v->size = m->size[m->next];
+  let_err r = m->engine->prepare(m->loaded->em, &t, v->size, instance, &v->x[instance], &note, e);
   if (r) return r;
-  c->x[instance]->model = m->m->name;
-  c->dirty[instance] = c->size;
+  v->x[instance]->model = m->m->name;
+  v->dirty[instance] = v->size;
   if (note) m->note = note;
   return LET_OK;
 }
@@ -139,7 +139,7 @@ typedef struct measuring {
   let_gpulet *g;
   const let_engine *engine;
   _Atomic let_time *due;
-  let__cell *cell;
+  let__batch_variant *variant;
   let__effort effort;
   let_err result;
   let_error error;
@@ -151,37 +151,37 @@ static void measure(void *arg) {
   x->g->device->i->target(x->g, &t);
   x->result = x->g->device->i->enter(x->g, &x->error);
   if (!x->result) x->result = x->engine->enter(&t, &x->error);
-  if (!x->result) x->result = let__measure(x->w, x->g, x->due, x->cell, x->effort, &x->error);
+  if (!x->result) x->result = let__measure(x->w, x->g, x->due, x->variant, x->effort, &x->error);
 }
 
 /* How long a run may take, from the sizes that are known: in proportion, and twice that. */
 static let_dur expected(const let__lane_model *m, uint32_t size) {
   let_dur most = 0;
-  for (uint32_t i = 0; i < let__cells(m); i++) {
-    const let__cell *c = &m->cell[i];
-    let_dur t = 2 * c->p99 * (size > c->size ? (size + c->size - 1) / c->size : 1);
+  for (uint32_t i = 0; i < let__variants(m); i++) {
+    const let__batch_variant *v = &m->variant[i];
+    let_dur t = 2 * v->p99 * (size > v->size ? (size + v->size - 1) / v->size : 1);
     if (t > most) most = t;
   }
   return most;
 }
 
-/* Measures the cell on |on|, in |thread|; what was measured in this process before is not measured again. Nor is
+/* Measures the variant on |on|, in |thread|; what was measured in this process before is not measured again. Nor is
  * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to
  * measure it holds up the small ones of whoever serves on the same SMs until it is done. */
 static let_err measure_with(let__worker *w, let__job_thread *thread, const let__lane *l, let__lane_model *m,
-                            let_gpulet *on, _Atomic let_time *due, bool beside, let__cell *c, let_error *e) {
+                            let_gpulet *on, _Atomic let_time *due, bool beside, let__batch_variant *v, let_error *e) {
   let_err r = let__job_thread_start(thread, e);
   if (r) return r;
-  const let__known *known = let__model_known(m->loaded, c->size, l->granules, l->shared);
-  bool again = known && (!known->beside || beside);
-  c->p99 = expected(m, c->size);
-  if (again) c->p50 = known->p50, c->p99 = known->p99, c->beside = known->beside;
-  else if (beside && m->planned && w->view.device->i->depth > 1) return c->beside = true, c->p99 = 0, LET_OK;
+  const let__cached_latency *cached = let__model_latency(m->loaded, v->size, l->granules, l->shared);
+  bool again = cached && (!cached->beside || beside);
+  v->p99 = expected(m, v->size);
+  if (again) v->p50 = cached->p50, v->p99 = cached->p99, v->beside = cached->beside;
+  else if (beside && m->planned && w->view.device->i->depth > 1) return v->beside = true, v->p99 = 0, LET_OK;
   measuring x = {.w = &w->view,
                  .g = on,
                  .engine = m->engine,
                  .due = due,
-                 .cell = c,
+                 .variant = v,
                  .effort = again    ? LET__ONCE
                            : beside ? LET__BESIDE
                                     : LET__ALONE};
@@ -190,24 +190,24 @@ static let_err measure_with(let__worker *w, let__job_thread *thread, const let__
   let__job_thread_wait(thread);
   if (x.result) {
     if (e) *e = x.error;
-    return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, c->size), x.result;
+    return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, v->size), x.result;
   }
   if (x.effort == LET__ALONE && batches_run(w) != before)
-    c->beside = true, c->p99 = c->p50; /* it was not alone after all */
-  if (!again && c->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, c);
+    v->beside = true, v->p99 = v->p50; /* it was not alone after all */
+  if (!again && v->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, v);
   return LET_OK;
 }
 
 static void publish(let__lane_model *m) {
   m->next++;
-  atomic_store_explicit(&m->n_cells, let__cells(m) + 1, memory_order_release);
+  atomic_store_explicit(&m->n_variants, let__variants(m) + 1, memory_order_release);
 }
 
 /* The planned batch alone is too slow for single requests to be padded to it within the SLO (a plan that promises
  * none): one more size before the lane serves. */
-static bool too_slow(const let__lane_model *m, const let__cell *c) {
-  return m->slo > 0 && !c->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 &&
-         m->size[1] < c->size && 2 * c->p50 > m->slo;
+static bool too_slow(const let__lane_model *m, const let__batch_variant *v) {
+  return m->slo > 0 && !v->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 &&
+         m->size[1] < v->size && 2 * v->p50 > m->slo;
 }
 
 let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e) {
@@ -227,17 +227,17 @@ let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, 
     g->began = let_now();
     if ((r = load_model(w, g, l, m, e))) return r;
   } else {
-    let__cell *c = &m->cell[let__cells(m)];
-    int instance = lacks(w, c);
+    let__batch_variant *v = &m->variant[let__variants(m)];
+    int instance = lacks(w, v);
     if (instance < 2) {
       memcpy(g->model, m->m->name, sizeof g->model);
-      if ((r = prepare(m, l->g, c, instance, e))) return r;
+      if ((r = prepare(m, l->g, v, instance, e))) return r;
     } else {
-      if ((r = measure_with(w, &l->thread, l, m, l->g, &l->due, g->beside || let__busy(w), c, e))) return r;
+      if ((r = measure_with(w, &l->thread, l, m, l->g, &l->due, g->beside || let__busy(w), v, e))) return r;
       publish(m);
       memcpy(g->model, m->m->name, sizeof g->model);
       g->done++;
-      if (too_slow(m, c)) m->needed++, g->total++;
+      if (too_slow(m, v)) m->needed++, g->total++;
       m->took = let_now() - g->began;
     }
   }
@@ -265,10 +265,10 @@ bool let__growing(const let__generation *g) {
   return g->up == g->n && next_to_grow(g, &l);
 }
 
-static void discard(const let__lane_model *m, let__cell *c) {
+static void discard(const let__lane_model *m, let__batch_variant *v) {
   for (int x = 0; x < 2; x++)
-    if (c->x[x]) m->engine->discard(c->x[x]);
-  memset(c, 0, sizeof *c);
+    if (v->x[x]) m->engine->discard(v->x[x]);
+  memset(v, 0, sizeof *v);
 }
 
 static bool scarce(let_err r) { return r == LET_ERR_NOMEM || r == LET_ERR_OVERLOADED; }
@@ -278,21 +278,21 @@ static void free_scratch_graph(let__lane *l) {
   l->scratch_graph = NULL;
 }
 
-static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__cell *c, int instance,
+static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__batch_variant *v, int instance,
                             let_error *e) {
-  let_err r = prepare(m, on, c, instance, e);
+  let_err r = prepare(m, on, v, instance, e);
   if (!scarce(r) || !l->scratch_graph) return r;
   free_scratch_graph(l);
-  return prepare(m, on, c, instance, e);
+  return prepare(m, on, v, instance, e);
 }
 
 /* What the scratch gpu-let told is kept; its graph is not to serve. */
-static void measured(let__lane *l, let__lane_model *m, let__cell *c) {
+static void measured(let__lane *l, let__lane_model *m, let__batch_variant *v) {
   m->measured = true;
-  if (!c->x[0]->n_graphs) return;
+  if (!v->x[0]->n_graphs) return;
   free_scratch_graph(l);
-  l->scratch_graph = c->x[0], l->scratch_engine = m->engine;
-  c->x[0] = NULL;
+  l->scratch_graph = v->x[0], l->scratch_engine = m->engine;
+  v->x[0] = NULL;
 }
 
 static bool lane_grows(const let__lane *l) {
@@ -301,18 +301,18 @@ static bool lane_grows(const let__lane *l) {
   return false;
 }
 
-static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__cell *c,
+static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__batch_variant *v,
                     uint32_t *ret_size, let_error *e) {
   if (!l->scratch_gpulet) return open_gpulet(w, l, &l->scratch_gpulet, &l->scratch_number, e);
-  if (!m->measured && !c->x[0]) return prepare_more(l, m, l->scratch_gpulet, c, 0, e);
+  if (!m->measured && !v->x[0]) return prepare_more(l, m, l->scratch_gpulet, v, 0, e);
   if (!m->measured) {
-    let_err r = measure_with(w, &w->prober, l, m, l->scratch_gpulet, &w->prober_due, g->beside || let__busy(w), c, e);
-    if (!r) measured(l, m, c);
+    let_err r = measure_with(w, &w->prober, l, m, l->scratch_gpulet, &w->prober_due, g->beside || let__busy(w), v, e);
+    if (!r) measured(l, m, v);
     return r;
   }
-  int instance = lacks(w, c);
-  if (instance < 2) return prepare_more(l, m, c->x[0] && !c->x[0]->n_graphs ? l->scratch_gpulet : l->g, c, instance, e);
-  *ret_size = c->size, m->measured = false, publish(m);
+  int instance = lacks(w, v);
+  if (instance < 2) return prepare_more(l, m, v->x[0] && !v->x[0]->n_graphs ? l->scratch_gpulet : l->g, v, instance, e);
+  *ret_size = v->size, m->measured = false, publish(m);
   if (!lane_grows(l)) free_scratch_graph(l);
   return LET_OK;
 }
@@ -321,13 +321,13 @@ let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint
                   let_error *e) {
   let__lane *l = NULL;
   let__lane_model *m = next_to_grow(g, &l);
-  let__cell *c = &m->cell[let__cells(m)];
+  let__batch_variant *v = &m->variant[let__variants(m)];
   *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
-  let_err r = grow(w, g, l, m, c, ret_size, e);
+  let_err r = grow(w, g, l, m, v, ret_size, e);
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE)
     return r; /* what was launched may still run: nothing of it is freed */
   if (!r) return LET_OK;
-  discard(m, c);
+  discard(m, v);
   m->measured = false;
   /* Another generation is about to go, or to be taken back: what is missing will be there then. */
   if (scarce(r) && w->generations->next) return LET_ERR_AGAIN;
@@ -350,11 +350,11 @@ void let__generation_halt(let__generation *g) {
 }
 
 static bool free_exec(let__lane_model *m) {
-  for (uint32_t c = LET_SIZES_MAX; c-- > 0;)
+  for (uint32_t v = LET_SIZES_MAX; v-- > 0;)
     for (int x = 2; x-- > 0;)
-      if (m->cell[c].x[x]) {
-        m->engine->discard(m->cell[c].x[x]);
-        m->cell[c].x[x] = NULL;
+      if (m->variant[v].x[x]) {
+        m->engine->discard(m->variant[v].x[x]);
+        m->variant[v].x[x] = NULL;
         return true;
       }
   return false;

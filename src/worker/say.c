@@ -50,8 +50,8 @@ let_err let__say_ready(let__worker *w) {
 static uint64_t memory_of_variants(const let__lane *l) {
   uint64_t n = 0;
   for (uint32_t k = 0; k < l->n_models; k++)
-    for (uint32_t c = 0; c < let__cells(&l->model[k]); c++)
-      for (int x = 0; x < 2; x++) n += l->model[k].cell[c].x[x] ? l->model[k].cell[c].x[x]->memory_bytes : 0;
+    for (uint32_t c = 0; c < let__variants(&l->model[k]); c++)
+      for (int x = 0; x < 2; x++) n += l->model[k].variant[c].x[x] ? l->model[k].variant[c].x[x]->memory_bytes : 0;
   return n;
 }
 
@@ -85,25 +85,25 @@ let_err let__say_health(let__worker *w) {
 
 static uint64_t memory_of(const let__lane_model *m) {
   uint64_t n = m->engine->weights_bytes(m->loaded->em);
-  for (uint32_t c = 0; c < let__cells(m); c++)
+  for (uint32_t c = 0; c < let__variants(m); c++)
     for (int x = 0; x < 2; x++)
-      if (m->cell[c].x[x]) n += m->cell[c].x[x]->memory_bytes;
+      if (m->variant[c].x[x]) n += m->variant[c].x[x]->memory_bytes;
   return n;
 }
 
-static let_ipc_size_time time_of(const let__cell *c) {
-  return (let_ipc_size_time){.size = c->size, .p50 = c->p50, .p99 = c->p99, .beside = c->beside};
+static let_ipc_size_time time_of(const let__batch_variant *v) {
+  return (let_ipc_size_time){.size = v->size, .p50 = v->p50, .p99 = v->p99, .beside = v->beside};
 }
 
 static let_ipc_model_report report_on(const let__worker *w, const let__lane_model *m) {
   let_ipc_model_report report = {.name = m->m->name, .memory_bytes = memory_of(m), .took = m->took};
-  const let_exec *x = m->cell[0].x[0];
+  const let_exec *x = m->variant[0].x[0];
   uint64_t row = 0;
   for (unsigned o = 0; o < x->n_out && !x->dynamic; o++) row += x->out[o].row_bytes;
   if (row <= let_ring_arena_size(w->view.arena)) report.output_row_bytes = row; /* else no request can have it */
   report.eager = m->note ? m->note : "";
-  report.n_sizes = (uint8_t)let__cells(m);
-  for (uint32_t c = 0; c < report.n_sizes; c++) report.size[c] = time_of(&m->cell[c]);
+  report.n_sizes = (uint8_t)let__variants(m);
+  for (uint32_t c = 0; c < report.n_sizes; c++) report.size[c] = time_of(&m->variant[c]);
   return report;
 }
 
@@ -142,7 +142,7 @@ let_err let__say_size(let__worker *w, const let__generation *g, const let__lane 
   const let__lane_model *of = &l->model[model];
   let_ipc_event m = {.type = LET_IPC_SIZE, .size = {.set = g->set, .lane = l->index, .model = model}};
   m.size.memory_bytes = memory_of(of);
-  m.size.time = failed ? (let_ipc_size_time){.size = size} : time_of(&of->cell[let__cells(of) - 1]);
+  m.size.time = failed ? (let_ipc_size_time){.size = size} : time_of(&of->variant[let__variants(of) - 1]);
   m.size.failed = !failed ? "" : failed->text[0] ? failed->text : let_err_text(failed->code);
   return say(w, &m);
 }

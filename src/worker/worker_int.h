@@ -8,14 +8,14 @@
 #include "worker/lane.h"
 #include "worker/backoff.h"
 
-enum { LET__GPULETS_MAX = 64, LET__KNOWN_MAX = 128 };
+enum { LET__GPULETS_MAX = 64, LET__LATENCY_CACHE_MAX = 128 };
 
-/* What a cell took, for generations to come. */
-typedef struct let__known {
+/* What a variant took, for generations to come. */
+typedef struct let__cached_latency {
   uint32_t size, granules;
   bool shared, beside;
   let_dur p50, p99;
-} let__known;
+} let__cached_latency;
 
 /* A model's weights, shared by every gpu-let and generation that serves exactly this configuration. Without users they
  * are unloaded; what was measured stays. */
@@ -24,8 +24,8 @@ struct let__loaded {
   const let_engine *engine;
   let_engine_model *em; /* NULL: not loaded */
   uint32_t refs;
-  uint32_t n_known; /* ever noted: the oldest are overwritten */
-  let__known known[LET__KNOWN_MAX];
+  uint32_t n_cached; /* ever noted: the oldest are overwritten */
+  let__cached_latency latency_cache[LET__LATENCY_CACHE_MAX];
   let__loaded *next;
 };
 
@@ -80,10 +80,10 @@ let_err let__say_retired(let__worker *w, let_lane_set_id set);
 bool let__simulated(const let__worker *w);
 let_err let__model_load(let__worker *w, const let_model *m, let__loaded **ret, let_error *e);
 void let__model_drop(let__loaded *l); /* NULL is fine */
-const let__known *let__model_known(const let__loaded *l, uint32_t size, uint32_t granules,
-                                   bool shared); /* NULL: never measured */
+const let__cached_latency *let__model_latency(const let__loaded *l, uint32_t size, uint32_t granules,
+                                              bool shared); /* NULL: never measured */
 void let__model_note(let__loaded *l, uint32_t granules, bool shared,
-                     const let__cell *c); /* a figure taken alone is not replaced by one taken beside others */
+                     const let__batch_variant *v); /* a figure taken alone is not replaced by one taken beside others */
 
 /* bring_up.c: the steps. One is never more than one call of the engine that takes long. */
 let_err let__generation_new(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds, let__generation **ret,
@@ -91,7 +91,7 @@ let_err let__generation_new(let__worker *w, let_arena *a, const let_ipc_prepare 
 /* One step towards serving; *ret_lane: the lane that serves from now on, or NULL. Fails: *ret_lane was being worked on.
  */
 let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e);
-/* One step towards the sizes that lanes which serve do not have yet. *ret_model: of *ret_lane, has a new cell, or has
+/* One step towards the sizes that lanes which serve do not have yet. *ret_model: of *ret_lane, has a new variant, or has
  * failed to get one for *ret_size (0: nothing of the kind yet). Errors: AGAIN: not while there are other generations.
  */
 bool let__growing(const let__generation *g);
