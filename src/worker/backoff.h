@@ -14,7 +14,7 @@
 #include "base/time.h"
 
 typedef enum let__work {
-  LET__WORK_BRING_UP, /* what a generation needs to serve: the server waits for it */
+  LET__WORK_BRING_UP, /* what a lane set needs to serve: the server waits for it */
   LET__WORK_GROW,     /* further sizes: nothing waits for them */
   LET__WORK_FREE      /* a free waits for all that runs on the device, and holds up what comes after it */
 } let__work;
@@ -23,7 +23,7 @@ typedef enum let__work {
  * so far; it is added to. */
 let_dur let__backoff(let__work work, bool busy, let_dur took, let_dur *rested);
 
-/* From when a generation is retired until the first of it is freed: the new one has its first batches behind it. */
+/* From when a lane set is retired until the first of it is freed: the new one has its first batches behind it. */
 #define LET__FREE_AFTER (500 * LET_MS)
 
 #endif

@@ -1,4 +1,4 @@
-/* bring_up.c: a generation's steps: open, load, prepare, measure; later the same for further sizes, beside the lane
+/* bring_up.c: a lane set's steps: open, load, prepare, measure; later the same for further sizes, beside the lane
  * that serves; and in the end its frees, one by one. */
 #include <errno.h>
 #include <stdlib.h>
@@ -29,46 +29,47 @@ static let_err take_lane(const let_ipc_lane *from, let__lane *l, let_error *e) {
 
 /* Cheap lanes first: most of them serve again long before the dearest is ready. What is not known goes first, too: of
  * equal ones the order stays. */
-static void sort(let__generation *g) {
-  for (uint32_t i = 0; i < g->n; i++) {
+static void sort(let__lane_set *set) {
+  for (uint32_t i = 0; i < set->n; i++) {
     uint32_t k = i;
-    for (; k > 0 && g->lane[g->order[k - 1]].cost > g->lane[i].cost; k--) g->order[k] = g->order[k - 1];
-    g->order[k] = i;
+    for (; k > 0 && set->lane[set->order[k - 1]].cost > set->lane[i].cost; k--) set->order[k] = set->order[k - 1];
+    set->order[k] = i;
   }
 }
 
-let_err let__generation_new(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds, let__generation **ret,
-                            let_error *e) {
+let_err let__lane_set_new(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds, let__lane_set **ret,
+                          let_error *e) {
   uint32_t n = asked->n_lanes, n_fds = 2 + n;
-  let__generation *g = calloc(1, sizeof *g);
+  let__lane_set *set = calloc(1, sizeof *set);
   let_err r = LET_OK;
-  if (g) g->stop_fd = -1, g->set = asked->set;
-  if (!g || !(g->lane = calloc(n, sizeof *g->lane))) r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
-  else if (!(r = let_lanes_map(fds[0], n, fds + 2, fds[1], &g->lanes, e)))
+  if (set) set->stop_fd = -1, set->id = asked->set;
+  if (!set || !(set->lane = calloc(n, sizeof *set->lane)))
+    r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
+  else if (!(r = let_lanes_map(fds[0], n, fds + 2, fds[1], &set->lanes, e)))
     for (uint32_t i = 1; i < n_fds; i++) fds[i] = -1; /* the lanes own them now */
   for (uint32_t i = 0; i < n_fds; i++)
     if (fds[i] >= 0) close(fds[i]);
-  if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+  if (!r && (set->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
     r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
   for (uint32_t i = 0; !r && i < n; i++) {
-    let__lane *l = &g->lane[g->n++];
-    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = i, .stop_fd = g->stop_fd, .due = LET_NEVER};
+    let__lane *l = &set->lane[set->n++];
+    *l = (let__lane){.w = &w->view, .lanes = set->lanes, .index = i, .stop_fd = set->stop_fd, .due = LET_NEVER};
     r = take_lane(&asked->lane[i], l, e);
-    for (uint32_t k = 0; !r && k < l->n_models; k++) g->total += l->model[k].needed;
+    for (uint32_t k = 0; !r && k < l->n_models; k++) set->total += l->model[k].needed;
   }
   let_ipc_prepare *kept = r ? NULL : let_arena_alloc(a, sizeof *kept);
   if (!r && !kept) r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   if (r) {
-    if (g) let__generation_free(w, g);
+    if (set) let__lane_set_free(w, set);
     return r;
   }
   *kept = *asked;
-  g->asked = kept;
-  g->arena = *a;
+  set->asked = kept;
+  set->arena = *a;
   *a = (let_arena){.mem = a->mem};
-  g->beside = asked->beside;
-  sort(g);
-  *ret = g;
+  set->beside = asked->beside;
+  sort(set);
+  *ret = set;
   return LET_OK;
 }
 
@@ -76,8 +77,8 @@ let_err let__generation_new(let__worker *w, let_arena *a, const let_ipc_prepare 
 
 static uint64_t batches_run(const let__worker *w) {
   uint64_t n = 0;
-  for (const let__generation *g = w->generations; g; g = g->next)
-    for (uint32_t i = 0; i < g->n; i++) n += atomic_load_explicit(&g->lane[i].batches, memory_order_relaxed);
+  for (const let__lane_set *set = w->lane_sets; set; set = set->next)
+    for (uint32_t i = 0; i < set->n; i++) n += atomic_load_explicit(&set->lane[i].batches, memory_order_relaxed);
   return n;
 }
 
@@ -101,10 +102,10 @@ static let_err open_gpulet(let__worker *w, const let__lane *l, let_gpulet **ret,
   return LET_OK;
 }
 
-static let_err load_model(let__worker *w, let__generation *g, const let__lane *l, let__lane_model *m, let_error *e) {
-  let_model spec = *g->asked->lane[l->index].model[m - l->model].model;
+static let_err load_model(let__worker *w, let__lane_set *set, const let__lane *l, let__lane_model *m, let_error *e) {
+  let_model spec = *set->asked->lane[l->index].model[m - l->model].model;
   let_err r;
-  memcpy(g->model, spec.name, sizeof g->model);
+  memcpy(set->model, spec.name, sizeof set->model);
   if (let__simulated(w)) spec.null_us = 0; /* the profile says how long it takes */
   for (uint32_t i = 0; i < m->n_sizes; i++)
     if (spec.max_batch == 0 && m->size[i] != 1)
@@ -210,35 +211,35 @@ static bool too_slow(const let__lane_model *m, const let__batch_variant *v) {
          m->size[1] < v->size && 2 * v->p50 > m->slo;
 }
 
-let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e) {
-  let__lane *l = &g->lane[g->order[g->up]];
+let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, let_error *e) {
+  let__lane *l = &set->lane[set->order[set->up]];
   let__lane_model *m = l->model;
   let_err r;
   while (m < l->model + l->n_models && m->next >= m->needed) m++;
   *ret_lane = l;
-  g->model[0] = 0;
+  set->model[0] = 0;
   if (!l->g) {
     if ((r = open_gpulet(w, l, &l->g, &l->number, e))) return r;
   } else if (m == l->model + l->n_models) {
-    g->up++;
+    set->up++;
     let__lane_serve(l);
     return LET_OK;
   } else if (!m->loaded) {
-    g->began = let_now();
-    if ((r = load_model(w, g, l, m, e))) return r;
+    set->began = let_now();
+    if ((r = load_model(w, set, l, m, e))) return r;
   } else {
     let__batch_variant *v = &m->variant[let__variants(m)];
     int instance = lacks(w, v);
     if (instance < 2) {
-      memcpy(g->model, m->m->name, sizeof g->model);
+      memcpy(set->model, m->m->name, sizeof set->model);
       if ((r = prepare(m, l->g, v, instance, e))) return r;
     } else {
-      if ((r = measure_with(w, &l->thread, l, m, l->g, &l->due, g->beside || let__busy(w), v, e))) return r;
+      if ((r = measure_with(w, &l->thread, l, m, l->g, &l->due, set->beside || let__busy(w), v, e))) return r;
       publish(m);
-      memcpy(g->model, m->m->name, sizeof g->model);
-      g->done++;
-      if (too_slow(m, v)) m->needed++, g->total++;
-      m->took = let_now() - g->began;
+      memcpy(set->model, m->m->name, sizeof set->model);
+      set->done++;
+      if (too_slow(m, v)) m->needed++, set->total++;
+      m->took = let_now() - set->began;
     }
   }
   *ret_lane = NULL;
@@ -248,10 +249,10 @@ let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, 
 /* ---- growing -------------------------------------------------------------------------------------------------- */
 
 /* Every model gets its next size before any gets the one after. */
-static let__lane_model *next_to_grow(const let__generation *g, let__lane **ret_lane) {
+static let__lane_model *next_to_grow(const let__lane_set *set, let__lane **ret_lane) {
   let__lane_model *best = NULL;
-  for (uint32_t i = 0; i < g->up; i++) {
-    let__lane *l = &g->lane[g->order[i]];
+  for (uint32_t i = 0; i < set->up; i++) {
+    let__lane *l = &set->lane[set->order[i]];
     for (uint32_t k = 0; k < l->n_models; k++) {
       let__lane_model *m = &l->model[k];
       if (m->next < m->n_sizes && (!best || m->next < best->next)) best = m, *ret_lane = l;
@@ -260,9 +261,9 @@ static let__lane_model *next_to_grow(const let__generation *g, let__lane **ret_l
   return best;
 }
 
-bool let__growing(const let__generation *g) {
+bool let__growing(const let__lane_set *set) {
   let__lane *l;
-  return g->up == g->n && next_to_grow(g, &l);
+  return set->up == set->n && next_to_grow(set, &l);
 }
 
 static void discard(const let__lane_model *m, let__batch_variant *v) {
@@ -301,12 +302,12 @@ static bool lane_grows(const let__lane *l) {
   return false;
 }
 
-static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__batch_variant *v,
+static let_err grow(let__worker *w, const let__lane_set *set, let__lane *l, let__lane_model *m, let__batch_variant *v,
                     uint32_t *ret_size, let_error *e) {
   if (!l->scratch_gpulet) return open_gpulet(w, l, &l->scratch_gpulet, &l->scratch_number, e);
   if (!m->measured && !v->x[0]) return prepare_more(l, m, l->scratch_gpulet, v, 0, e);
   if (!m->measured) {
-    let_err r = measure_with(w, &w->prober, l, m, l->scratch_gpulet, &w->prober_due, g->beside || let__busy(w), v, e);
+    let_err r = measure_with(w, &w->prober, l, m, l->scratch_gpulet, &w->prober_due, set->beside || let__busy(w), v, e);
     if (!r) measured(l, m, v);
     return r;
   }
@@ -317,20 +318,20 @@ static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let_
   return LET_OK;
 }
 
-let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
+let_err let__grow(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
                   let_error *e) {
   let__lane *l = NULL;
-  let__lane_model *m = next_to_grow(g, &l);
+  let__lane_model *m = next_to_grow(set, &l);
   let__batch_variant *v = &m->variant[let__variants(m)];
   *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
-  let_err r = grow(w, g, l, m, v, ret_size, e);
+  let_err r = grow(w, set, l, m, v, ret_size, e);
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE)
     return r; /* what was launched may still run: nothing of it is freed */
   if (!r) return LET_OK;
   discard(m, v);
   m->measured = false;
-  /* Another generation is about to go, or to be taken back: what is missing will be there then. */
-  if (scarce(r) && w->generations->next) return LET_ERR_AGAIN;
+  /* Another lane set is about to go, or to be taken back: what is missing will be there then. */
+  if (scarce(r) && w->lane_sets->next) return LET_ERR_AGAIN;
   *ret_size = m->size[m->next++];
   if (!lane_grows(l)) free_scratch_graph(l);
   return r;
@@ -338,15 +339,15 @@ let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint
 
 /* ---- the end -------------------------------------------------------------------------------------------------- */
 
-void let__generation_halt(let__generation *g) {
+void let__lane_set_halt(let__lane_set *set) {
   uint64_t one = 1;
-  if (!g) return;
-  if (g->stop_fd >= 0) (void)!write(g->stop_fd, &one, sizeof one);
-  for (uint32_t i = 0; i < g->n; i++) let__lane_join(&g->lane[i]);
-  let_lanes_free(g->lanes);
-  if (g->stop_fd >= 0) close(g->stop_fd);
-  let_arena_fini(&g->arena);
-  g->lanes = NULL, g->stop_fd = -1, g->asked = NULL;
+  if (!set) return;
+  if (set->stop_fd >= 0) (void)!write(set->stop_fd, &one, sizeof one);
+  for (uint32_t i = 0; i < set->n; i++) let__lane_join(&set->lane[i]);
+  let_lanes_free(set->lanes);
+  if (set->stop_fd >= 0) close(set->stop_fd);
+  let_arena_fini(&set->arena);
+  set->lanes = NULL, set->stop_fd = -1, set->asked = NULL;
 }
 
 static bool free_exec(let__lane_model *m) {
@@ -381,16 +382,16 @@ static bool free_of_lane(let__worker *w, let__lane *l) {
   return false;
 }
 
-bool let__generation_free_step(let__worker *w, let__generation *g) {
-  for (uint32_t i = 0; i < g->n; i++)
-    if (free_of_lane(w, &g->lane[i])) return true;
-  for (uint32_t i = 0; i < g->n; i++) free(g->lane[i].model);
-  free(g->lane);
-  free(g);
+bool let__lane_set_free_step(let__worker *w, let__lane_set *set) {
+  for (uint32_t i = 0; i < set->n; i++)
+    if (free_of_lane(w, &set->lane[i])) return true;
+  for (uint32_t i = 0; i < set->n; i++) free(set->lane[i].model);
+  free(set->lane);
+  free(set);
   return false;
 }
 
-void let__generation_free(let__worker *w, let__generation *g) {
-  let__generation_halt(g);
-  while (g && let__generation_free_step(w, g)) {}
+void let__lane_set_free(let__worker *w, let__lane_set *set) {
+  let__lane_set_halt(set);
+  while (set && let__lane_set_free_step(w, set)) {}
 }

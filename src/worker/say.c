@@ -64,12 +64,12 @@ let_err let__say_health(let__worker *w) {
   let_err r = w->view.device->i->health(w->view.device, &h, &e);
   if (r == LET_ERR_DEVICE) let__worker_die(&w->view, &e);
   for (const let__loaded *l = w->loaded; l; l = l->next) memory += l->em ? l->engine->weights_bytes(l->em) : 0;
-  for (const let__generation *g = w->generations; g; g = g->next)
-    for (uint32_t i = 0; i < g->n; i++) {
-      const let__lane *l = &g->lane[i];
+  for (const let__lane_set *set = w->lane_sets; set; set = set->next)
+    for (uint32_t i = 0; i < set->n; i++) {
+      const let__lane *l = &set->lane[i];
       memory += memory_of_variants(l);
       if (n == LET_IPC_HEALTH_MAX) continue;
-      lanes[n++] = (let_ipc_lane_health){.set = g->set,
+      lanes[n++] = (let_ipc_lane_health){.set = set->id,
                                          .lane = i,
                                          .busy = (let_dur)atomic_load_explicit(&l->busy_ns, memory_order_relaxed),
                                          .batches = atomic_load_explicit(&l->batches, memory_order_relaxed)};
@@ -107,27 +107,27 @@ static let_ipc_model_report report_on(const let__worker *w, const let__lane_mode
   return report;
 }
 
-let_err let__say_lane_up(let__worker *w, const let__generation *g, const let__lane *l) {
+let_err let__say_lane_up(let__worker *w, const let__lane_set *set, const let__lane *l) {
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
   let_ipc_model_report *models = let_arena_array(&a, l->n_models, sizeof *models);
   let_err r = models ? LET_OK : LET_ERR_NOMEM;
   for (uint32_t k = 0; !r && k < l->n_models; k++) models[k] = report_on(w, &l->model[k]);
-  let_ipc_event m = {.type = LET_IPC_LANE_UP, .lane_up = {g->set, l->index, l->n_models, models}};
+  let_ipc_event m = {.type = LET_IPC_LANE_UP, .lane_up = {set->id, l->index, l->n_models, models}};
   if (!r) r = say(w, &m);
   let_arena_fini(&a);
   return r;
 }
 
-let_err let__say_prepared(let__worker *w, const let__generation *g) {
-  let_ipc_event m = {.type = LET_IPC_PREPARED, .prepared = {g->set}};
+let_err let__say_prepared(let__worker *w, const let__lane_set *set) {
+  let_ipc_event m = {.type = LET_IPC_PREPARED, .prepared = {set->id}};
   let_err r = say(w, &m);
   if (!r && let__fault_lies()) r = say(w, &m);
   return r;
 }
 
-let_err let__say_progress(let__worker *w, const let__generation *g) {
-  let_ipc_event m = {.type = LET_IPC_PROGRESS, .progress = {g->set, g->model, g->done, g->total}};
+let_err let__say_progress(let__worker *w, const let__lane_set *set) {
+  let_ipc_event m = {.type = LET_IPC_PROGRESS, .progress = {set->id, set->model, set->done, set->total}};
   return say(w, &m);
 }
 
@@ -137,10 +137,10 @@ let_err let__say_failed(let__worker *w, let_lane_set_id set, uint32_t lane, cons
   return say(w, &m);
 }
 
-let_err let__say_size(let__worker *w, const let__generation *g, const let__lane *l, uint32_t model, uint32_t size,
+let_err let__say_size(let__worker *w, const let__lane_set *set, const let__lane *l, uint32_t model, uint32_t size,
                       const let_error *failed) {
   const let__lane_model *of = &l->model[model];
-  let_ipc_event m = {.type = LET_IPC_SIZE, .size = {.set = g->set, .lane = l->index, .model = model}};
+  let_ipc_event m = {.type = LET_IPC_SIZE, .size = {.set = set->id, .lane = l->index, .model = model}};
   m.size.memory_bytes = memory_of(of);
   m.size.time = failed ? (let_ipc_size_time){.size = size} : time_of(&of->variant[let__variants(of) - 1]);
   m.size.failed = !failed ? "" : failed->text[0] ? failed->text : let_err_text(failed->code);

@@ -41,12 +41,12 @@ static let_err init(let__worker *w, const let_ipc_command *m, int arena_fd, let_
 /* A lane thread that is stuck in a call of the engine or the device cannot report it itself. */
 static void look_for_stuck(let__worker *w) {
   let_time now = let_now();
-  for (let__generation *g = w->generations; g; g = g->next)
-    for (uint32_t i = 0; i < g->n; i++)
-      if (atomic_load_explicit(&g->lane[i].due, memory_order_relaxed) < now) {
+  for (let__lane_set *set = w->lane_sets; set; set = set->next)
+    for (uint32_t i = 0; i < set->n; i++)
+      if (atomic_load_explicit(&set->lane[i].due, memory_order_relaxed) < now) {
         let_error e;
         (void)let_fail(&e, LET_ERR_GPULET, "gpu-let %u is stuck in a batch far beyond its predicted time",
-                       g->lane[i].gpulet.n);
+                       set->lane[i].gpulet.n);
         let__worker_die(&w->view, &e);
       }
 }
@@ -91,8 +91,8 @@ static bool carry_out(let__worker *w, let_arena *a, const let_ipc_command *m, in
 }
 
 static void close_all(let__worker *w) {
-  for (let__generation *g; (g = w->generations);) w->generations = g->next, let__generation_free(w, g);
-  for (let__generation *g; (g = w->retired);) w->retired = g->next, let__generation_free(w, g);
+  for (let__lane_set *set; (set = w->lane_sets);) w->lane_sets = set->next, let__lane_set_free(w, set);
+  for (let__lane_set *set; (set = w->retired);) w->retired = set->next, let__lane_set_free(w, set);
   for (let__loaded *l; (l = w->loaded);) w->loaded = l->next, free(l);
   let__job_thread_stop(&w->prober);
 }
