@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/open.h"
 #include "worker/worker_int.h"
 
 bool let__simulated(const let__worker *w) { return strcmp(w->view.device->i->name, "sim") == 0; }
