@@ -57,7 +57,8 @@ static let_err lane_message(const server *s, const group *g, uint32_t number, le
     let_ipc_variant *v = &models[k];
     uint32_t n, needed = preparing_order(s, p, changing, v->size, &n);
     v->model = &s->model[p->model];
-    v->n_sizes = (uint8_t)n, v->needed = (uint8_t)needed;
+    v->n_sizes = (uint8_t)n;
+    v->needed = (uint8_t)needed;
     v->slo = p->planned > 0 ? 0 : s->slo[p->model];
     v->planned = p->planned > 0;
     cost += s->took[p->model];

@@ -12,8 +12,11 @@
 /* ---- what the server asks for -------------------------------------------------------------------------------- */
 
 static let_err take_lane(const let_ipc_lane *from, let__lane *l, let_error *e) {
-  l->gpulet = from->gpulet, l->first = from->first, l->granules = from->granules;
-  l->shared = from->shared, l->cost = from->cost;
+  l->gpulet = from->gpulet;
+  l->first = from->first;
+  l->granules = from->granules;
+  l->shared = from->shared;
+  l->cost = from->cost;
   l->model = calloc(from->n_models, sizeof *l->model);
   if (!l->model) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u models", from->n_models);
   l->n_models = from->n_models;
@@ -22,7 +25,9 @@ static let_err take_lane(const let_ipc_lane *from, let__lane *l, let_error *e) {
     let__lane_model *m = &l->model[i];
     m->n_sizes = v->n_sizes;
     memcpy(m->size, v->size, sizeof m->size);
-    m->needed = v->needed, m->slo = v->slo, m->planned = v->planned;
+    m->needed = v->needed;
+    m->slo = v->slo;
+    m->planned = v->planned;
   }
   return LET_OK;
 }

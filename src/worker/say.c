@@ -42,16 +42,18 @@ let_err let__say_ready(let__worker *w) {
   const let_device_type *t = w->view.device->i->type(w->view.device);
   let_ipc_event m = {.type = LET_IPC_READY, .ready = {.pid = (uint32_t)getpid(), .device = w->device_name}};
   m.ready.device_type = t->name;
-  m.ready.sms = t->sms, m.ready.granules = t->granules, m.ready.granule_sms = t->granule_sms;
+  m.ready.sms = t->sms;
+  m.ready.granules = t->granules;
+  m.ready.granule_sms = t->granule_sms;
   m.ready.memory_bytes = t->memory_bytes;
   return say(w, &m);
 }
 
-static uint64_t memory_of_variants(const let__lane *l) {
+static uint64_t memory_of_variants(const let__lane_model *m) {
   uint64_t n = 0;
-  for (uint32_t k = 0; k < l->n_models; k++)
-    for (uint32_t c = 0; c < let__variants(&l->model[k]); c++)
-      for (int x = 0; x < 2; x++) n += l->model[k].variant[c].x[x] ? l->model[k].variant[c].x[x]->memory_bytes : 0;
+  for (uint32_t k = 0; k < let__variants(m); k++)
+    for (int x = 0; x < 2; x++)
+      if (m->variant[k].x[x]) n += m->variant[k].x[x]->memory_bytes;
   return n;
 }
 
@@ -67,7 +69,7 @@ let_err let__say_health(let__worker *w) {
   for (const let__lane_set *set = w->lane_sets; set; set = set->next)
     for (uint32_t i = 0; i < set->n; i++) {
       const let__lane *l = &set->lane[i];
-      memory += memory_of_variants(l);
+      for (uint32_t k = 0; k < l->n_models; k++) memory += memory_of_variants(&l->model[k]);
       if (n == LET_IPC_HEALTH_MAX) continue;
       lanes[n++] = (let_ipc_lane_health){.set = set->id,
                                          .lane = i,
@@ -75,8 +77,10 @@ let_err let__say_health(let__worker *w) {
                                          .batches = atomic_load_explicit(&l->batches, memory_order_relaxed)};
     }
   let_ipc_event m = {.type = LET_IPC_HEALTH, .health = {.n_lanes = n, .lane = lanes, .memory_bytes = memory}};
-  m.health.utilization = h.utilization, m.health.power_w = h.power_w;
-  m.health.memory_used = h.memory_used, m.health.memory_total = h.memory_total;
+  m.health.utilization = h.utilization;
+  m.health.power_w = h.power_w;
+  m.health.memory_used = h.memory_used;
+  m.health.memory_total = h.memory_total;
   m.health.uuid = h.uuid;
   return say(w, &m);
 }
@@ -84,11 +88,7 @@ let_err let__say_health(let__worker *w) {
 /* ---- lane sets ------------------------------------------------------------------------------------------------ */
 
 static uint64_t memory_of(const let__lane_model *m) {
-  uint64_t n = m->engine->weights_bytes(m->loaded->em);
-  for (uint32_t c = 0; c < let__variants(m); c++)
-    for (int x = 0; x < 2; x++)
-      if (m->variant[c].x[x]) n += m->variant[c].x[x]->memory_bytes;
-  return n;
+  return m->engine->weights_bytes(m->loaded->em) + memory_of_variants(m);
 }
 
 static let_ipc_size_time time_of(const let__batch_variant *v) {
