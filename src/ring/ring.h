@@ -6,8 +6,8 @@
  *   lanes    one per lane set: a pair of single-producer single-consumer rings for each gpu-let,
  *            submissions (server -> gpu-let) and completions (gpu-let -> server).
  *
- * Shared memory holds offsets and sequence numbers only, one writer per word (what is said once is in ipc/ipc.h). What a worker wrote is checked
- * before it is believed; a bad value fails that worker, never the server. */
+ * Shared memory holds offsets and sequence numbers only, one writer per word. What a worker wrote is checked
+ * before it is believed; a bad value fails that worker, never the server. Messages are in ipc/ipc.h. */
 #ifndef LET_RING_RING_H
 #define LET_RING_RING_H
 
