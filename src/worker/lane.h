@@ -20,8 +20,8 @@ typedef struct let__batch_variant {
 
 typedef struct let__loaded let__loaded; /* worker_int.h: a model's weights */
 
-/* The control thread fills variant[n_variants] and then counts it; the lane's thread looks at counted ones only, and writes
- * their |dirty|. So variants can be added while the lane serves. */
+/* The control thread fills variant[n_variants] and then counts it; the lane's thread looks at counted ones only, and
+ * writes their |dirty|. So variants can be added while the lane serves. */
 typedef struct let__lane_model {
   let__loaded *loaded;
   const let_model *m;

@@ -3,8 +3,8 @@
  * What the core should believe. Alone, 20 runs give the median and the worst, and the worst is what a batch may be
  * counted on to take. Beside traffic neither means anything: the runs give way to the batches of the neighbours (and
  * are slowed down by them, and by the very preparing), so the spread tells of the neighbours' load at this moment and
- * not of this variant. A figure too high would have the core refuse what can be served, and keep refusing, since what is
- * refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
+ * not of this variant. A figure too high would have the core refuse what can be served, and keep refusing, since what
+ * is refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
  * first batch that runs corrects it (core/route.c goes up fast). So beside traffic the least of a few runs
  * counts, for both: it is the closest to the truth, and errs to the side that heals. The server holds it against the
  * plan's own latency (serve/routes.c). */

@@ -1,9 +1,8 @@
-/* schedule.c: what the control thread does next, and what it tells the server about it.
+/* schedule.c: what the control thread does next.
  *
- * One step at a time, commands first: what the server waits for (a lane set being brought up, lane by lane), then
- * frees of what was retired, then the further sizes of what serves (let__backoff says how long it rests in between). Were
- * several threads to bring up lanes, each would take a lane of the lane set's order; nothing else here assumes one.
- */
+ * One step at a time, commands first: what the server waits for (a lane set being brought up, lane by lane), then frees
+ * of what was retired, then the further sizes of what serves (let__backoff says how long it rests in between). Were
+ * several threads to bring up lanes, each would take a lane of the lane set's order; nothing else here assumes one. */
 #include <stdlib.h>
 
 #include "os/clock.h"

@@ -91,8 +91,8 @@ let_err let__lane_set_new(let__worker *w, let_arena *a, const let_ipc_prepare *a
 /* One step towards serving; *ret_lane: the lane that serves from now on, or NULL. Fails: *ret_lane was being worked on.
  */
 let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, let_error *e);
-/* One step towards the sizes that lanes which serve do not have yet. *ret_model: of *ret_lane, has a new variant, or has
- * failed to get one for *ret_size (0: nothing of the kind yet). Errors: AGAIN: not while there are other lane sets.
+/* One step towards the sizes that lanes which serve do not have yet. *ret_model: of *ret_lane, has a new variant, or
+ * has failed to get one for *ret_size (0: nothing of the kind yet). Errors: AGAIN: not while there are other lane sets.
  */
 bool let__growing(const let__lane_set *set);
 let_err let__grow(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
