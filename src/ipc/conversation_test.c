@@ -133,7 +133,7 @@ static let_ipc_event health_event(world *w) {
   return m;
 }
 
-/* The event that the worker would send next about |s|; false: none. What it changes in the worker is done by |noted|. */
+/* The event that the worker would send next about |s|; false: none. |noted| does what it changes in the worker. */
 static bool next_event(world *w, const known_set *s, let_ipc_event *ret) {
   let_lane_set_id set = s->p.set;
   uint32_t lane = below(&w->rng, s->p.n_lanes), model = below(&w->rng, s->p.lane[lane].n_models);

@@ -1,6 +1,7 @@
 #include "ipc/socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -9,6 +10,8 @@
 
 /* A larger message leaves its header in the packet and itself in a file, the first descriptor. */
 enum { PACKET_MAX = 32 << 10, ALL_FDS = LET_IPC_FDS_MAX + 1, SCM_FDS_MAX = 253 };
+/* With these it is a file in memory, which is never waited for, and stays as it is. */
+enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE };
 
 let_err let_ipc_pair(int ret_fds[2], let_error *e) {
   int fds[2];
@@ -59,8 +62,9 @@ static let_err send_packet(int fd, const void *p, size_t n, const int *fds, uint
 }
 
 static let_err send_file(int fd, const let_buf *b, const int *fds, uint32_t n_fds, let_error *e) {
-  int all[ALL_FDS], file = memfd_create("gpulet-control", MFD_CLOEXEC);
+  int all[ALL_FDS], file = memfd_create("gpulet-control", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   let_err r = file < 0 ? LET_ERR_IO : write_all(file, b->p, b->n);
+  if (!r && fcntl(file, F_ADD_SEALS, SEALS) < 0) r = LET_ERR_IO;
   if (r) {
     r = let_fail(e, LET_ERR_IO, "cannot write a control message: %s", strerror(errno));
   } else {
@@ -145,12 +149,13 @@ static let_err recv_packet(int fd, packet *p, let_error *e) {
   return r;
 }
 
-/* pread, not mmap: a peer may truncate or change the file while it is read. It is read once. */
+/* Into private memory, once. */
 static let_err copy_file(int file, uint32_t length, let_arena *a, let_str *ret, let_error *e) {
   struct stat st;
   size_t at = 0;
-  if (fstat(file, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size != (off_t)length)
-    return let_fail(e, LET_ERR_INVALID, "malformed message: it came in a descriptor that is not a file of %u bytes",
+  int seals = fcntl(file, F_GET_SEALS);
+  if (seals < 0 || (seals & SEALS) != SEALS || fstat(file, &st) < 0 || st.st_size != (off_t)length)
+    return let_fail(e, LET_ERR_INVALID, "malformed message: it came in a descriptor that is no sealed file of %u bytes",
                     length);
   char *p = let_arena_alloc(a, length);
   if (!p) return let_fail(e, LET_ERR_NOMEM, "out of memory for a message of %u bytes", length);

@@ -131,9 +131,11 @@ static void test_malformed(void **state) {
   let_arena_init(&arena, &let_mem_libc);
   let_buf_init(&b, &let_mem_libc);
   assert_int_equal(let_ipc_pair(s, &e), LET_OK);
-  int null = open("/dev/null", O_RDWR | O_CLOEXEC), empty = memfd_create("empty", MFD_CLOEXEC),
-      holes = memfd_create("holes", MFD_CLOEXEC), many[253];
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC), holes = memfd_create("holes", MFD_CLOEXEC | MFD_ALLOW_SEALING),
+      open_one = memfd_create("not sealed", MFD_CLOEXEC), many[253];
   assert_int_equal(ftruncate(holes, 100000), 0);
+  assert_int_equal(ftruncate(open_one, 100000), 0);
+  assert_int_equal(fcntl(holes, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE), 0);
   for (int i = 0; i < 253; i++) many[i] = null;
 
   let_ipc_command stop = {.type = LET_IPC_STOP};
@@ -152,10 +154,11 @@ static void test_malformed(void **state) {
   assert_int_equal(let_ipc_command_encode(&init, &b, &e), LET_OK);
   send_raw(s[0], b.p, b.n, NULL, 0); /* its descriptor is missing */
   expect_invalid(s[1]);
-  /* A header whose message is to be found in a descriptor: no such file, one of another length, one of zeros. */
+  /* A header whose message is to be found in a descriptor: no such file, one of another length, one of
+   * zeros, one that could still be written to. */
   unsigned char header[] = "LET1\1\0\2\0\0\0\0\0";
   const uint32_t lengths[] = {100000 - LET_IPC_HEADER, 200000, 100, UINT32_MAX};
-  int files[] = {empty, holes, s[0], null};
+  int files[] = {open_one, holes, s[0], null};
   for (size_t i = 0; i < 4; i++)
     for (size_t k = 0; k < 5; k++) {
       for (int j = 0; j < 4; j++) header[8 + j] = (unsigned char)(lengths[i] >> (8 * j));
@@ -180,7 +183,7 @@ static void test_malformed(void **state) {
     assert_true(r == LET_OK || r == LET_ERR_INVALID);
     if (!r) close(fds[0]);
   }
-  close(null), close(empty), close(holes), close(s[0]), close(s[1]);
+  close(null), close(open_one), close(holes), close(s[0]), close(s[1]);
   let_buf_fini(&b);
   let_arena_fini(&arena);
   assert_int_equal(open_fds(), before);

@@ -4,7 +4,7 @@
 #define LET_MEASURE_RIG_H
 
 #include "device/device.h"
-#include "engine/engine.h"
+#include "engine/open.h"
 #include "model/model.h"
 
 enum { LET_RIG_LANES_MAX = 8, LET_RIG_ROUNDS = 3 };

@@ -4,10 +4,10 @@
 
 static uint32_t sizes_in(const server *s, uint32_t lane, uint32_t model) { return model_in(s, lane, model)->n_sizes; }
 
-/* Waits for a SIZE of generation |g|; returns the size, negative when it failed. */
+/* Waits for a SIZE of lane set |g|; returns the size, negative when it failed. */
 static int more(server *s, int g) {
   expect(event(s), LET_IPC_SIZE);
-  assert_int_equal(generation_of(s, s->last.size.set), g % GEN_MAX);
+  assert_int_equal(number_of(s, s->last.size.set), g % SETS_MAX);
   int size = (int)s->last.size.time.size;
   return s->last.size.failed[0] ? -size : size;
 }
@@ -19,13 +19,13 @@ static void await(server *s, int want) {
   assert_int_not_equal(got, GONE);
 }
 
-static let_err run_batch(server *s, int generation, uint32_t lane, uint32_t size, uint32_t rows) {
+static let_err run_batch(server *s, int number, uint32_t lane, uint32_t size, uint32_t rows) {
   let_done_msg d;
-  uint32_t base = base_of(generation, lane);
+  uint32_t base = base_of(number, lane);
   let_record *r = request(s, base, rows, size);
   let_batch_msg m = batch(base, size, 0, size, rows, 1);
-  assert_true(let_lane_submit(s->lanes[generation % GEN_MAX], lane, &m));
-  assert_true(outcome(s, generation, lane, &d));
+  assert_true(let_lane_submit(s->lanes[number % SETS_MAX], lane, &m));
+  assert_true(outcome(s, number, lane, &d));
   if (!d.status) check_outputs(s, r);
   return d.status;
 }
@@ -90,7 +90,7 @@ static void test_too_slow_for_padding(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
-/* Change of plan, taking it back, and the end, while a generation grows. */
+/* Change of plan, taking it back, and the end, while a lane set grows. */
 static void test_changes_while_growing(void **state) {
   (void)state;
   server s;
@@ -109,7 +109,7 @@ static void test_changes_while_growing(void **state) {
     await(&s, LET_IPC_RETIRED);
     assert_int_equal(run_batch(&s, g, 1, 4, 2), LET_OK);
   }
-  while (s.grown[6 % GEN_MAX] < 4) assert_int_not_equal(event(&s), GONE);
+  while (s.grown[6 % SETS_MAX] < 4) assert_int_not_equal(event(&s), GONE);
   needed = 2;
   ask(&s, 7, 2, &m, 1); /* and taken back, before it is ready or after */
   retire(&s, 7);
@@ -122,7 +122,7 @@ static void test_changes_while_growing(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
-/* 64 gpu-lets are all that a device has numbers for: the second generation grows once the first is gone, and loses
+/* 64 gpu-lets are all that a device has numbers for: the second lane set grows once the first is gone, and loses
  * nothing. */
 static void test_grows_when_there_is_room(void **state) {
   (void)state;

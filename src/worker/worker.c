@@ -16,34 +16,7 @@
 #include "worker/worker_int.h"
 
 #define WATCHDOG (5 * LET_S)
-enum { HEALTH_MS = 1000, SEND_MS = 5000 };
-
-/* ---- sending --------------------------------------------------------------------------------------------- */
-
-/* Waits for room for a while; a server that does not read for seconds is as good as gone. */
-static let_err send_event(int fd, const let_ipc_event *m) {
-  let_error e = {0};
-  let_time end = let_now() + SEND_MS * LET_MS;
-  let_err r;
-  while ((r = let_ipc_send_event(fd, m, &e)) == LET_ERR_AGAIN && let_now() <= end) {
-    struct pollfd f = {.fd = fd, .events = POLLOUT};
-    (void)poll(&f, 1, 100);
-  }
-  if (r && r != LET_ERR_IO) fprintf(stderr, "gpulet worker: cannot send %s: %s\n", let_ipc_event_name(m->type), e.text);
-  return r;
-}
-
-void let__worker_die(const let__worker_view *w, const let_error *e) {
-  fprintf(stderr, "gpulet worker: %s: %s\n", let_err_text(e->code), e->text);
-  (void)send_event(w->control_fd, &(let_ipc_event){.type = LET_IPC_ERROR, .error = {e->text}});
-  _exit(1); /* the other threads still run: no exit handlers */
-}
-
-let_err let__send(let__worker *w, const let_ipc_event *m) { return send_event(w->view.control_fd, m); }
-
-static let_err send_error(let__worker *w, const let_error *e) {
-  return let__send(w, &(let_ipc_event){.type = LET_IPC_ERROR, .error = {e->text}});
-}
+enum { HEALTH_MS = 1000 };
 
 /* ---- start and health --------------------------------------------------------------------------------------- */
 
@@ -65,58 +38,15 @@ static let_err init(let__worker *w, const let_ipc_command *m, int arena_fd, let_
   return r;
 }
 
-static let_err send_ready(let__worker *w) {
-  const let_device_type *t = w->view.device->i->type(w->view.device);
-  let_ipc_event m = {.type = LET_IPC_READY, .ready = {.pid = (uint32_t)getpid(), .device = w->device_name}};
-  m.ready.device_type = t->name;
-  m.ready.sms = t->sms, m.ready.granules = t->granules, m.ready.granule_sms = t->granule_sms;
-  m.ready.memory_bytes = t->memory_bytes;
-  return let__send(w, &m);
-}
-
-static uint64_t memory_of_variants(const let__lane *l) {
-  uint64_t n = 0;
-  for (uint32_t k = 0; k < l->n_models; k++)
-    for (uint32_t c = 0; c < let__cells(&l->model[k]); c++)
-      for (int x = 0; x < 2; x++) n += l->model[k].cell[c].x[x] ? l->model[k].cell[c].x[x]->memory_bytes : 0;
-  return n;
-}
-
-static let_err send_health(let__worker *w) {
-  let_device_health h = {.utilization = -1, .power_w = -1};
-  let_ipc_lane_health lanes[LET_IPC_HEALTH_MAX];
-  let_error e;
-  uint64_t memory = 0;
-  uint32_t n = 0;
-  let_err r = w->view.device->i->health(w->view.device, &h, &e);
-  if (r == LET_ERR_DEVICE) let__worker_die(&w->view, &e);
-  for (const let__loaded *l = w->loaded; l; l = l->next) memory += l->em ? l->engine->weights_bytes(l->em) : 0;
-  for (const let__generation *g = w->generations; g; g = g->next)
-    for (uint32_t i = 0; i < g->n; i++) {
-      const let__lane *l = &g->lane[i];
-      memory += memory_of_variants(l);
-      if (n == LET_IPC_HEALTH_MAX) continue;
-      lanes[n++] = (let_ipc_lane_health){.set = g->set,
-                                         .lane = i,
-                                         .busy = (let_dur)atomic_load_explicit(&l->busy_ns, memory_order_relaxed),
-                                         .batches = atomic_load_explicit(&l->batches, memory_order_relaxed)};
-    }
-  let_ipc_event m = {.type = LET_IPC_HEALTH, .health = {.n_lanes = n, .lane = lanes, .memory_bytes = memory}};
-  m.health.utilization = h.utilization, m.health.power_w = h.power_w;
-  m.health.memory_used = h.memory_used, m.health.memory_total = h.memory_total;
-  m.health.uuid = h.uuid;
-  return let__send(w, &m);
-}
-
 /* A lane thread that is stuck in a call of the engine or the device cannot report it itself. */
 static void look_for_stuck(let__worker *w) {
   let_time now = let_now();
-  for (let__generation *g = w->generations; g; g = g->next)
-    for (uint32_t i = 0; i < g->n; i++)
-      if (atomic_load_explicit(&g->lane[i].due, memory_order_relaxed) < now) {
+  for (let__lane_set *set = w->lane_sets; set; set = set->next)
+    for (uint32_t i = 0; i < set->n; i++)
+      if (atomic_load_explicit(&set->lane[i].due, memory_order_relaxed) < now) {
         let_error e;
         (void)let_fail(&e, LET_ERR_GPULET, "gpu-let %u is stuck in a batch far beyond its predicted time",
-                       g->lane[i].gpulet.n);
+                       set->lane[i].gpulet.n);
         let__worker_die(&w->view, &e);
       }
 }
@@ -129,7 +59,7 @@ static let_err next_command(let__worker *w, bool ready, let_arena *a, let_ipc_co
     let_err r = let_ipc_recv_command(w->view.control_fd, a, m, fds, e);
     if (r == LET_OK || r == LET_ERR_IO) return r;
     let_arena_fini(a);
-    if (r != LET_ERR_AGAIN && send_error(w, e)) return LET_ERR_IO;
+    if (r != LET_ERR_AGAIN && let__say_error(w, e)) return LET_ERR_IO;
     if (r != LET_ERR_AGAIN && !ready) return r; /* without INIT there is nothing to go on with */
     struct pollfd f = {.fd = w->view.control_fd, .events = POLLIN};
     let_time now = let_now(), due = let__work_due(w), at = w->next_health < due ? w->next_health : due;
@@ -137,7 +67,7 @@ static let_err next_command(let__worker *w, bool ready, let_arena *a, let_ipc_co
     if (!ready || f.revents) continue; /* commands first */
     if (let_now() >= w->next_health) {
       look_for_stuck(w);
-      if (send_health(w)) return LET_ERR_IO;
+      if (let__say_health(w)) return LET_ERR_IO;
       w->next_health = let_now() + HEALTH_MS * LET_MS;
     }
     if (let__work_due(w) <= let_now() && let__work_step(w)) return LET_ERR_IO;
@@ -154,17 +84,17 @@ static bool carry_out(let__worker *w, let_arena *a, const let_ipc_command *m, in
     close(fds[0]);
     let_error e;
     (void)let_fail(&e, LET_ERR_INVALID, "INIT came twice");
-    return send_error(w, &e) == LET_OK;
+    return let__say_error(w, &e) == LET_OK;
   case LET_IPC_COMMANDS_END: break;
   }
   return false;
 }
 
 static void close_all(let__worker *w) {
-  for (let__generation *g; (g = w->generations);) w->generations = g->next, let__generation_free(w, g);
-  for (let__generation *g; (g = w->retired);) w->retired = g->next, let__generation_free(w, g);
+  for (let__lane_set *set; (set = w->lane_sets);) w->lane_sets = set->next, let__lane_set_free(w, set);
+  for (let__lane_set *set; (set = w->retired);) w->retired = set->next, let__lane_set_free(w, set);
   for (let__loaded *l; (l = w->loaded);) w->loaded = l->next, free(l);
-  let__hand_stop(&w->prober);
+  let__job_thread_stop(&w->prober);
 }
 
 /* From INIT to STOP. Returns the process's exit code. */
@@ -183,11 +113,11 @@ static int serve(let__worker *w) {
   let_arena_fini(&a);
   let__fault(LET__STAGE_INIT);
   if (r) {
-    (void)send_error(w, &e);
+    (void)let__say_error(w, &e);
     fprintf(stderr, "gpulet worker: %s\n", e.text);
     return 1;
   }
-  bool go = send_ready(w) == LET_OK;
+  bool go = let__say_ready(w) == LET_OK;
   while (go && next_command(w, true, &a, &m, fds, &e) == LET_OK) {
     go = carry_out(w, &a, &m, fds);
     let_arena_fini(&a);

@@ -26,7 +26,7 @@
 #include "os/cpu.h"
 #include "ring/ring.h"
 
-enum { ROW = 100, RECORDS = 64, GEN_MAX = 4 };
+enum { ROW = 100, RECORDS = 64, SETS_MAX = 4 };
 
 /* Whether the worker has lost memory, where a sanitizer can tell. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -40,16 +40,16 @@ typedef struct server {
   pid_t pid;
   int control;
   let_ring_arena *arena;
-  let_lanes *lanes[GEN_MAX];
+  let_lanes *lanes[SETS_MAX];
   let_ipc_conversation *conversation; /* believes every event that a worker sends */
   let_arena events;                   /* all that came */
   let_ipc_event last;                 /* most recent one that was not PROGRESS or HEALTH, nor LANE_UP unless |all| */
   bool all;
-  uint64_t newest;              /* lane set */
-  let_lane_set_id set[GEN_MAX]; /* by generation, as the tests count them */
-  let_ipc_lane_up up[GEN_MAX][LET_IPC_LANES_MAX];
-  uint32_t n_up[GEN_MAX]; /* lanes reported */
-  int grown[GEN_MAX];     /* SIZE events */
+  uint64_t newest;               /* lane set */
+  let_lane_set_id set[SETS_MAX]; /* by the number that a test gives it */
+  let_ipc_lane_up up[SETS_MAX][LET_IPC_LANES_MAX];
+  uint32_t n_up[SETS_MAX]; /* lanes reported */
+  int grown[SETS_MAX];     /* SIZE events */
   uint64_t in[RECORDS], out[RECORDS];
 } server;
 
@@ -130,9 +130,9 @@ static inline void start(server *s, const char *fault, const char *device) {
   assert_int_equal(let_ipc_send_command(s->control, &m, &arena, 1, &e), LET_OK);
 }
 
-/* Which generation of the tests' has this lane set; the oldest that could. */
-static inline int generation_of(const server *s, let_lane_set_id set) {
-  for (int g = 0; g < GEN_MAX; g++)
+/* Which of the tests' numbers has this lane set; the oldest that could. */
+static inline int number_of(const server *s, let_lane_set_id set) {
+  for (int g = 0; g < SETS_MAX; g++)
     if (let_lane_set_id_eq(s->set[g], set)) return g;
   fail();
   return 0;
@@ -154,11 +154,11 @@ static inline int event(server *s) {
     if (r) fail_msg("%s", e.text);
     assert_true(let_ipc_conversation_validate(s->conversation));
     if (m.type == LET_IPC_LANE_UP) {
-      int g = generation_of(s, m.lane_up.set);
+      int g = number_of(s, m.lane_up.set);
       s->up[g][m.lane_up.lane] = m.lane_up, s->n_up[g]++;
     }
     if (m.type == LET_IPC_PROGRESS || m.type == LET_IPC_HEALTH || (!s->all && m.type == LET_IPC_LANE_UP)) continue;
-    if (m.type == LET_IPC_SIZE) s->grown[generation_of(s, m.size.set)]++;
+    if (m.type == LET_IPC_SIZE) s->grown[number_of(s, m.size.set)]++;
     s->last = m;
     return (int)m.type;
   }
@@ -167,7 +167,7 @@ static inline int event(server *s) {
 /* What the last PREPARED's set was reported to have. */
 static inline const let_ipc_model_report *model_in(const server *s, uint32_t lane, uint32_t model) {
   assert_int_equal(s->last.type, LET_IPC_PREPARED);
-  const let_ipc_lane_up *up = &s->up[generation_of(s, s->last.prepared.set)][lane];
+  const let_ipc_lane_up *up = &s->up[number_of(s, s->last.prepared.set)][lane];
   assert_true(model < up->n_models);
   return &up->model[model];
 }
@@ -180,8 +180,8 @@ static inline void say(server *s, const let_ipc_command *m) {
   assert_int_equal(let_ipc_send_command(s->control, m, NULL, 0, &e), LET_OK);
 }
 
-static inline void retire(server *s, int generation) {
-  say(s, &(let_ipc_command){.type = LET_IPC_RETIRE, .retire = {s->set[generation % GEN_MAX]}});
+static inline void retire(server *s, int number) {
+  say(s, &(let_ipc_command){.type = LET_IPC_RETIRE, .retire = {s->set[number % SETS_MAX]}});
 }
 
 static inline void stop(server *s) { say(s, &(let_ipc_command){.type = LET_IPC_STOP}); }
@@ -196,16 +196,16 @@ static int granules = 1;   /* of each gpu-let */
 static int needed;         /* sizes before a lane serves; 0: all */
 static int64_t cost_us[8]; /* of each lane, last time */
 
-/* One generation of |n| gpu-lets, each with all |n_models|. */
-static inline void ask(server *s, int generation, uint32_t n, const let_model *m, uint32_t n_models) {
+/* One lane set of |n| gpu-lets, each with all |n_models|. */
+static inline void ask(server *s, int number, uint32_t n, const let_model *m, uint32_t n_models) {
   let_error e = {0};
   int fds[LET_IPC_FDS_MAX];
   uint32_t n_fds = 0;
-  let_lanes **l = &s->lanes[generation % GEN_MAX];
+  let_lanes **l = &s->lanes[number % SETS_MAX];
   let_ipc_variant variant[8] = {0};
   let_ipc_lane lane[LET_IPC_LANES_MAX] = {0};
-  s->grown[generation % GEN_MAX] = 0, s->n_up[generation % GEN_MAX] = 0;
-  s->set[generation % GEN_MAX].n = ++s->newest;
+  s->grown[number % SETS_MAX] = 0, s->n_up[number % SETS_MAX] = 0;
+  s->set[number % SETS_MAX].n = ++s->newest;
   let_lanes_free(*l);
   assert_int_equal(let_lanes_new(n, l, &e), LET_OK);
   fds[n_fds++] = let_lanes_fd(*l), fds[n_fds++] = let_lanes_done_event(*l);
@@ -220,13 +220,13 @@ static inline void ask(server *s, int generation, uint32_t n, const let_model *m
     fds[n_fds++] = let_lanes_submit_event(*l, i);
   }
   let_ipc_command prepare = {.type = LET_IPC_PREPARE, .prepare = {.n_lanes = n, .lane = lane}};
-  prepare.prepare.set = s->set[generation % GEN_MAX];
+  prepare.prepare.set = s->set[number % SETS_MAX];
   assert_int_equal(let_ipc_conversation_send(s->conversation, &prepare, &e), LET_OK);
   assert_int_equal(let_ipc_send_command(s->control, &prepare, fds, n_fds, &e), LET_OK);
 }
 
-static inline int prepare(server *s, int generation, uint32_t n, const let_model *m, uint32_t n_models) {
-  ask(s, generation, n, m, n_models);
+static inline int prepare(server *s, int number, uint32_t n, const let_model *m, uint32_t n_models) {
+  ask(s, number, n, m, n_models);
   return event(s);
 }
 
@@ -234,9 +234,7 @@ static inline void expect(int got, int want) { assert_int_equal(got, want); }
 
 /* Records and slots of one lane: no lane's thread ever touches another's, because the thread sanitizer does not see
  * that the server, another process, stands between them. */
-static inline uint32_t base_of(int generation, uint32_t lane) {
-  return (uint32_t)(generation % GEN_MAX) * 16 + lane * 8;
-}
+static inline uint32_t base_of(int number, uint32_t lane) { return (uint32_t)(number % SETS_MAX) * 16 + lane * 8; }
 
 static inline let_record *request_n(server *s, uint32_t index, uint32_t rows, uint32_t row, unsigned seed,
                                     uint64_t out_bytes) {
@@ -281,8 +279,8 @@ static inline void check_outputs(server *s, const let_record *r) {
 }
 
 /* Waits for an outcome of |lane|; false at the worker's end of file. */
-static inline bool outcome(server *s, int generation, uint32_t lane, let_done_msg *ret) {
-  let_lanes *l = s->lanes[generation % GEN_MAX];
+static inline bool outcome(server *s, int number, uint32_t lane, let_done_msg *ret) {
+  let_lanes *l = s->lanes[number % SETS_MAX];
   bool corrupt = false;
   for (;;) {
     if (let_lane_take_done(l, lane, ret, &corrupt)) return true;
@@ -308,7 +306,7 @@ static inline int finish(server *s) {
   int status;
   close(s->control);
   assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
-  for (int i = 0; i < GEN_MAX; i++) let_lanes_free(s->lanes[i]);
+  for (int i = 0; i < SETS_MAX; i++) let_lanes_free(s->lanes[i]);
   for (int i = 0; i < RECORDS; i++)
     if (s->in[i]) let_ring_slot_free(s->arena, s->in[i]), let_ring_slot_free(s->arena, s->out[i]);
   assert_int_equal(let_ring_arena_used(s->arena), 0);
@@ -319,14 +317,14 @@ static inline int finish(server *s) {
   return status;
 }
 
-static inline void one(server *s, int generation, uint32_t lane, uint64_t number, unsigned seed) {
+static inline void one(server *s, int number, uint32_t lane, uint64_t batch_number, unsigned seed) {
   let_done_msg d;
-  uint32_t base = base_of(generation, lane);
+  uint32_t base = base_of(number, lane);
   let_record *r = request(s, base, 1, seed);
-  let_batch_msg m = batch(base, number, 0, 1, 1, 1);
-  assert_true(let_lane_submit(s->lanes[generation % GEN_MAX], lane, &m));
-  assert_true(outcome(s, generation, lane, &d));
-  assert_int_equal(d.batch, number);
+  let_batch_msg m = batch(base, batch_number, 0, 1, 1, 1);
+  assert_true(let_lane_submit(s->lanes[number % SETS_MAX], lane, &m));
+  assert_true(outcome(s, number, lane, &d));
+  assert_int_equal(d.batch, batch_number);
   assert_int_equal(d.status, LET_OK);
   assert_true(d.finished >= d.started && d.started >= m.submitted);
   check_outputs(s, r);

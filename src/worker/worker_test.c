@@ -38,7 +38,7 @@ static void test_batches(void **state) {
     assert_int_equal(d.rows, total);
     for (uint32_t i = 0; i < n; i++) check_outputs(&s, r[i]);
   }
-  /* A second generation beside the first, which then drains. */
+  /* A second lane set beside the first, which then drains. */
   expect(prepare(&s, 2, 1, m, 1), LET_IPC_PREPARED);
   one(&s, 2, 0, 1, 9);
   one(&s, 1, 0, 2, 9);
@@ -128,7 +128,7 @@ static void test_varying(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
-/* A generation that cannot be prepared leaves nothing behind, and the old one serves on. */
+/* A lane set that cannot be prepared leaves nothing behind, and the old one serves on. */
 static void test_failing_prepare(void **state) {
   (void)state;
   server s;
@@ -139,7 +139,7 @@ static void test_failing_prepare(void **state) {
   expect(prepare(&s, 1, 1, m, 1), LET_IPC_PREPARED);
   for (int i = 0; i < 3; i++) {
     expect(prepare(&s, 2, 2, m, 2), LET_IPC_FAILED);
-    assert_int_equal(generation_of(&s, s.last.failed.set), 2);
+    assert_int_equal(number_of(&s, s.last.failed.set), 2);
     assert_string_equal(s.last.failed.model, "b");
     assert_int_equal(s.last.failed.code, LET_ERR_UNSUPPORTED);
     assert_non_null(strstr(s.last.failed.text, "onnx"));
@@ -227,7 +227,7 @@ static long number_in(pid_t pid, const char *what) {
 }
 
 /* Fifty plan changes under load: no descriptor and no memory is left behind. */
-static void test_generations(void **state) {
+static void test_lane_sets(void **state) {
   (void)state;
   server s;
   let_model m[2] = {null_model("a", 8), null_model("b", 8)};
@@ -245,7 +245,7 @@ static void test_generations(void **state) {
     if (g == 25) fds = number_in(s.pid, "fd"), rss = number_in(s.pid, "status");
   }
   assert_int_equal(number_in(s.pid, "fd"), fds);
-  printf("worker RSS: %ld KiB after 25 generations, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
+  printf("worker RSS: %ld KiB after 25 lane sets, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
   if (!SANITIZED) assert_true(number_in(s.pid, "status") < rss + 2048);
   assert_int_equal(finish(&s), 0);
 }
@@ -331,7 +331,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_batches),         cmocka_unit_test(test_refusals), cmocka_unit_test(test_varying),
       cmocka_unit_test(test_failing_prepare), cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),
-      cmocka_unit_test(test_generations),     cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
+      cmocka_unit_test(test_lane_sets),       cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,19 @@
-/* engine.h: what turns a model file into something a device can run. null/ is built in; torch/ is a plugin
- * (libgpulet_torch.so), dlopened by workers only: nothing else in gpulet sees libtorch.
+/* engine.h: the plugin interface: what turns a model file into something a device can run. An engine is a shared
+ * library that workers dlopen and that exports LET_ENGINE_ENTRY; src/engine/torch is one, src/engine/null is built in.
+ *
+ * Version rule. LET_ENGINE_ABI is one number, and a plugin works with exactly the one that it was built with. It is
+ * raised by the commit that changes anything that a plugin sees: a struct, an order of fields, a rule about who calls
+ * what when, here or in the headers that this one includes (let_model, let_error, the numbers of let_err). A worker
+ * passes its number to the entry; a plugin of another number returns NULL, and the worker says so and names the file.
+ * There is no range of numbers that work together: plugins are built from the tree that the program was built from.
+ * src/engine/open.c holds the sizes of these structs, so that a change without a new number does not compile.
  *
  * The split between engine and device: the engine knows models (load, prepare one batch size on one gpu-let,
  * with buffers at fixed addresses); the device knows how to move bytes and to run what was prepared, in order,
  * on a gpu-let. On a GPU an exec carries a captured CUDA graph and the device launches it from C; the engine is
  * not on the hot path. */
-#ifndef LET_ENGINE_ENGINE_H
-#define LET_ENGINE_ENGINE_H
+#ifndef LET_GPULET_ENGINE_H
+#define LET_GPULET_ENGINE_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,7 +22,7 @@
 #include "base/time.h"
 #include "model/model.h"
 
-enum { LET_ENGINE_ABI = 3 }; /* one more whenever a struct of this header changes: a stale plugin is refused */
+enum { LET_ENGINE_ABI = 3 }; /* the version rule is above */
 
 /* Where an engine is to run: filled by the device. */
 typedef struct let_engine_target {
@@ -83,11 +90,5 @@ typedef struct let_engine {
 /* Every plugin exports this symbol. NULL when |abi| is not its own. */
 #define LET_ENGINE_ENTRY "gpulet_engine"
 typedef const let_engine *(*let_engine_entry)(int abi);
-
-const let_engine *let_engine_null(void); /* built in */
-
-/* Finds the engine for a model's backend: "null" (built in), "pytorch" (libgpulet_torch.so in |plugin_dir|, or
- * beside the program, or in its ../lib). Errors: NOT_FOUND with every path that was tried. */
-LET_CHECKED let_err let_engine_open(const char *backend, const char *plugin_dir, const let_engine **ret, let_error *e);
 
 #endif

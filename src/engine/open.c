@@ -1,4 +1,4 @@
-#include "engine/engine.h"
+#include "engine/open.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -6,6 +6,13 @@
 #include <unistd.h>
 
 #define PLUGIN "libgpulet_torch.so"
+
+/* The version rule of gpulet/engine.h: who changes one of these numbers raises LET_ENGINE_ABI with it. */
+_Static_assert(LET_ENGINE_ABI == 3 && sizeof(let_engine_target) == 48 && sizeof(let_exec_tensor) == 88 &&
+                   sizeof(let_exec) == 2888 && sizeof(let_engine) == 72,
+               "the plugin interface has changed: raise LET_ENGINE_ABI");
+_Static_assert(LET_ENGINE_ABI == 3 && sizeof(let_model) == 11728 && sizeof(let_error) == 516 && LET_ERR_COUNT == 20,
+               "what plugins see of model/ and base/ has changed: raise LET_ENGINE_ABI");
 
 static let_err try_plugin(const char *path, const let_engine **ret, let_error *e) {
   /* The plugin is never unloaded: libtorch keeps threads and registers exit handlers. */
