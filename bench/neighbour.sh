@@ -61,7 +61,7 @@ measure() { # server, name: the small client's figures, the errors of both
   wrk -t1 -c1 -d"${seconds}s" --timeout 30s -s "$tmp/small.lua" "$url" >"$tmp/small" 2>&1
   sed -n 's/^RESULT //p' "$tmp/small" >>"$tmp/$2$1"
   if [ "$2" = beside ]; then
-    wait $large
+    wait "$large"
     sed -n 's/^RESULT //p' "$tmp/large" >>"$tmp/large$1"
   fi
 }
@@ -95,6 +95,8 @@ for name, what in (("gpulet_loop_lag_seconds", "end of a batch noticed after"), 
     n = float(m.get(name + "_count", 0))
     if n:
         over = [n - float(m['%s_bucket{le="%s"}' % (name, le)]) for le in ("0.0005", "0.005")]
-        print("  %-30s mean %.0f us, over 0.5 ms %.2f %%, over 5 ms %.3f %%" % (what, float(m[name + "_sum"]) / n * 1e6, over[0] / n * 100, over[1] / n * 100))
+        print("  %-30s %d times, mean %.0f us, over 0.5 ms %d, over 5 ms %d times" % (what, n, float(m[name + "_sum"]) / n * 1e6, *over))
+if "gpulet_decision_gap_max_seconds" in m:
+    print("  longest without a decision     %.2f ms" % (float(m["gpulet_decision_gap_max_seconds"]) * 1e3))
 PY
 done
