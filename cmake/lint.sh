@@ -60,6 +60,11 @@ else
   complain "no build/*/compile_commands.json: run ./dev build first, to check that every header compiles alone"
 fi
 
+# No files of a directory need each other in a circle: over the object files.
+if [ -n "${db:-}" ]; then
+  ./cmake/circles "${db%/*}" >"$tmp/out" 2>&1 || { cat "$tmp/out"; bad=1; }
+fi
+
 if command -v shellcheck >/dev/null 2>&1; then
   grep -E '\.sh$|^dev$|^\.ci/run$' "$tmp/text" | xargs shellcheck -S warning -e SC2155 || bad=1
 else
