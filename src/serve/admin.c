@@ -25,9 +25,9 @@ static int error_reply(int status, const char *text, let_buf *out, const char **
 /* ---- the plan ---------------------------------------------------------------------------------------------- */
 
 static int plan_get(server *s, let_buf *out, const char **type) {
-  if (!s->plan) return error_reply(503, "no plan serves yet", out, type);
+  if (!s->planning.plan) return error_reply(503, "no plan serves yet", out, type);
   *type = "application/json";
-  let_plan_to_json(s->plan, out);
+  let_plan_to_json(s->planning.plan, out);
   let_fleet_sizes all = let_fleet_routed_sizes(s->fleet);
   while (out->n && out->p[out->n - 1] != '}') out->n--;
   out->n--;
@@ -44,7 +44,7 @@ static int plan_put(server *s, let_str body, let_buf *out, const char **type, vo
   let_err r = plan ? let_plan_parse(body.p, body.n, "request body", &arena, plan, &e)
                    : let_fail(&e, LET_ERR_NOMEM, "out of memory");
   if (!r && s->draining) r = let_fail(&e, LET_ERR_UNAVAILABLE, "the server is shutting down");
-  if (!r) r = serve_offer(s, &arena, plan, call, &e);
+  if (!r) r = serve_plan_offer(&s->planning, &arena, plan, call, &e);
   let_arena_fini(&arena);
   if (r) return error_reply(r == LET_ERR_AGAIN ? 409 : let_err_http(r), e.text, out, type);
   return -1; /* answered when it serves, or has failed */
@@ -168,7 +168,7 @@ static void server_text(const server *s, let_buf *out) {
        (double)s->in_flight},
       {"gpulet_worker_restarts", "counter", "Worker processes lost and replaced", (double)let_fleet_restarts(s->fleet)},
       {"gpulet_plan_generation", "gauge", "Generation of the plan being served",
-       s->plan ? (double)s->plan->generation : 0},
+       s->planning.plan ? (double)s->planning.plan->generation : 0},
       {"gpulet_uptime_seconds", "gauge", "Since the server started", (double)(serve_now() - s->began) / 1e9}};
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
     let_metrics_head(out, rows[i].name, rows[i].type, rows[i].help);
@@ -341,10 +341,11 @@ static int debug_server(server *s, let_buf *out, const char **type) {
                                                (json_int_t)w.starts, "health", health_page(health_of(s, i))));
   }
   return json_reply(json_pack("{s:I, s:b, s:b, s:i, s:I, s:o, s:o, s:o, s:{s:o, s:o}}", "generation",
-                              (json_int_t)(s->plan ? s->plan->generation : 0), "changing", s->change.under_way,
-                              "draining", s->draining, "in_flight", (int)s->in_flight, "worker_restarts",
-                              (json_int_t)let_fleet_restarts(s->fleet), "groups", groups, "workers", workers, "spares",
-                              spares, "loop", "lag", hist_page(&s->turn.lag), "decision_gap", hist_page(&s->turn.gap)),
+                              (json_int_t)(s->planning.plan ? s->planning.plan->generation : 0), "changing",
+                              s->planning.under_way, "draining", s->draining, "in_flight", (int)s->in_flight,
+                              "worker_restarts", (json_int_t)let_fleet_restarts(s->fleet), "groups", groups, "workers",
+                              workers, "spares", spares, "loop", "lag", hist_page(&s->turn.lag), "decision_gap",
+                              hist_page(&s->turn.gap)),
                     200, out, type);
 }
 

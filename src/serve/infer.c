@@ -285,12 +285,12 @@ static bool model_ready(void *ctx, uint32_t model) { return let_fleet_model_up((
 
 static bool ready(void *ctx) {
   server *s = ctx;
-  if (!s->plan || s->draining) return false;
-  for (uint32_t p = 0; p < s->plan->n_gpus; p++)
-    for (uint32_t k = 0; k < s->plan->gpu[p].n_gpulets; k++)
-      for (uint32_t j = 0; j < s->plan->gpu[p].gpulet[k].n_entries; j++)
+  if (!s->planning.plan || s->draining) return false;
+  for (uint32_t p = 0; p < s->planning.plan->n_gpus; p++)
+    for (uint32_t k = 0; k < s->planning.plan->gpu[p].n_gpulets; k++)
+      for (uint32_t j = 0; j < s->planning.plan->gpu[p].gpulet[k].n_entries; j++)
         for (uint32_t m = 0; m < s->n_models; m++)
-          if (strcmp(s->model[m].name, s->plan->gpu[p].gpulet[k].entry[j].name) == 0 && !model_ready(s, m))
+          if (strcmp(s->model[m].name, s->planning.plan->gpu[p].gpulet[k].entry[j].name) == 0 && !model_ready(s, m))
             return false;
   return true;
 }

@@ -39,6 +39,12 @@ static void output_row(server *s, uint32_t model, uint64_t bytes) {
   if (bytes > s->out_bytes[model] && bytes < let_ring_arena_size(s->arena) / 8) s->out_bytes[model] = bytes;
 }
 
+/* The core reads the SLO in force from the model. */
+static void plan_serves(server *s, let_dur prepared) {
+  for (uint32_t i = 0; i < s->n_models; i++) s->model[i].slo = let_fleet_slo(s->fleet, i);
+  serve_plan_serves(&s->planning, prepared, s->switch_took);
+}
+
 static void perform(server *s, const let_fleet_action *a) {
   control *c = serve_process_control(&s->processes, a->worker);
   lane_set *x = serve_lanes_find(&s->lanes, a->set);
@@ -67,8 +73,8 @@ static void perform(server *s, const let_fleet_action *a) {
     s->lanes.gpulet[a->gpulet.n] = (lane_end){0};
     break;
   case LET_FLEET_OUTPUT_ROW: output_row(s, a->model, a->bytes); break;
-  case LET_FLEET_PLAN_SERVES: serve_plan_serves(s, a->took); break;
-  case LET_FLEET_PLAN_ENDED: serve_plan_ended(s, a->ok, a->text); break;
+  case LET_FLEET_PLAN_SERVES: plan_serves(s, a->took); break;
+  case LET_FLEET_PLAN_ENDED: serve_plan_ended(&s->planning, a->ok, a->text); break;
   case LET_FLEET_REPORT: serve_report(s, a->report); break;
   }
 }

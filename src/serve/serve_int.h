@@ -1,6 +1,10 @@
-/* serve_int.h: the server's insides. Everything runs on the loop's thread. Who calls whom, lowest first, without a circle
- * (cmake/circles.sh): lanes, control < process; lanes < infer; offer; mps_watch; then perform, which carries the fleet's
- * actions out; turn, admin; server. What happens is told to the fleet (let_fleet_handle) by whoever sees it. */
+/* serve_int.h: the server's insides. Everything runs on the loop's thread. What happens is told to the fleet
+ * (let_fleet_handle) by the file that sees it; what is to be done comes from the fleet (let_fleet_next) to perform.c. So no
+ * two files need each other (cmake/circles). Lowest first:
+ *   lanes, control, planning, mps_watch, process    see let_fleet and not the server
+ *   infer, report                                   the road of a request; log lines
+ *   perform                                         the fleet's actions
+ *   turn, admin, server                             when the core decides; operators' pages; start, loop, end */
 #ifndef LET_SERVE_INT_H
 #define LET_SERVE_INT_H
 
@@ -11,22 +15,15 @@
 #include "fleet/view.h"
 #include "front/front.h"
 #include "lanes.h"
+#include "mps_watch.h"
 #include "obs/metrics.h"
 #include "obs/stages.h"
+#include "planning.h"
 #include "process.h"
 #include "ring/ring.h"
 #include "serve/serve.h"
 
 enum { SERVE_GROUPS = 128 };
-
-typedef struct change { /* the plan being applied */
-  bool under_way;
-  let_arena arena;
-  let_plan *plan;
-  void *call;     /* front's, waiting for the outcome of PUT /v2/gpulet/plan; or NULL */
-  bool ended, ok; /* its outcome is known and was not told */
-  char why[LET_FLEET_WHY_MAX];
-} change;
 
 typedef struct server {
   const let_serve_options *o;
@@ -72,30 +69,13 @@ typedef struct server {
   uint64_t *out_bytes; /* per model: bytes of an output slot per row; grows when a worker says so */
   uint32_t *rows;      /* per model: most rows seen in a request */
 
-  let_arena plan_arena;
-  let_plan *plan; /* being served */
-  let_time plan_since;
-  let_dur plan_took; /* from asking to the switch */
-  let_dur switch_took;
-  change change;
-  uv_work_t replan; /* SIGHUP: plans are made beside the loop */
-  let_arena replan_arena;
-  let_plan *replan_plan;
-  let_err replan_result;
-  let_error replan_error;
-  bool replanning, replan_again; /* again: another SIGHUP came meanwhile */
-  bool draining, stopping;       /* draining: no new requests; stopping: workers are told to go */
+  planning planning;
+  mps_watch mps_watch;
+  let_dur switch_took;     /* the last SET_ROUTES for another plan */
+  bool draining, stopping; /* draining: no new requests; stopping: workers are told to go */
   let_time exit_by, began;
   bool failed;
-  let_error error;   /* why, when the server has to give up */
-  struct {           /* mps_watch.c */
-    uv_poll_t *poll; /* NULL: away */
-    uv_timer_t *retry;
-    uv_work_t work;
-    bool busy; /* restart() runs */
-    unsigned failures;
-    let_error error;
-  } helper;
+  let_error error; /* why, when the server has to give up */
 } server;
 
 static inline let_time serve_now(void) { return (let_time)uv_hrtime(); } /* CLOCK_MONOTONIC, the workers' clock too */
@@ -122,19 +102,6 @@ void serve_turn(void *server); /* let_front_i.turn */
 void serve_pump(server *s);    /* decide and answer, until neither leads to the other */
 void serve_lanes_done(void *server, lane_set *x);
 void serve_before_sleep(uv_prepare_t *prepare);
-
-/* mps_watch.c: the process that some workers depend on */
-let_err serve_helper_open(server *s, let_error *e);
-void serve_helper_close(server *s); /* the loop runs once more afterwards */
-
-/* offer.c: plans, from wherever they come, and their outcome */
-let_dur serve_slo_configured(const server *s, uint32_t model); /* where no plan names one; 0: none */
-let_err serve_offer(server *s, let_arena *arena, let_plan *plan, void *call, let_error *e); /* takes arena on success */
-let_err serve_offer_first(server *s, let_error *e);
-void serve_offer_again(server *s); /* plans beside the loop; a failure is logged and changes nothing */
-void serve_plan_serves(server *s, let_dur took);
-void serve_plan_ended(server *s, bool ok, const char *why);
-void serve_plan_answer(server *s); /* tells whoever waits for it; calls the front */
 
 /* report.c */
 void serve_report(const server *s, const let_fleet_report *r);

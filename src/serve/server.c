@@ -10,6 +10,23 @@
 #include "obs/log.h"
 #include "serve_int.h"
 
+/* Whoever waits for a plan hears what became of it. */
+static void tell_outcome(server *s) {
+  plan_outcome o;
+  if (!serve_plan_outcome(&s->planning, &o) || s->stopping) return;
+  if (o.call) {
+    let_buf b;
+    let_buf_init(&b, &let_mem_libc);
+    serve_plan_outcome_text(&s->planning, &o, &b);
+    let_front_reply(s->front, o.call, o.ok ? 200 : 409, "application/json", (let_str){b.p, b.n});
+    let_buf_fini(&b);
+  }
+  if (o.ok || let_fleet_serving(s->fleet)) return;
+  s->failed = true; /* the very first plan: there is nothing to fall back to */
+  let_fail(&s->error, LET_ERR_UNAVAILABLE, "%s", o.why);
+  uv_stop(&s->loop);
+}
+
 /* After every round of events: what the fleet and the core now want done. Silence is judged after all that had been said
  * was read. */
 static void on_check(uv_check_t *check) {
@@ -17,7 +34,7 @@ static void on_check(uv_check_t *check) {
   serve_perform(s);
   serve_look(s);
   serve_perform(s);
-  serve_plan_answer(s);
+  tell_outcome(s);
   serve_pump(s);
 }
 
@@ -65,7 +82,7 @@ static void begin_drain(server *s, const char *why) {
     return;
   }
   let_log(LET_LOG_INFO, "serve", "%s: answering %u requests in flight, then leaving", why, s->in_flight);
-  s->draining = true;
+  s->draining = s->planning.leaving = true;
   serve_tell(s, (let_fleet_event){.kind = LET_FLEET_DRAIN});
   s->exit_by = serve_now() + s->o->exit_timeout;
   let_front_drain(s->front, on_drained, s);
@@ -74,7 +91,7 @@ static void begin_drain(server *s, const char *why) {
 static void on_signal(uv_signal_t *h, int sig) {
   server *s = h->data;
   switch (sig) {
-  case SIGHUP: serve_offer_again(s); break;
+  case SIGHUP: serve_plan_again(&s->planning); break;
   case SIGUSR1: {
     let_buf b;
     let_buf_init(&b, &let_mem_libc);
@@ -137,7 +154,7 @@ static let_err open_models(server *s, let_error *e) {
   if (r) return r;
   for (uint32_t i = 0; i < s->n_models; i++) {
     s->model[i] = s->given[i];
-    s->model[i].slo = serve_slo_configured(s, i);
+    s->model[i].slo = let_fleet_slo(s->fleet, i);
     s->out_bytes[i] = output_bytes(&s->model[i]);
     r = let_core_model_set(s->core, i, &s->model[i], e);
     if (r) return r;
@@ -176,6 +193,9 @@ static let_err open_fleet(server *s, let_error *e) {
   if (r) return r;
   s->processes = (process_table){
       .loop = &s->loop, .fleet = s->fleet, .o = s->o, .device = s->device, .arena = s->arena, .now = serve_now};
+  s->planning.loop = &s->loop, s->planning.fleet = s->fleet, s->planning.planner = s->planner,
+  s->planning.now = serve_now;
+  s->mps_watch = (mps_watch){.loop = &s->loop, .fleet = s->fleet, .helper = s->o->helper, .now = serve_now};
   s->lanes.loop = &s->loop, s->lanes.done = serve_lanes_done, s->lanes.ctx = s;
   return serve_processes_open(&s->processes, e);
 }
@@ -196,7 +216,7 @@ static let_err open_all(server *s, let_error *e) {
                             .margin = 200 * LET_US};
   if ((r = let_core_new(&limits, &let_mem_libc, &s->core, e))) return r;
   if ((r = open_fleet(s, e))) return r;
-  if ((r = serve_helper_open(s, e))) return r;
+  if ((r = serve_mps_watch_open(&s->mps_watch, e))) return r;
   if ((r = open_models(s, e))) return r;
   let_front_options fo = {.host = o->host,
                           .port = (uint16_t)o->http_port,
@@ -234,7 +254,7 @@ static let_err write_ready_file(const server *s, let_error *e) {
 /* ---- end ----------------------------------------------------------------------------------------------------- */
 
 static void close_all(server *s) {
-  s->draining = s->stopping = true; /* a plan that is still being made comes too late */
+  s->draining = s->stopping = s->planning.leaving = true;
   if (s->fleet) {
     serve_tell(s, (let_fleet_event){.kind = LET_FLEET_ABANDON});
     serve_perform(s);
@@ -242,7 +262,7 @@ static void close_all(server *s) {
   }
   if (s->front) let_front_close(s->front);
   serve_lanes_close_all(&s->lanes);
-  serve_helper_close(s);
+  serve_mps_watch_close(&s->mps_watch);
   uv_close((uv_handle_t *)&s->prepare, NULL);
   uv_close((uv_handle_t *)&s->check, NULL);
   uv_close((uv_handle_t *)&s->timer, NULL);
@@ -256,8 +276,7 @@ static void close_all(server *s) {
   let_fleet_free(s->fleet);
   free(s->fleet_device);
   let_ring_arena_free(s->arena);
-  let_arena_fini(&s->plan_arena);
-  let_arena_fini(&s->change.arena);
+  serve_planning_close(&s->planning);
   let_stages_free(s->stages);
   free(s->request);
   free(s->metrics);
@@ -280,9 +299,9 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
   s->o = o, s->given = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices,
   s->planner = planner;
   s->began = serve_now();
-  s->plan_arena.mem = s->change.arena.mem = &let_mem_libc;
+  serve_planning_open(&s->planning);
   let_err r = open_all(s, e);
-  if (!r) r = serve_offer_first(s, e);
+  if (!r) r = serve_plan_first(&s->planning, e);
   if (!r) {
     serve_perform(s);
     /* until the first plan serves, then until told to leave */
