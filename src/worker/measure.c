@@ -7,7 +7,7 @@
  * is refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
  * first batch that runs corrects it (core/route.c goes up fast). So beside traffic the least of a few runs
  * counts, for both: it is the closest to the truth, and errs to the side that heals. The server holds it against the
- * plan's own latency (serve/routes.c). */
+ * plan's own latency (fleet/routes.c). */
 #include <stdlib.h>
 #include <string.h>
 
