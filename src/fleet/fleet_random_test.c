@@ -129,8 +129,18 @@ static void mischief(world *w, bool lies) {
   }
 }
 
+/* An action may fail, or a worker die, before the next action. */
+static void interrupt(world *w) {
+  if (pick(w, 24)) return;
+  uint32_t i = (uint32_t)pick(w, RIG_WORKERS);
+  if (!w->process[i].running) return;
+  if (pick(w, 2)) process_exits(w, i, "exited with 1");
+  else tell(w, (let_fleet_event){.kind = LET_FLEET_WORKER_BROKEN, .worker = {i}, .text = "does not read"});
+}
+
 /* Nothing goes wrong any more; what hangs is found by the clock. */
 static void calm(world *w) {
+  w->between = NULL;
   if (w->helper_away) tell(w, (let_fleet_event){.kind = LET_FLEET_HELPER_BACK});
   w->refuse_routes = w->refuse_lanes = w->refuse_spawn = w->helper_away = false;
   w->mem.fail_at = -1;
@@ -167,6 +177,7 @@ static void history(uint64_t seed, int steps, totals *all) {
   rig_open(&w, seed, seed % 2, 30 * LET_S);
   bool lies = seed % 4 == 3, faulty = seed % 8 != 0;
   w.late = seed % 3 != 0;
+  w.between = seed % 16 == 1 || seed % 16 == 6 ? interrupt : NULL;
   for (int step = 0; step < steps; step++) {
     w.now += (let_dur)pick(&w, 200) * LET_MS;
     if (pick(&w, 12) == 0) random_plan(&w);
@@ -185,10 +196,12 @@ static void history(uint64_t seed, int steps, totals *all) {
   }
   pump(&w);
   w.stopping = true;
+  w.between = NULL;
   w.mem.fail_at = -1;
   tell(&w, (let_fleet_event){.kind = pick(&w, 3) ? LET_FLEET_STOP_ALL : LET_FLEET_ABANDON});
   obey(&w, 120);
   RIG_CHECK(&w, let_fleet_idle(w.f), "a worker does not go");
+  for (uint32_t i = 0; i < RIG_WORKERS * 4; i++) RIG_CHECK(&w, !w.lanes[i].open, "lanes stay open");
   for (uint64_t g = 1; g <= w.offered; g++) RIG_CHECK(&w, w.ended[g] == 1, "a change has no outcome");
   for (uint32_t i = 0; i < RIG_WORKERS; i++) RIG_CHECK(&w, !w.process[i].running, "worker %u still runs", i);
   all->histories++, all->offered += (long)w.offered, all->kills += w.kills, all->spawns += w.spawns;

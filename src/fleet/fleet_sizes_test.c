@@ -6,6 +6,8 @@ static void serve_one(world *w, uint32_t device, bool spare, let_dur timeout) {
   begin(w, &(part){device, 1}, 1);
   obey(w, 25);
   assert_int_equal(w->applied, 1);
+  assert_true(w->renewals > 0);
+  assert_int_equal(w->gpulet[0].n_sizes, 4); /* each one that became ready is routed to */
 }
 
 /* The planned batch is needed; then the smallest, the largest, and the rest from the top. */

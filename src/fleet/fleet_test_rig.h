@@ -70,9 +70,11 @@ typedef struct rig_lanes { /* in the server */
 typedef struct rig_gpulet { /* in the core */
   bool known, routed, up;
   uint32_t running; /* batches */
+  uint32_t n_sizes; /* that are routed to */
 } rig_gpulet;
 
 typedef struct world {
+  void (*between)(struct world *); /* something happens between two actions; NULL: nothing does */
   let_fleet *f;
   let_mem_failing mem;
   let_rng rng;
@@ -365,6 +367,7 @@ static void do_routes(world *w, const let_fleet_action *a) {
     tell(w, (let_fleet_event){.kind = LET_FLEET_ROUTES_REFUSED, .text = "refused"});
     return;
   }
+  for (uint32_t i = 0; i < r->n_routes; i++) w->gpulet[r->route[i].gpulet.n].n_sizes = r->route[i].n_sizes;
   for (uint32_t i = 0; i < RIG_GPULETS; i++) {
     rig_gpulet *x = &w->gpulet[i];
     if (!r->change) RIG_CHECK(w, x->routed == named[i], "the plan changes without a change of plan");
@@ -486,6 +489,7 @@ static void pump(world *w) {
   while (let_fleet_next(w->f, w->now, &a)) {
     RIG_CHECK(w, guard++ < 5000, "actions without end");
     do_action(w, &a);
+    if (w->between) w->between(w);
   }
   rig_check(w);
 }
