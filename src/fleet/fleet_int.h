@@ -113,6 +113,7 @@ struct let_fleet {
   bool again;          /* something changed without an action: decide once more */
   bool settled;        /* nothing to do before |wake| unless an event comes */
   let_time wake;       /* valid while settled */
+  let_time look_at;    /* when it is to be looked at again at the latest */
   let_time silence_at; /* no worker's silence ends earlier; valid while settled */
 };
 
@@ -130,7 +131,7 @@ let__group *let__group_of(const let_fleet *f, let_worker_id w, const let__group 
 let__group *let__group_named(const let_fleet *f, let_worker_id w, let_lane_set_id set);
 let__group *let__group_free_slot(let_fleet *f);
 let__worker *let__worker_slot(let_fleet *f); /* an unused one; NULL: none */
-let_dur let__backoff(unsigned losses);       /* how long to wait after so many */
+let_dur let__restart_wait(unsigned losses);  /* how long to wait after so many */
 
 /* outbox.c */
 void let__later(let_fleet *f, let_fleet_action_kind kind, let_worker_id w, let_group_id g, let_lane_set_id set);

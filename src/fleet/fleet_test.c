@@ -225,7 +225,7 @@ static void test_late_worker_is_killed(void **state) {
     tell(&w, (let_fleet_event){.kind = LET_FLEET_TICK});
     pump(&w);
   }
-  assert_int_equal(let_fleet_wake(w.f), asked + 60 * LET_S);
+  assert_true(let_fleet_wake(w.f) <= asked + 60 * LET_S);
   w.now = asked + 60 * LET_S - 1;
   pump(&w);
   assert_int_equal(w.kills, 0);

@@ -15,7 +15,7 @@ void let__group_failed(let_fleet *f, let__group *g, const char *why, let_time no
    * given back. The same worker tries again later. */
   g->state = LET_GROUP_WAITING;
   let__worker *w = let__worker_at(f, g->worker);
-  if (w) w->at = now + let__backoff(w->losses++);
+  if (w) w->at = now + let__restart_wait(w->losses++);
 }
 
 static bool waiting_step(let_fleet *f, let__group *g, const let__worker *w, let_time now, let_fleet_action *a) {

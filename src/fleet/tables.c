@@ -27,7 +27,7 @@ let__worker *let__worker_slot(let_fleet *f) {
 }
 
 /* 50 ms, 100 ms, ... at most 5 s. */
-let_dur let__backoff(unsigned losses) {
+let_dur let__restart_wait(unsigned losses) {
   let_dur wait = 50 * LET_MS << (losses < 7 ? losses : 7);
   return wait < 5 * LET_S ? wait : 5 * LET_S;
 }

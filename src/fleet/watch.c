@@ -73,7 +73,8 @@ void let__watch(let_fleet *f, let_time now) {
   /* We were stopped ourselves, or starved: no evidence against any of them. */
   bool asleep = now - f->watched > f->o.watchdog * SILENT / 2;
   f->watched = now;
-  if (!asleep && f->settled && now < f->silence_at) return;
+  if (!asleep && f->settled && now < f->silence_at && now < f->look_at) return;
+  f->look_at = now + f->o.watchdog; /* more often than what counts as asleep */
   for (uint32_t i = 0; i < f->n_workers; i++) {
     let__worker *w = &f->worker[i];
     if (!watched(w)) continue;
@@ -108,5 +109,6 @@ void let__settle(let_fleet *f) {
 
 let_time let_fleet_wake(const let_fleet *f) {
   if (!f->settled) return 0; /* let_fleet_next has something to say */
-  return f->wake < f->silence_at ? f->wake : f->silence_at;
+  let_time look = f->silence_at < f->look_at || f->silence_at == LET_NEVER ? f->silence_at : f->look_at;
+  return f->wake < look ? f->wake : look;
 }

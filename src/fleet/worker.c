@@ -62,7 +62,7 @@ void let__worker_lost(let_fleet *f, let__worker *w, const char *why, let_time no
     return;
   }
   if (w->state == LET_WORKER_READY && now - w->at > forgiven_after) w->losses = 0;
-  w->at = now + let__backoff(w->losses++);
+  w->at = now + let__restart_wait(w->losses++);
   w->state = LET_WORKER_BACKOFF;
   w->alive = w->announced = false;
   w->stale.n = 0;
