@@ -91,7 +91,7 @@ cat >"$tmp/w.yaml" <<YAML
 models: [{name: "null", rate: $(echo "$ours" | awk '{printf "%d", $1*0.3}')/s, slo: 1s}]
 YAML
 echo "latency at 30 % of that rate, Poisson arrivals, from the intended send time:"
-"$gpulet" load --url "http://127.0.0.1:$port" --workload "$tmp/w.yaml" --duration 8s --seed 1 --json 2>/dev/null >"$tmp/load.json"
+"$gpulet" load --url "http://127.0.0.1:$port" --workload "$tmp/w.yaml" --duration 8s --seed 1 --json --quiet --bottleneck warn >"$tmp/load.json"
 python3 - "$tmp/load.json" <<'PY'
 import json, sys
 m = json.load(open(sys.argv[1]))["models"][0]

@@ -59,4 +59,5 @@ echo "Classifying real digit images through the server..." >&2
 step "$python" "$here/python/digits.py" --url "$url" --models "$models" --at-least 0.97
 
 echo "Driving every model for ${DEMO_SECONDS:-15} s (Poisson arrivals)..." >&2
-step "$gpulet" load --url "$url" --workload "$tmp/workload.yaml" --warmup 1s --duration "${DEMO_SECONDS:-15}s" --seed 1
+step "$gpulet" load --url "$url" --workload "$tmp/workload.yaml" --warmup 1s --duration "${DEMO_SECONDS:-15}s" --seed 1 \
+  --bottleneck warn # it shares the machine's cores with the models

@@ -87,6 +87,51 @@ static void test_hist_error_bound(void **state) {
   assert_int_equal(let_hist_below(&h, 100 * LET_S), 100000);
 }
 
+/* A histogram goes over the wire as its cells, and a run is the difference of what was told before and after it. */
+static void test_hist_rebuilt_and_subtracted(void **state) {
+  (void)state;
+  enum { N = 5000 };
+  static let_hist early, late, run, sent;
+  let_rng r;
+  let_rng_seed(&r, 11);
+  for (int i = 0; i < N; i++) {
+    let_dur d = (let_dur)let_rng_exponential(&r, 3e6);
+    let_hist_add(&early, d);
+    let_hist_add(&late, d);
+  }
+  for (int i = 0; i < N; i++) {
+    let_dur d = 10 * LET_MS + (let_dur)let_rng_exponential(&r, 1e6);
+    let_hist_add(&run, d);
+    let_hist_add(&late, d);
+  }
+  for (uint32_t i = 0; i < LET_HIST_CELLS; i++) assert_true(let_hist_put(&sent, i, late.cell[i]));
+  assert_int_equal(sent.count, late.count);
+  assert_true(sent.min <= late.min && sent.max >= late.max);
+  double drift = (double)sent.sum / (double)late.sum;
+  assert_true(drift > 0.99 && drift < 1.01);
+  sent.sum = late.sum;
+  assert_true(let_hist_subtract(&sent, &early));
+  assert_int_equal(sent.count, N);
+  assert_int_equal(sent.sum, run.sum);
+  assert_memory_equal(sent.cell, run.cell, sizeof run.cell);
+  for (int q = 0; q <= 100; q++) {
+    double got = (double)let_hist_quantile(&sent, q / 100.0), want = (double)let_hist_quantile(&run, q / 100.0);
+    assert_true(got >= want * 0.983 && got <= want * 1.017);
+  }
+  static let_hist before, same;
+  before = sent;
+  assert_false(let_hist_subtract(&sent, &late)); /* the server was restarted: its counters are smaller than before */
+  assert_memory_equal(&sent, &before, sizeof sent);
+  same = run;
+  assert_true(let_hist_subtract(&same, &run));
+  assert_int_equal(same.count, 0);
+  assert_int_equal(let_hist_quantile(&same, 0.99), 0);
+  assert_false(let_hist_put(&same, LET_HIST_CELLS, 1));
+  assert_true(let_hist_put(&same, 7, UINT32_MAX));
+  assert_false(let_hist_put(&same, 7, 1));
+  assert_int_equal(same.count, UINT32_MAX);
+}
+
 static void test_arena_survives_failure(void **state) {
   (void)state;
   let_mem_failing f;
@@ -112,8 +157,11 @@ static void test_buf(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_units), cmocka_unit_test(test_heap_orders_and_removes),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_units),
+                                     cmocka_unit_test(test_heap_orders_and_removes),
                                      cmocka_unit_test(test_hist_error_bound),
-                                     cmocka_unit_test(test_arena_survives_failure), cmocka_unit_test(test_buf)};
+                                     cmocka_unit_test(test_hist_rebuilt_and_subtracted),
+                                     cmocka_unit_test(test_arena_survives_failure),
+                                     cmocka_unit_test(test_buf)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

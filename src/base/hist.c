@@ -35,6 +35,39 @@ void let_hist_merge(let_hist *into, const let_hist *from) {
   for (unsigned i = 0; i < LET_HIST_CELLS; i++) into->cell[i] += from->cell[i];
 }
 
+static let_dur lower_of(unsigned i) { return i == 0 ? 0 : upper_of(i - 1); }
+
+bool let_hist_put(let_hist *h, uint32_t cell, uint32_t n) {
+  if (cell >= LET_HIST_CELLS || h->cell[cell] > UINT32_MAX - n) return false;
+  if (n == 0) return true;
+  let_dur low = lower_of(cell), high = upper_of(cell);
+  if (h->count == 0 || low < h->min) h->min = low;
+  if (h->count == 0 || high > h->max) h->max = high;
+  h->count += n;
+  h->sum += (low + high) / 2 * (let_dur)n;
+  h->cell[cell] += n;
+  return true;
+}
+
+bool let_hist_subtract(let_hist *h, const let_hist *earlier) {
+  if (earlier->count > h->count) return false;
+  for (unsigned i = 0; i < LET_HIST_CELLS; i++)
+    if (earlier->cell[i] > h->cell[i]) return false;
+  unsigned first = LET_HIST_CELLS, last = 0;
+  for (unsigned i = 0; i < LET_HIST_CELLS; i++) {
+    h->cell[i] -= earlier->cell[i];
+    if (h->cell[i] == 0) continue;
+    if (first == LET_HIST_CELLS) first = i;
+    last = i;
+  }
+  h->count -= earlier->count;
+  h->sum = h->sum > earlier->sum ? h->sum - earlier->sum : 0;
+  if (first == LET_HIST_CELLS) return true;
+  if (lower_of(first) > h->min) h->min = lower_of(first);
+  if (upper_of(last) < h->max) h->max = upper_of(last);
+  return true;
+}
+
 let_dur let_hist_quantile(const let_hist *h, double q) {
   if (h->count == 0) return 0;
   double want = q * (double)h->count;

@@ -7,7 +7,7 @@
 #include "base/units.h"
 
 static void common(let_arrivals *a, const let_workload *w, uint64_t seed, const let_mem *mem) {
-  *a = (let_arrivals){.mem = mem, .w = w, .n = w->n};
+  *a = (let_arrivals){.mem = mem, .w = w, .n = w->n, .parts = 1};
   let_rng_seed(&a->pick, seed ^ 0x9e3779b97f4a7c15u);
   for (uint32_t i = 0; i < w->n; i++) a->sum += w->demand[i].rate;
 }
@@ -119,18 +119,57 @@ bool let_arrivals_peek(const let_arrivals *a, let_arrival *ret) {
   return true;
 }
 
-void let_arrivals_pop(let_arrivals *a) {
-  if (a->trace) {
-    a->at++;
-    return;
-  }
-  let_heap_node *top = let_heap_top(&a->due);
-  let_stream *s = LET_CONTAINER(top, let_stream, node);
+/* The stream's next arrival, whose part it may be. */
+static void advance(let_arrivals *a, let_stream *s) {
+  let_heap_node *top = &s->node;
   double gap = a->uniform ? s->gap : let_rng_exponential(&s->rng, s->gap);
   int64_t next = top->key + (int64_t)(gap + let_rng_unit(&s->rng)); /* the fraction of a ns, kept on average */
+  s->turn = s->turn + 1 == a->parts ? 0 : s->turn + 1;
   let_heap_remove(&a->due, top);
   bool room = let_heap_push(&a->due, top, next);
   LET_ASSERT(room);
+}
+
+static void skip_others(let_arrivals *a) {
+  for (let_heap_node *top = let_heap_top(&a->due); top; top = let_heap_top(&a->due)) {
+    let_stream *s = LET_CONTAINER(top, let_stream, node);
+    if (s->turn == a->part) return;
+    advance(a, s);
+  }
+}
+
+void let_arrivals_part(let_arrivals *a, uint32_t part, uint32_t parts) {
+  LET_ASSERT(part < parts);
+  a->part = part;
+  a->parts = parts;
+  if (part) let_rng_seed(&a->pick, let_rng_u64(&a->pick) + part);
+  if (a->trace) {
+    a->at = part < a->n_trace ? part : a->n_trace;
+    return;
+  }
+  /* The parts begin at different models' turns, or the first would get the first request of each. */
+  for (uint32_t i = 0; i < a->n; i++) a->stream[i].turn = i % parts;
+  skip_others(a);
+}
+
+void let_arrivals_pop(let_arrivals *a) {
+  if (a->trace) {
+    a->at = a->n_trace - a->at > a->parts ? a->at + a->parts : a->n_trace;
+    return;
+  }
+  let_heap_node *top = let_heap_top(&a->due);
+  advance(a, LET_CONTAINER(top, let_stream, node));
+  skip_others(a);
+}
+
+double let_arrivals_rate(const let_arrivals *a) {
+  if (a->trace) {
+    double span = a->n_trace > 1 ? (double)(a->trace[a->n_trace - 1].at - a->trace[0].at) / 1e9 : 0;
+    return span > 0 ? (double)(a->n_trace - 1) / span : (double)a->n_trace;
+  }
+  double sum = 0;
+  for (uint32_t i = 0; i < a->n; i++) sum += a->stream[i].gap > 0 ? 1e9 / a->stream[i].gap : 0;
+  return sum;
 }
 
 uint32_t let_arrivals_pick(let_arrivals *a) {

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -104,6 +105,72 @@ static void test_trace(void **state) {
   }
 }
 
+/* Threads share one process: together their parts are the times that one thread alone would have, each exactly once. */
+static void check_parts(let_arrivals *whole, let_arrivals *part, uint32_t parts) {
+  uint64_t count[8][2] = {0};
+  let_arrival want, x;
+  for (int i = 0; i < 4000 && let_arrivals_peek(whole, &want); i++) {
+    uint32_t owners = 0;
+    for (uint32_t k = 0; k < parts && !owners; k++) {
+      if (!let_arrivals_peek(&part[k], &x) || x.at != want.at || x.model != want.model) continue;
+      let_arrivals_pop(&part[k]);
+      count[k][x.model]++;
+      owners++;
+    }
+    assert_int_equal(owners, 1);
+    let_arrivals_pop(whole);
+  }
+  for (uint32_t k = 0; k < parts; k++)
+    for (int m = 0; m < 2; m++) {
+      uint64_t all = 0;
+      for (uint32_t j = 0; j < parts; j++) all += count[j][m];
+      assert_true(llabs((long long)(count[k][m] * parts) - (long long)all) <= (long long)parts);
+    }
+}
+
+static void test_parts_are_the_whole(void **state) {
+  (void)state;
+  let_arrivals whole, part[8];
+  let_error e;
+  for (uint32_t parts = 1; parts <= 8; parts++)
+    for (int uniform = 0; uniform < 2; uniform++) {
+      assert_int_equal(let_arrivals_init(&whole, &work, uniform, 2, 5, &let_mem_libc, &e), LET_OK);
+      assert_true(fabs(let_arrivals_rate(&whole) - 2500) < 1e-6);
+      for (uint32_t k = 0; k < parts; k++) {
+        assert_int_equal(let_arrivals_init(&part[k], &work, uniform, 2, 5, &let_mem_libc, &e), LET_OK);
+        let_arrivals_part(&part[k], k, parts);
+      }
+      check_parts(&whole, part, parts);
+      for (uint32_t k = 0; k < parts; k++) let_arrivals_fini(&part[k]);
+      let_arrivals_fini(&whole);
+    }
+}
+
+static void test_parts_of_a_trace(void **state) {
+  (void)state;
+  let_error e = {0};
+  const let_str text = LET_STR("0,a\n1\n2,b\n3\n4\n");
+  let_arrivals whole, part[7];
+  assert_int_equal(let_arrivals_trace(&whole, &work, text, "t.csv", 1, 9, &let_mem_libc, &e), LET_OK);
+  assert_true(fabs(let_arrivals_rate(&whole) - 1) < 1e-9);
+  for (uint32_t k = 0; k < 7; k++) {
+    assert_int_equal(let_arrivals_trace(&part[k], &work, text, "t.csv", 1, 9, &let_mem_libc, &e), LET_OK);
+    let_arrivals_part(&part[k], k, 7);
+  }
+  let_arrival x, y;
+  for (uint32_t k = 0; k < 5; k++) {
+    assert_true(let_arrivals_peek(&whole, &x) && let_arrivals_peek(&part[k], &y));
+    assert_true(x.at == y.at && x.model == y.model);
+    let_arrivals_pop(&whole);
+    let_arrivals_pop(&part[k]);
+  }
+  for (uint32_t k = 0; k < 7; k++) {
+    assert_false(let_arrivals_peek(&part[k], &y)); /* more threads than lines: some have nothing to do */
+    let_arrivals_fini(&part[k]);
+  }
+  let_arrivals_fini(&whole);
+}
+
 static void test_allocation_failure(void **state) {
   (void)state;
   for (long at = 0; at < 3; at++) {
@@ -119,7 +186,11 @@ static void test_allocation_failure(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_poisson), cmocka_unit_test(test_uniform_and_same_seed),
-                                     cmocka_unit_test(test_trace), cmocka_unit_test(test_allocation_failure)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_poisson),
+                                     cmocka_unit_test(test_uniform_and_same_seed),
+                                     cmocka_unit_test(test_trace),
+                                     cmocka_unit_test(test_parts_are_the_whole),
+                                     cmocka_unit_test(test_parts_of_a_trace),
+                                     cmocka_unit_test(test_allocation_failure)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,11 +1,15 @@
 /* test: os label: thread */
-/* The generator against a server in another thread that answers, stalls, refuses and hangs up on command. */
+/* The generator against the server of load_test_rig.h. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
@@ -13,220 +17,7 @@
 #include <uv.h>
 
 #include "client/client.h"
-
-static const char metadata[] = "{\"name\":\"m\",\"versions\":[\"1\"],\"platform\":\"x\",\"inputs\":["
-                               "{\"name\":\"image\",\"datatype\":\"FP32\",\"shape\":[-1,4,4]},{\"name\":\"words\","
-                               "\"datatype\":\"INT64\",\"shape\":[-1,-1]},"
-                               "{\"name\":\"text\",\"datatype\":\"BYTES\",\"shape\":[-1,1]},{\"name\":\"half\","
-                               "\"datatype\":\"FP16\",\"shape\":[2]}],"
-                               "\"outputs\":[{\"name\":\"o\",\"datatype\":\"FP32\",\"shape\":[-1,1]}]}";
-
-typedef struct peer peer;
-typedef struct server {
-  uv_thread_t thread;
-  uv_loop_t loop;
-  uv_tcp_t listener;
-  uv_async_t quit;
-  uv_timer_t stall;
-  uv_sem_t ready;
-  int port;
-  /* what to do */
-  uint64_t stall_at, stall_ms; /* from that request on nobody is answered for that long */
-  uint64_t refuse_each, hang_up_each, close_each;
-  bool no_plan; /* as any other server */
-  /* what happened */
-  uint64_t requests, connections, bad;
-  bool stalled;
-  peer *waiting;
-  peer *all;
-} server;
-
-struct peer {
-  server *s;
-  uv_tcp_t tcp;
-  char in[8192];
-  size_t n;
-  bool closing, queued;
-  peer *next_waiting, *next;
-};
-
-static void gone(uv_handle_t *h) {
-  peer *p = h->data;
-  peer **at = &p->s->all;
-  while (*at != p) at = &(*at)->next;
-  *at = p->next;
-  free(p);
-}
-static void hang_up(peer *p) {
-  if (p->closing) return;
-  p->closing = true;
-  for (peer **at = &p->s->waiting; *at; at = &(*at)->next_waiting)
-    if (*at == p) {
-      *at = p->next_waiting;
-      break;
-    }
-  uv_close((uv_handle_t *)&p->tcp, gone);
-}
-
-static void say(peer *p, const char *text) {
-  uv_buf_t b = uv_buf_init((char *)(uintptr_t)text, (unsigned)strlen(text));
-  (void)uv_try_write((uv_stream_t *)&p->tcp, &b, 1);
-}
-
-static void answer(peer *p) {
-  server *s = p->s;
-  uint64_t k = s->requests;
-  if (s->refuse_each && k % s->refuse_each == 0)
-    say(p, "HTTP/1.1 503 Busy\r\nContent-Length: 15\r\n\r\n{\"error\":\"full\"");
-  else if (s->close_each && k % s->close_each == 0)
-    say(p, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"), hang_up(p);
-  else say(p, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-}
-
-static void stall_over(uv_timer_t *t) {
-  server *s = t->data;
-  s->stalled = false;
-  while (s->waiting) {
-    peer *p = s->waiting;
-    s->waiting = p->next_waiting, p->queued = false;
-    answer(p);
-  }
-}
-
-/* One whole request lies at the front of p->in; returns its length, 0 when more must come. */
-static size_t whole(const peer *p) {
-  const char *end = memmem(p->in, p->n, "\r\n\r\n", 4), *length;
-  if (!end) return 0;
-  size_t head = (size_t)(end - p->in) + 4;
-  length = memmem(p->in, head, "Content-Length: ", 16);
-  /* Inference-Header-Content-Length ends in the same words. */
-  if (length && length > p->in && length[-1] == '-')
-    length = memmem(length + 16, head - (size_t)(length + 16 - p->in), "Content-Length: ", 16);
-  size_t body = length ? strtoul(length + 16, NULL, 10) : 0;
-  return p->n >= head + body ? head + body : 0;
-}
-
-static void check_infer(server *s, const char *in, size_t n) {
-  const char *body = memmem(in, n, "\r\n\r\n", 4), *json_n = memmem(in, n, "Inference-Header-Content-Length: ", 33);
-  if (!json_n) {
-    s->bad++;
-    return;
-  }
-  size_t k = strtoul(json_n + 33, NULL, 10);
-  body += 4;
-  json_t *o = json_loadb(body, k, 0, NULL), *x;
-  size_t i, sum = 0;
-  static const long want[] = {2 * 16 * 4, 2 * 5 * 8, -1, 4};
-  json_array_foreach(json_object_get(o, "inputs"), i, x) {
-    long bytes = (long)json_integer_value(json_object_get(json_object_get(x, "parameters"), "binary_data_size"));
-    if (i > 3 || (want[i] >= 0 && want[i] != bytes)) s->bad++;
-    sum += (size_t)bytes;
-  }
-  if (json_array_size(json_object_get(o, "inputs")) != 4 || (size_t)(in + n - body) != k + sum) s->bad++;
-  json_decref(o);
-}
-
-static void lend(uv_handle_t *h, size_t want, uv_buf_t *b) {
-  (void)want;
-  peer *p = h->data;
-  *b = uv_buf_init(p->in + p->n, (unsigned)(sizeof p->in - p->n));
-}
-
-static void got(uv_stream_t *t, ssize_t n, const uv_buf_t *b) {
-  (void)b;
-  peer *p = t->data;
-  server *s = p->s;
-  if (n < 0) {
-    hang_up(p);
-    return;
-  }
-  p->n += (size_t)n;
-  for (size_t k; !p->closing && (k = whole(p)) != 0;) {
-    bool get_meta = p->n > 15 && memcmp(p->in, "GET /v2/models/", 15) == 0;
-    static const char ask_plan[] = "GET /v2/gpulet/plan ";
-    if (p->n > sizeof ask_plan && memcmp(p->in, ask_plan, sizeof ask_plan - 1) == 0) {
-      char text[1024];
-      static const char plan[] = "{\"gpus\":[{\"id\":0,\"type\":\"cpu\",\"granules\":2,\"gpulets\":[{\"granules\":1,"
-                                 "\"models\":[{\"name\":\"m\",\"batch\":8}]}]}]}";
-      if (s->no_plan) snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
-      else snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof plan - 1, plan);
-      say(p, text);
-    } else if (get_meta && memcmp(p->in + 15, "stats ", 6) == 0 && !s->no_plan) {
-      char text[256], body[128]; /* as if it had run all in batches of two, and had run some before */
-      int len = snprintf(body, sizeof body,
-                         "{\"model_stats\":[{\"name\":\"m\",\"inference_count\":%llu,\"execution_count\":%llu}]}",
-                         (unsigned long long)s->requests + 7000, (unsigned long long)s->requests / 2 + 1000);
-      snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len, body);
-      say(p, text);
-    } else if (get_meta) {
-      char text[1024];
-      static const char config[] = "{\"name\":\"m\",\"parameters\":{\"slo_ms\":{\"string_value\":\"12.5\"}}}";
-      if (memcmp(p->in + 15, "m/config ", 9) == 0)
-        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof config - 1, config);
-      else if (memcmp(p->in + 15, "m ", 2))
-        snprintf(text, sizeof text, "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone");
-      else
-        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", sizeof metadata - 1, metadata);
-      say(p, text);
-    } else {
-      s->requests++;
-      if (memcmp(p->in, "POST", 4) == 0) check_infer(s, p->in, k);
-      if (s->stall_at && s->requests == s->stall_at)
-        s->stalled = true, uv_timer_start(&s->stall, stall_over, s->stall_ms, 0);
-      if (s->hang_up_each && s->requests % s->hang_up_each == 0) hang_up(p);
-      else if (s->stalled) p->next_waiting = s->waiting, s->waiting = p, p->queued = true;
-      else answer(p);
-    }
-    memmove(p->in, p->in + k, p->n - k);
-    p->n -= k;
-  }
-}
-
-static void accepted(uv_stream_t *l, int status) {
-  server *s = l->data;
-  peer *p = calloc(1, sizeof *p);
-  if (status || !p) abort();
-  p->s = s, p->tcp.data = p, p->next = s->all, s->all = p;
-  s->connections++;
-  uv_tcp_init(&s->loop, &p->tcp);
-  uv_accept(l, (uv_stream_t *)&p->tcp);
-  uv_read_start((uv_stream_t *)&p->tcp, lend, got);
-}
-
-static void quit(uv_async_t *a) {
-  server *s = a->data;
-  for (peer *p = s->all; p; p = p->next) hang_up(p);
-  uv_close((uv_handle_t *)&s->listener, NULL), uv_close((uv_handle_t *)&s->quit, NULL),
-      uv_close((uv_handle_t *)&s->stall, NULL);
-}
-
-static void serve(void *arg) {
-  server *s = arg;
-  uv_loop_init(&s->loop);
-  uv_tcp_init(&s->loop, &s->listener), uv_async_init(&s->loop, &s->quit, quit), uv_timer_init(&s->loop, &s->stall);
-  s->listener.data = s->quit.data = s->stall.data = s;
-  struct sockaddr_in a;
-  uv_ip4_addr("127.0.0.1", 0, &a);
-  uv_tcp_bind(&s->listener, (struct sockaddr *)&a, 0);
-  uv_listen((uv_stream_t *)&s->listener, 512, accepted);
-  int n = sizeof a;
-  uv_tcp_getsockname(&s->listener, (struct sockaddr *)&a, &n);
-  s->port = ntohs(a.sin_port);
-  uv_sem_post(&s->ready);
-  uv_run(&s->loop, UV_RUN_DEFAULT);
-  uv_loop_close(&s->loop);
-}
-
-static void start(server *s) {
-  uv_sem_init(&s->ready, 0);
-  assert_int_equal(uv_thread_create(&s->thread, serve, s), 0);
-  uv_sem_wait(&s->ready);
-}
-static void stop(server *s) {
-  uv_async_send(&s->quit);
-  uv_thread_join(&s->thread);
-  uv_sem_destroy(&s->ready);
-}
+#include "client/load_test_rig.h"
 
 static let_load_options options(const server *s, char url[64]) {
   snprintf(url, 64, "http://127.0.0.1:%d", s->port);
@@ -250,7 +41,7 @@ static json_t *load(const let_load_options *o, const char *name, double rate, le
   let_buf out;
   let_buf_init(&out, &let_mem_libc);
   let_error e = {0};
-  let_err err = let_load_run(o, &w, &out, &e);
+  let_err err = let_load_run(o, &w, &out, NULL, &e);
   if (err && err != LET_ERR_UNAVAILABLE) fail_msg("%s", e.text);
   json_t *doc = json_loadb(out.p, out.n, 0, NULL);
   assert_non_null(doc);
@@ -276,7 +67,16 @@ static void test_infers_with_binary_tensors(void **state) {
   assert_true(number(doc, "ok") == number(doc, "sent"));
   assert_true(number(doc, "attainment") == 1);
   assert_true(number(doc, "mean_batch") == 2);
-  json_t *place = json_array_get(json_object_get(json_array_get(json_object_get(doc, "models"), 0), "gpulets"), 0);
+  json_t *m = json_array_get(json_object_get(doc, "models"), 0),
+         *place = json_array_get(json_object_get(m, "gpulets"), 0);
+  json_t *run = json_object_get(json_object_get(m, "stages"), "started");
+  assert_int_equal(json_integer_value(json_object_get(run, "count")), 200); /* those before the run are not in it */
+  assert_true(fabs(json_number_value(json_object_get(run, "mean_ms")) - 1) < 1e-6);
+  assert_true(fabs(json_number_value(json_object_get(run, "p99_ms")) - 1) < 0.02);
+  json_t *told = json_object_get(m, "server");
+  assert_int_equal(json_integer_value(json_object_get(told, "refused_door")), 20);
+  assert_int_equal(json_integer_value(json_object_get(told, "dropped_queue")), 0);
+  assert_true(json_is_null(json_object_get(told, "late")));
   assert_true(json_number_value(json_object_get(place, "share")) == 50);
   assert_int_equal(json_integer_value(json_object_get(place, "batch")), 8);
   json_decref(doc);
@@ -286,6 +86,7 @@ static void test_infers_with_binary_tensors(void **state) {
   doc = load(&o, "m", 100, 0); /* the workload leaves the SLO to the model */
   assert_true(json_number_value(json_object_get(json_array_get(json_object_get(doc, "models"), 0), "slo_ms")) == 12.5);
   assert_true(json_is_null(json_object_get(json_object_get(doc, "total"), "mean_batch")));
+  assert_true(json_is_null(json_object_get(json_object_get(doc, "total"), "stages")));
   assert_null(json_object_get(json_array_get(json_object_get(doc, "models"), 0), "gpulets"));
   json_decref(doc);
   let_demand d = {.name = "absent", .rate = 1};
@@ -293,7 +94,7 @@ static void test_infers_with_binary_tensors(void **state) {
   let_error e = {0};
   let_buf out;
   let_buf_init(&out, &let_mem_libc);
-  assert_int_equal(let_load_run(&o, &w, &out, &e), LET_ERR_NOT_FOUND);
+  assert_int_equal(let_load_run(&o, &w, &out, NULL, &e), LET_ERR_NOT_FOUND);
   assert_non_null(strstr(e.text, "/v2/models/absent: status 404: none"));
   let_buf_fini(&out);
   stop(&s);
@@ -360,6 +161,108 @@ static void test_errors_by_kind(void **state) {
   json_decref(doc);
 }
 
+static json_t *of_generator(json_t *doc, const char *key) {
+  return json_object_get(json_object_get(doc, "generator"), key);
+}
+
+/* Threads share the arrivals, the connections and nothing else: the sums are those of one thread. */
+static void test_threads(void **state) {
+  (void)state;
+  server s = {0};
+  start(&s);
+  char url[64];
+  let_load_options o = options(&s, url);
+  o.get = "/x";
+  o.arrival = "poisson";
+  double sent = -1;
+  for (uint32_t threads = 1; threads <= 4; threads++) {
+    uint64_t before = s.requests;
+    o.threads = threads;
+    json_t *doc = load(&o, "m", 800, LET_S);
+    if (sent < 0) sent = number(doc, "sent");
+    assert_true(number(doc, "sent") == sent); /* the same times, whatever the number of threads */
+    assert_true(number(doc, "ok") == sent);
+    assert_int_equal(s.requests - before, sent);
+    assert_int_equal(json_integer_value(of_generator(doc, "threads")), threads);
+    assert_true(json_integer_value(of_generator(doc, "connections")) <= 4);
+    assert_true(json_number_value(of_generator(doc, "busiest_thread")) > 0);
+    assert_true(json_number_value(of_generator(doc, "cpu_seconds")) > 0);
+    json_decref(doc);
+  }
+  o.closed = 7;
+  o.threads = 3;
+  o.duration = 100 * LET_MS;
+  uint64_t before = s.connections;
+  json_t *doc = load(&o, "m", 1, 0);
+  assert_true(number(doc, "ok") > 50);
+  assert_int_equal(s.connections - before, 7);
+  json_decref(doc);
+  stop(&s);
+  let_demand d = {.name = "m", .rate = 1};
+  let_workload w = {1, &d};
+  let_buf out;
+  let_buf_init(&out, &let_mem_libc);
+  let_error e = {0};
+  o.threads = 8;
+  assert_int_equal(let_load_run(&o, &w, &out, NULL, &e), LET_ERR_INVALID);
+  assert_non_null(strstr(e.text, "--threads 8"));
+  let_buf_fini(&out);
+}
+
+/* The server holds every answer for 250 ms, and two connections are all that the generator may open. */
+static void test_says_that_connections_were_short(void **state) {
+  (void)state;
+  server s = {.stall_at = 50, .stall_ms = 250};
+  start(&s);
+  char url[64];
+  let_load_options o = options(&s, url);
+  o.get = "/x";
+  o.json = false;
+  o.connections = 2;
+  let_demand d = {.name = "m", .rate = 1000, .slo = LET_S};
+  let_workload w = {1, &d};
+  let_buf out;
+  let_buf_init(&out, &let_mem_libc);
+  let_error e = {0};
+  let_load_outcome outcome;
+  assert_int_equal(let_load_run(&o, &w, &out, &outcome, &e), LET_OK);
+  stop(&s);
+  print_message("%s\n", outcome.advice);
+  assert_int_equal(outcome.bottleneck, LET_BOTTLENECK_CONNECTIONS);
+  assert_non_null(strstr(outcome.advice, "--connections 256"));
+  assert_non_null(strstr(out.p, outcome.advice));
+  let_buf_fini(&out);
+}
+
+/* Ctrl-C ends every thread and prints what was counted. */
+static void interrupt_soon(void *arg) {
+  server *s = arg;
+  while (!atomic_load(&s->seen)) {
+    const struct timespec t = {.tv_nsec = 1000000};
+    nanosleep(&t, NULL);
+  }
+  kill(getpid(), SIGINT);
+}
+
+static void test_interrupt(void **state) {
+  (void)state;
+  server s = {.tell_at = 20};
+  start(&s);
+  char url[64];
+  let_load_options o = options(&s, url);
+  o.get = "/x";
+  o.threads = 2;
+  o.duration = 60 * LET_S;
+  uv_thread_t killer;
+  assert_int_equal(uv_thread_create(&killer, interrupt_soon, &s), 0);
+  json_t *doc = load(&o, "m", 1000, LET_S);
+  uv_thread_join(&killer);
+  stop(&s);
+  assert_true(number(doc, "ok") >= 10);
+  assert_true(json_number_value(json_object_get(doc, "seconds")) < 30);
+  json_decref(doc);
+}
+
 static void test_closed_loop_and_trace(void **state) {
   (void)state;
   server s = {0};
@@ -379,19 +282,23 @@ static void test_closed_loop_and_trace(void **state) {
   let_buf out;
   let_buf_init(&out, &let_mem_libc);
   let_error e = {0};
-  assert_int_equal(let_load_run(&o, &w, &out, &e), LET_ERR_NOT_FOUND);
+  assert_int_equal(let_load_run(&o, &w, &out, NULL, &e), LET_ERR_NOT_FOUND);
   static const char *const urls[] = {"https://x", "http://", "http://h:", "http://h/path", "http://[::1", "h:80"};
   o.arrival = "poisson";
   for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
     o.url = urls[i];
-    assert_int_equal(let_load_run(&o, &w, &out, &e), LET_ERR_INVALID);
+    assert_int_equal(let_load_run(&o, &w, &out, NULL, &e), LET_ERR_INVALID);
   }
   let_buf_fini(&out);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_infers_with_binary_tensors), cmocka_unit_test(test_no_coordinated_omission),
-      cmocka_unit_test(test_errors_by_kind), cmocka_unit_test(test_closed_loop_and_trace)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_infers_with_binary_tensors),
+                                     cmocka_unit_test(test_no_coordinated_omission),
+                                     cmocka_unit_test(test_threads),
+                                     cmocka_unit_test(test_says_that_connections_were_short),
+                                     cmocka_unit_test(test_interrupt),
+                                     cmocka_unit_test(test_errors_by_kind),
+                                     cmocka_unit_test(test_closed_loop_and_trace)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 
 #include "base/hist.h"
 #include "client/client.h"
+#include "client/stage_times.h"
 
 typedef struct let_tally {
   const char *name;
@@ -16,14 +17,24 @@ typedef struct let_tally {
 } let_tally;
 
 typedef struct let_load_report {
-  double seconds;       /* counted time */
-  uint32_t connections; /* open at most */
-  uint64_t unfinished;  /* in flight when the run was cut off */
-  let_hist lateness;    /* sends: how long after the time they were due */
-  uint64_t waited;      /* of them, because every connection was busy */
+  double seconds;            /* counted time */
+  uint32_t connections;      /* open at most */
+  uint32_t connection_limit; /* allowed */
+  bool files_limited;        /* more were asked for than the process may open files */
+  uint64_t inflight_max;     /* due and unanswered at most; of each thread, summed */
+  uint64_t unfinished;       /* in flight when the run was cut off */
+  let_hist lateness;         /* sends: how long after the time they were due */
+  uint64_t waited;           /* of them, because every connection was busy */
+  uint32_t threads, cores;   /* |cores|: that this machine lets us use */
+  double busiest;            /* of a core, by the thread that used most, while it counted */
+  double deprived;           /* of the time, by the thread that most wanted one: ready to run, but waiting for a core */
+  double wanted;             /* by that thread: this and what it used */
+  double cpu_seconds;        /* of all threads, while they counted */
   bool closed;
-  const let_plan *plan; /* what runs where, as the server says; NULL: it does not */
-  bool wide;            /* more columns */
+  let_load_outcome outcome;
+  const let_plan *plan;          /* what runs where, as the server says; NULL: it does not */
+  bool wide;                     /* more columns, and the stage times */
+  const let_stage_times *stages; /* of each model; NULL: not asked for */
 } let_load_report;
 
 /* One request is over. Its latency runs from |intended|, when it should have been sent, not from when it was. */

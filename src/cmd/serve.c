@@ -16,12 +16,11 @@
 typedef struct options {
   const char *repository, *config, *devices, *isolation, *plan, *workload, *policy, *batching, *profile, *log_level;
   let_dur plan_time;
-  double max_wait;
   let_serve_options serve;
 } options;
 
 #define FIELD(f) offsetof(options, f)
-static const char *const isolations[] = {"device", "process", NULL}, *const batchings[] = {"deferred", "eager", NULL},
+static const char *const isolations[] = {"device", "process", NULL}, *const batchings[] = {"eager", "deferred", NULL},
                          *const levels[] = {"error", "warn", "info", "debug", NULL};
 static const let_option table[] = {
     {"model-repository", LET_OPTION_STR, FIELD(repository), "DIR", NULL,
@@ -46,12 +45,11 @@ static const let_option table[] = {
      .max = 3.6e12},
     {"profile", LET_OPTION_STR, FIELD(profile), "DIR[,DIR...]", "",
      "profile directories, one per device type: for --workload, and the latencies of sim devices"},
-    {"batching", LET_OPTION_CHOICE, FIELD(batching), "KIND", "deferred",
-     "deferred: wait for a fuller batch while the SLO allows; eager: run at once when idle", .choices = batchings},
-    {"max-wait", LET_OPTION_F64, FIELD(max_wait), "FRACTION", "0.5",
-     "deferred batching: longest wait for a fuller batch, as part of the SLO, where config.pbtxt has no "
-     "max_queue_delay_microseconds",
-     .max = 1},
+    {"batching", LET_OPTION_CHOICE, FIELD(batching), "KIND", "eager",
+     "eager: a gpu-let that is idle starts a batch at once; deferred: it waits for a fuller one, for half of the SLO "
+     "at "
+     "most, as rivals do. config.pbtxt's max_queue_delay_microseconds goes before either",
+     .choices = batchings},
     {"host", LET_OPTION_STR, FIELD(serve.host), "ADDRESS", "0.0.0.0", "address to listen on"},
     {"http-port", LET_OPTION_I64, FIELD(serve.http_port), "PORT", "8000",
      "Open Inference Protocol over HTTP; 0: any free port", .max = 65535},
@@ -100,12 +98,10 @@ static let_err inventory(const options *o, let_serve_device *ret, uint32_t *ret_
   return LET_OK;
 }
 
-/* How long a batch may wait to become fuller where config.pbtxt does not say. A feasible plan has 2 L <= SLO, so half
- * of the SLO costs no batch that the plan counts on, keeps the other half for running it, and keeps a lightly loaded
- * server from answering at the last moment. Models without an SLO do as in Triton: no wait. */
-static void set_delays(let_model *m, uint32_t n, double max_wait) {
+/* Waiting for company is the exception: where config.pbtxt asks for it, or with --batching deferred. */
+static void set_delays(let_model *m, uint32_t n, bool deferred) {
   for (uint32_t i = 0; i < n; i++)
-    if (m[i].max_queue_delay == LET_NEVER) m[i].max_queue_delay = (let_dur)((double)m[i].slo * max_wait);
+    if (m[i].max_queue_delay == LET_NEVER && !deferred) m[i].max_queue_delay = 0;
 }
 
 /* --isolation process: CUDA devices get a worker per gpu-let, whose shares MPS holds them to. */
@@ -149,7 +145,6 @@ static int run(const void *opts, int n_args, char **args) {
   }
   for (int i = 0; levels[i]; i++)
     if (strcmp(levels[i], o.log_level) == 0) let_log_set((let_log_level)i);
-  o.serve.eager = strcmp(o.batching, "eager") == 0;
   o.serve.profile_dir = o.profile;
   char program[4096];
   ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
@@ -166,7 +161,7 @@ static int run(const void *opts, int n_args, char **args) {
   let_notes notes = {0};
   let_err r = let_repository_load_notes(o.repository, &arena, &models, &n_models, &notes, &e);
   for (const let_note *x = notes.first; x; x = x->next) let_log(LET_LOG_INFO, "serve", "%s", x->text);
-  if (!r) set_delays(models, n_models, o.max_wait);
+  if (!r) set_delays(models, n_models, strcmp(o.batching, "deferred") == 0);
   if (!r) r = inventory(&o, devices, &n_devices, &e);
   static let_mps_helper mps;
   if (!r && strcmp(o.isolation, "process") == 0) r = isolate(devices, n_devices, &mps, &o.serve, &e);

@@ -53,7 +53,8 @@ static let_err check_batch(const let_core *c, uint32_t g, uint32_t at, let_error
 
 static let_err check(const let_core *c, let_error *e) {
   uint64_t inside = 0, batches = 0, free_batches = 0;
-  if (!let_heap_valid(&c->wake) || c->wake.n != c->limits.models)
+  if (!let_heap_valid(&c->wake) || c->wake.n != c->limits.gpulets || !let_heap_valid(&c->expiry) ||
+      c->expiry.n != c->limits.models)
     return let_fail(e, LET_ERR_INTERNAL, "the heap of wake-ups is broken");
   uint64_t running = 0;
   for (uint32_t i = 0; i < c->limits.models; i++) {
@@ -62,8 +63,7 @@ static let_err check(const let_core *c, let_error *e) {
     if (!s.ok || s.n != m->queued)
       return let_fail(e, LET_ERR_INTERNAL, "model %u: the queue is broken or counts %u instead of %u", i, m->queued,
                       s.n);
-    if (m->queued && m->wake.key == LET_NEVER && !m->m)
-      return let_fail(e, LET_ERR_INTERNAL, "model %u: has requests but was not declared", i);
+    if (m->queued && !m->m) return let_fail(e, LET_ERR_INTERNAL, "model %u: has requests but was not declared", i);
     /* A request given back by a batch may exceed the limit, an arriving one may not. */
     if (m->m && m->queued > m->limit + c->n_batches * LET_BATCH_MAX)
       return let_fail(e, LET_ERR_INTERNAL, "model %u: queue of %u", i, m->queued);
@@ -99,7 +99,7 @@ static let_err check(const let_core *c, let_error *e) {
     if (!c->gpulet[r->gpulet].open || !c->gpulet[r->gpulet].routed || let__route_find(c, r->model, r->gpulet) != r)
       return let_fail(e, LET_ERR_INTERNAL, "route %u leads to gpu-let %u, which is closed", i, r->gpulet);
     for (uint32_t k = 1; k < r->n_sizes; k++)
-      if (r->predict[k] < r->predict[k - 1])
+      if (r->variant[k].predict < r->variant[k - 1].predict)
         return let_fail(e, LET_ERR_INTERNAL, "route %u: predictions fall with size", i);
   }
   return LET_OK;
@@ -134,25 +134,27 @@ static void dump_model(const let_core *c, uint32_t i, let_buf *out) {
           m->queued && c->entry[m->root].deadline < LET__DEADLINE_MAX ? c->entry[m->root].deadline - c->now
                                                                       : LET_NEVER);
   let_buf_str(out, ",");
-  dump_ms(out, "wake_in_ms", m->wake.key == LET_NEVER ? LET_NEVER : m->wake.key < c->now ? 0 : m->wake.key - c->now);
+  dump_ms(out, "expires_in_ms",
+          m->expiry.key == LET_NEVER ? LET_NEVER
+          : m->expiry.key < c->now   ? 0
+                                     : m->expiry.key - c->now);
   let_buf_str(out, ",\"routes\":[");
   uint32_t n;
   const let__route *r = let__routes_of(c, i, &n);
   for (uint32_t k = 0; k < n; k++) {
-    let_buf_fmt(out, "%s{\"gpulet\":%u,\"batch\":%u,\"rate\":%.3f,\"lag_rows\":%.2f,", k ? "," : "", r[k].gpulet,
+    let_buf_fmt(out, "%s{\"gpulet\":%u,\"batch\":%u,\"rate\":%.3f,\"credit\":%.2f,", k ? "," : "", r[k].gpulet,
                 r[k].batch, r[k].rate, r[k].credit);
-    dump_ms(out, "margin_ms", let__margin(c, &r[k]));
-    let_buf_fmt(out, ",\"factor\":%.4f,\"predict_ms\":{", r[k].factor);
+    dump_ms(out, "handover_ms", let__handover(&c->gpulet[r[k].gpulet]));
+    let_buf_fmt(out, ",\"ratio\":%.4f,\"predict_ms\":{", let__window_median(&r[k].ratio, 1));
     for (uint32_t s = 0; s < r[k].n_sizes; s++)
-      let_buf_fmt(out, "%s\"%u\":%.3f", s ? "," : "", r[k].size[s], (double)r[k].predict[s] / 1e6);
+      let_buf_fmt(out, "%s\"%u\":%.3f", s ? "," : "", r[k].variant[s].size, (double)r[k].variant[s].predict / 1e6);
     let_buf_str(out, "}}");
   }
   let_buf_str(out, "]}");
 }
 
 void let_core_dump(const let_core *c, let_buf *out) {
-  let_buf_fmt(out, "{\"requests\":%u,\"limit\":%u,\"eager\":%s,\"models\":[", c->used_entries, c->limits.requests,
-              c->limits.eager ? "true" : "false");
+  let_buf_fmt(out, "{\"requests\":%u,\"limit\":%u,\"models\":[", c->used_entries, c->limits.requests);
   bool first = true;
   for (uint32_t i = 0; i < c->limits.models; i++) {
     if (!c->model[i].m) continue;

@@ -18,7 +18,6 @@ let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core
   if (limits->models > 1u << 20 || limits->gpulets > (1u << 20) / LET__DEPTH_MAX || limits->requests > 1u << 30)
     return let_fail(e, LET_ERR_INVALID, "core: limits above %u models, %u gpu-lets or %u requests", 1u << 20,
                     (1u << 20) / LET__DEPTH_MAX, 1u << 30);
-  if (limits->margin < 0) return let_fail(e, LET_ERR_INVALID, "core: the safety margin is negative");
   let_core *c = let_mem_zalloc(mem, sizeof *c);
   if (!c) return let_fail(e, LET_ERR_NOMEM, "core: out of memory");
   c->limits = *limits, c->mem = mem;
@@ -28,7 +27,8 @@ let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core
   c->gpulet = array(c, limits->gpulets, sizeof *c->gpulet, true);
   c->entry = array(c, limits->requests, sizeof *c->entry, false);
   c->batch = array(c, c->n_batches, sizeof *c->batch, true);
-  if (!let_heap_init(&c->wake, mem, limits->models) || !c->model || !c->gpulet || !c->entry || !c->batch) {
+  if (!let_heap_init(&c->wake, mem, limits->gpulets) || !let_heap_init(&c->expiry, mem, limits->models) || !c->model ||
+      !c->gpulet || !c->entry || !c->batch) {
     let_core_free(c);
     return let_fail(e, LET_ERR_NOMEM, "core: out of memory for %u models, %u gpu-lets, %u requests", limits->models,
                     limits->gpulets, limits->requests);
@@ -36,8 +36,13 @@ let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core
   for (uint32_t i = 0; i < c->n_batches; i++) c->batch[i].next_free = i + 1 < c->n_batches ? i + 1 : LET__NONE;
   for (uint32_t i = 0; i < limits->models; i++) {
     c->model[i].root = LET__NONE;
-    let_heap_node_init(&c->model[i].wake);
-    bool room = let_heap_push(&c->wake, &c->model[i].wake, LET_NEVER);
+    let_heap_node_init(&c->model[i].expiry);
+    bool room = let_heap_push(&c->expiry, &c->model[i].expiry, LET_NEVER);
+    LET_ASSERT(room);
+  }
+  for (uint32_t i = 0; i < limits->gpulets; i++) {
+    let_heap_node_init(&c->gpulet[i].wake);
+    bool room = let_heap_push(&c->wake, &c->gpulet[i].wake, LET_NEVER);
     LET_ASSERT(room);
   }
   *ret = c;
@@ -48,6 +53,7 @@ void let_core_free(let_core *c) {
   if (!c) return;
   let__table_free(c, c->table);
   if (c->wake.node) let_heap_fini(&c->wake);
+  if (c->expiry.node) let_heap_fini(&c->expiry);
   let_mem_free(c->mem, c->model, c->limits.models * sizeof *c->model);
   let_mem_free(c->mem, c->gpulet, c->limits.gpulets * sizeof *c->gpulet);
   let_mem_free(c->mem, c->entry, c->limits.requests * sizeof *c->entry);
@@ -63,11 +69,30 @@ let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_
   x->m = m;
   x->limit = m->max_queue ? m->max_queue : c->limits.queue;
   x->levels = m->priority_levels ? m->priority_levels : 1;
-  let__touch(c, index);
+  let__touch_model(c, index, c->now);
   return LET_OK;
 }
 
 /* ---- gpu-lets -------------------------------------------------------------------------------------------- */
+
+/* What was planned for the model in all, and how much may come at once within it: what comes within its SLO, or four
+ * batches. */
+static void plan_demand(let_core *c, uint32_t model) {
+  uint32_t n, batch = 0;
+  const let__route *r = let__routes_of(c, model, &n);
+  let__model *m = &c->model[model];
+  m->planned = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    m->planned += r[i].rate;
+    if (r[i].batch > batch) batch = r[i].batch;
+  }
+  bool first = m->burst <= 0;
+  double slo = m->m ? m->planned * (double)m->m->slo / 1e9 : 0;
+  m->burst = slo > 4.0 * batch ? slo : 4.0 * batch;
+  if (first) m->allowance = m->burst;
+}
+
+static void reset(let__gpulet *g, bool open) { *g = (let__gpulet){.wake = g->wake, .open = open}; }
 
 let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets,
                             const let_core_route *routes, uint32_t n_routes, let_time now, let_error *e) {
@@ -77,15 +102,19 @@ let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_
   if (err) return err;
   let__table_free(c, c->table);
   c->table = t;
-  for (uint32_t i = 0; i < c->limits.gpulets; i++) c->gpulet[i].routed = false;
+  for (uint32_t i = 0; i < c->limits.gpulets; i++) {
+    c->gpulet[i].routed = false;
+    if (c->gpulet[i].open) let__touch_gpulet(c, i, INT64_MIN);
+  }
   for (uint32_t i = 0; i < n_gpulets; i++) {
     let__gpulet *g = &c->gpulet[gpulets[i].number];
-    if (!g->open) *g = (let__gpulet){.open = true};
-    g->routed = true, g->depth = gpulets[i].depth;
+    if (!g->open) reset(g, true);
+    g->routed = true;
+    g->depth = gpulets[i].depth;
   }
   for (uint32_t i = 0; i < c->limits.models; i++) {
-    let__weigh(c, i);
-    if (c->model[i].queued) let__touch(c, i);
+    plan_demand(c, i);
+    if (c->model[i].queued) let__touch_model(c, i, now);
   }
   return LET_OK;
 }
@@ -99,7 +128,7 @@ void let_core_gpulet_remove(let_core *c, uint32_t gpulet) {
   uint32_t n;
   (void)let__routes_on(c, gpulet, &n);
   LET_ASSERT(n == 0);
-  c->gpulet[gpulet] = (let__gpulet){0};
+  reset(&c->gpulet[gpulet], false);
 }
 
 static void set_down(let_core *c, uint32_t gpulet, bool down) {
@@ -107,8 +136,7 @@ static void set_down(let_core *c, uint32_t gpulet, bool down) {
   c->gpulet[gpulet].down = down;
   uint32_t n;
   const uint32_t *on = let__routes_on(c, gpulet, &n);
-  for (uint32_t i = 0; i < n; i++) let__weigh(c, c->table->route[on[i]].model);
-  let__touch_gpulet(c, gpulet);
+  for (uint32_t i = 0; i < n; i++) let__touch_model(c, c->table->route[on[i]].model, c->now);
 }
 
 void let_core_gpulet_down(let_core *c, uint32_t gpulet) { set_down(c, gpulet, true); }
@@ -125,7 +153,7 @@ let_err let_core_arrive(let_core *c, let_request *r, let_time now) {
     return let__refuse(r, LET_ERR_OVERLOADED, "the server holds %u requests, its limit; try again", c->limits.requests);
   r->attempts = 0, r->cancelled = false, r->status = LET_OK, r->why[0] = 0, r->next = NULL;
   let__queue_put(c, &c->model[r->model], r);
-  let__touch(c, r->model);
+  let__touch_model(c, r->model, now);
   return LET_OK;
 }
 
@@ -136,7 +164,7 @@ bool let_core_cancel(let_core *c, let_request *r) {
   let__entry_give(c, r);
   r->state = LET_REQUEST_IDLE;
   r->status = LET_ERR_CANCELLED;
-  let__touch(c, r->model);
+  let__expiry_set(c, r->model, c->now);
   return true;
 }
 
@@ -156,35 +184,35 @@ static bool refuse_returned(let_core *c, let_action *ret) {
 bool let_core_step(let_core *c, let_time now, let_action *ret) {
   c->now = now;
   if (refuse_returned(c, ret)) return true;
-  for (;;) {
-    let_heap_node *top = let_heap_top(&c->wake);
-    if (!top || top->key > now) return false;
-    let__model *m = LET_CONTAINER(top, let__model, wake);
-    if (let__decide(c, (uint32_t)(m - c->model), now, ret)) return true;
-    /* Looked at and nothing to do: the next look lies ahead, or this would spin. */
-    LET_ASSERT(m->wake.key > now);
-  }
+  for (let_heap_node *top; (top = let_heap_top(&c->expiry)) && top->key <= now;)
+    if (let__expire(c, (uint32_t)(LET_CONTAINER(top, let__model, expiry) - c->model), now, ret)) return true;
+  for (let_heap_node *top; (top = let_heap_top(&c->wake)) && top->key <= now;)
+    if (let__decide(c, (uint32_t)(LET_CONTAINER(top, let__gpulet, wake) - c->gpulet), now, ret)) return true;
+  return false;
 }
 
 let_time let_core_wake(const let_core *c) {
   if (c->out) return c->now;
-  const let_heap_node *top = let_heap_top(&c->wake);
-  return top->key > c->now ? top->key : c->now;
+  let_time a = let_heap_top(&c->wake)->key, b = let_heap_top(&c->expiry)->key, at = a < b ? a : b;
+  return at > c->now ? at : c->now;
 }
 
 /* ---- outcomes -------------------------------------------------------------------------------------------- */
 
 bool let_core_batch_done(let_core *c, uint64_t id, let_time started, let_time finished, let_time now, let_request **ret,
                          uint32_t *ret_n) {
-  let_dur took = finished - started;
   c->now = now;
   let__batch *b = let__batch_find(c, id);
   if (!b) return false;
   let__route *r = let__route_find(c, b->model, b->gpulet);
-  /* |took| comes from a worker: no batch runs for longer than its round trip. */
-  if (took > now - b->start && c->gpulet[b->gpulet].batch[0] == (uint32_t)(b - c->batch)) took = now - b->start;
-  if (r) let__route_learn(r, b->size, took, now - b->start - b->predict, now);
-  let__batch_end(c, b, now);
+  let__gpulet *g = &c->gpulet[b->gpulet];
+  /* The times come from a worker: no batch began before it was submitted or ended after it was heard of. */
+  if (finished > now) finished = now;
+  if (started < b->submitted) started = b->submitted;
+  if (finished < started) finished = started;
+  if (b->led) let__window_add(&g->handover, (double)(started - b->submitted));
+  if (r) let__route_learn(r, b->size, finished - started, now);
+  let__batch_end(c, b, finished);
   uint32_t n = 0;
   for (let_request *q = b->first, *next; q; q = next) {
     next = q->next;
@@ -194,13 +222,12 @@ bool let_core_batch_done(let_core *c, uint64_t id, let_time started, let_time fi
   }
   *ret_n = n;
   b->first = b->last = NULL;
-  let__touch_gpulet(c, b->gpulet);
+  let__touch_gpulet(c, b->gpulet, INT64_MIN);
   return true;
 }
 
 static void give_back(let_core *c, let_request *q, let_err why, let_time now) {
   const char *name = c->model[q->model].m->name;
-  let_time ignored;
   q->attempts++;
   if (q->cancelled) {
     let__refuse(q, LET_ERR_CANCELLED, "model '%.80s': cancelled", name);
@@ -209,7 +236,7 @@ static void give_back(let_core *c, let_request *q, let_err why, let_time now) {
   } else if (!let__any_up(c, q->model)) {
     let__refuse(q, why, "model '%.80s': %s under this request and no other gpu-let of the model is up; try again", name,
                 let_err_text(why));
-  } else if (let__hopeless(c, q, now, &ignored)) {
+  } else if (now + let__least(c, q->model, q->rows, now) > q->deadline) {
     let__refuse(q, why, "model '%.80s': %s under this request, %.1f ms after arrival: too late to run it again", name,
                 let_err_text(why), (double)(now - q->arrival) / 1e6);
   } else {
@@ -233,8 +260,8 @@ bool let_core_batch_failed(let_core *c, uint64_t id, let_err why, let_time now) 
     give_back(c, q, why, now);
   }
   b->first = b->last = NULL;
-  let__touch_gpulet(c, b->gpulet);
-  let__touch(c, b->model);
+  let__touch_gpulet(c, b->gpulet, INT64_MIN);
+  let__touch_model(c, b->model, now);
   return true;
 }
 
@@ -250,9 +277,11 @@ uint32_t let_core_batch_gpulet(const let_core *c, uint64_t id) {
 void let_core_forget(let_core *c) {
   for (uint32_t i = 0; c->table && i < c->table->n; i++) {
     let__route *r = &c->table->route[i];
-    memset(r->own, 0, sizeof r->own);
-    r->factor = 1, r->late = r->tail = 0, r->rising = 0;
-    memcpy(r->predict, r->plan, sizeof r->predict);
+    r->ratio = (let__window){0};
+    r->ran = 0;
+    r->credit = 0;
+    for (uint32_t k = 0; k < r->n_sizes; k++) r->variant[k].took = (let__window){0};
+    let__route_believe(r, c->now);
   }
   for (uint32_t i = 0; i < c->limits.models; i++) let_rate_init(&c->model[i].rate, LET_S, c->now);
 }
@@ -269,5 +298,5 @@ uint32_t let_core_running(const let_core *c, uint32_t model) {
 let_dur let_core_predict(const let_core *c, uint32_t gpulet, uint32_t model, uint32_t size) {
   const let__route *r = let__route_find(c, model, gpulet);
   uint32_t k = r ? let__size_for(r, size) : LET__NONE;
-  return k == LET__NONE ? 0 : r->predict[k];
+  return k == LET__NONE ? 0 : r->variant[k].predict;
 }

@@ -2,21 +2,21 @@
  * event, now) -> (state, actions). No clock, no socket, no allocation after let_core_new; the server and the
  * simulator drive the same objects.
  *
- * Rules (design.md section 4.6):
- *  - A batch holds requests of one model. Within a model the highest priority level goes first, within a level the
- *    earliest deadline.
- *  - Deferred batching: a batch closes when it is full for some idle gpu-let of its model, when the oldest
- *    request's slack has shrunk to the predicted execution time (plus a safety margin that follows the observed
- *    prediction error), or when the oldest has waited the model's max_queue_delay. `eager` closes whenever a
- *    gpu-let of the model is idle.
- *  - Among models ready on one gpu-let, the earliest deadline goes first. Among idle gpu-lets of one model, the
- *    one with the largest lag behind its planned rate that still makes the deadline.
- *  - A request that can no longer make its deadline anywhere is refused at once (LET_ERR_DEADLINE), on arrival
- *    or from the queue, never executed late; a full queue refuses with LET_ERR_OVERLOADED; a model that has no
- *    gpu-let with LET_ERR_UNAVAILABLE.
+ * The rules (design.md 4.6), held against sim/reference.c scene by scene:
+ *  - A gpu-let that is idle works: a batch starts at once. Behind a running batch the next one closes at that batch's
+ *    predicted end, less the measured hand-over.
+ *  - A batch holds requests of one model, by priority and then by deadline, and takes all that fits. What would be late
+ *    in it is left out, and refused (LET_ERR_DEADLINE) once no gpu-let can be in time for it.
+ *  - Among the models of a gpu-let those within their planned rate go first, the earliest deadline before the others. Of
+ *    those beyond it the one that is furthest behind its planned rate goes. Among the idle gpu-lets of a model, likewise.
+ *  - At the door only what certainly fails is refused. A request without a deadline is never late.
+ *  - A batch waits for company only where config.pbtxt asks for it (max_queue_delay).
  *  - A batch whose gpu-let failed gives its requests back: each is queued again unless it cannot make its deadline
  *    or has failed twice.
- *  - Every request leaves the core exactly once: in a finished batch, refused, or cancelled. */
+ *  - Every request leaves the core exactly once: in a finished batch, refused, or cancelled.
+ *
+ * Predictions are medians of the device's own times per (model, batch size, gpu-let); what the plan says stands in for
+ * a size that has not run. A gpu-let that has not run a model for a second is tried, whatever is believed of it. */
 #ifndef LET_CORE_CORE_H
 #define LET_CORE_CORE_H
 
@@ -37,8 +37,6 @@ typedef struct let_core_limits {
   uint32_t gpulets;  /* at most, old and new generation together */
   uint32_t requests; /* in the core at once */
   uint32_t queue;    /* waiting per model, unless the model says less */
-  bool eager;        /* close a batch whenever a gpu-let is idle */
-  let_dur margin;    /* least safety margin subtracted from the slack; 200 us is a good start */
 } let_core_limits;
 
 /* A model on a gpu-let: a row of the routing table. */
@@ -73,7 +71,9 @@ typedef struct let_action {
 LET_CHECKED let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core **ret, let_error *e);
 void let_core_free(let_core *c); /* requests inside stay the caller's; NULL is fine */
 
-/* Declares model |index| (slo, queue limits, priorities, max_queue_delay are read from it; borrowed). */
+/* Declares model |index| (slo, queue limits, priorities, max_queue_delay are read from it; borrowed). With a
+ * max_queue_delay of LET_NEVER a batch waits for company until its first request's slack has run out: the paper's
+ * deferred batching, for comparisons. */
 LET_CHECKED let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_error *e);
 
 /* A plan change in one step, at a batch boundary: the new routing table replaces the old; batches already on a

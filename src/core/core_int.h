@@ -1,6 +1,6 @@
 /* core_int.h: what the files of core/ share. How a request travels: core.c takes the event, admit.c says whether it
- * may enter, queue.c keeps it in order, batch.c closes batches, route.c says where one may run and how long it takes.
- */
+ * may enter, queue.c keeps it in order, decide.c says which gpu-let takes a batch of which model now, batch.c what is in
+ * it, predict.c how long it takes; table.c holds the routes. */
 #ifndef LET_CORE_CORE_INT_H
 #define LET_CORE_CORE_INT_H
 
@@ -11,8 +11,10 @@
 enum {
   LET__NONE = UINT32_MAX,
   LET__DEPTH_MAX = 8, /* batches on one gpu-let's ring; the ring itself holds 64 */
-  LET__ATTEMPTS = 2   /* batches that may fail under one request */
+  LET__ATTEMPTS = 2,  /* batches that may fail under one request */
+  LET__WINDOW = 9 /* samples that a median is taken of: five slow batches in a row are the new truth, four are not */
 };
+#define LET__FRESH        LET_S                    /* what was learnt longer ago is tried again */
 #define LET__DEADLINE_MAX (((int64_t)1 << 56) - 1) /* 2.2 years of uptime: what the queue's key has room for */
 
 /* A place in a queue's order. Keys are unique: |serial| breaks ties in order of insertion. */
@@ -33,26 +35,34 @@ typedef struct let__entry {
   let_time deadline, arrival; /* the least */
 } let__entry;
 
+/* The newest samples of something positive. */
+typedef struct let__window {
+  uint8_t n, at;
+  float v[LET__WINDOW];
+} let__window;
+
+/* A batch variant: a model's batches of one size on one gpu-let. */
+typedef struct let__variant {
+  uint32_t size;
+  let_dur plan;     /* as given */
+  let_dur predict;  /* what is believed; never less for a larger size */
+  let_dur quick;    /* the least of the newest */
+  let_dur spread;   /* by how much the longest of the newest exceed the median */
+  let_time seen;    /* when one last ended */
+  let__window took; /* the device's own times, ns */
+} let__variant;
+
 /* A row of the routing table at work. */
 typedef struct let__route {
   uint32_t model, gpulet;
   uint32_t batch, n_sizes;
   uint32_t full;         /* index of the size that |batch| rows need */
-  uint32_t most;         /* index of the largest size worth forming here; a single request may need a larger one */
-  double weight, credit; /* planned share of the model; rows it lags behind that share (< 0: is ahead) */
-  let_dur reserve;       /* a full batch of each other model of the gpu-let: it may be served first */
-  let_dur late;    /* high quantile of how much later than predicted batches come back, within bounds: for admission */
-  let_dur tail;    /* the same without bounds: how early to close a batch */
-  uint32_t rising; /* batches in a row that took clearly longer than believed */
-  uint64_t learnt; /* batches seen */
-  let_time ran;    /* when the last one came back, or the route began */
-  uint32_t size[LET_SIZES_MAX];
-  let_dur plan[LET_SIZES_MAX];    /* as given */
-  double own[LET_SIZES_MAX];      /* corrected by batches of that very size; 0: none seen */
-  uint64_t seen[LET_SIZES_MAX];   /* |learnt| when that was */
-  let_dur predict[LET_SIZES_MAX]; /* what to believe: corrected, never less for a larger size */
-  double factor;                  /* measured / planned over all sizes, for sizes not seen yet */
-  double rate;                    /* planned requests/s; 0: none */
+  let__variant *variant; /* n_sizes, ascending */
+  let__window ratio;     /* measured / planned over all sizes, for sizes not seen yet */
+  let_time ran;          /* when the last batch came back; 0: none did */
+  double rate;           /* planned requests/s; what its share of the gpu-let makes where the plan names none */
+  double credit;         /* requests that it may still run within |rate|; below 0: it runs more than was planned */
+  let_time credited;     /* credit is as of then */
 } let__route;
 
 /* A routing table; replaced as a whole. */
@@ -68,24 +78,31 @@ typedef struct let__table {
 typedef struct let__model {
   const let_model *m; /* NULL: not declared */
   uint32_t limit, levels, root, queued, running;
-  let_heap_node wake; /* in core.wake, always: when to look at this model again */
-  let_rate rate;      /* rows that arrive, refused or not */
-  double weight;      /* of its routes that are up */
+  let_heap_node expiry; /* in core.expiry, always: when its most urgent request is lost */
+  let_rate rate;        /* rows that arrive, refused or not */
+  double planned;       /* requests/s of its routes */
+  double allowance;     /* requests that may still come within that rate: a bucket that fills at it, up to |burst| */
+  double burst;
+  let_time allowed; /* allowance is as of then */
+  bool beyond;      /* more comes than was planned: the allowance is used up, and not half full again yet */
 } let__model;
 
 typedef struct let__batch {
   uint64_t id; /* 0: free */
   uint32_t model, gpulet, size, rows, n;
-  let_dur predict;
-  let_time start;            /* when it began or, behind another batch, was expected to */
+  let_dur predict, spread;
+  let_time submitted, start; /* start: when it began or, behind another batch, was expected to */
+  bool led;                  /* its gpu-let was idle: from |submitted| to its start is hand-over */
   let_request *first, *last; /* by let_request.next */
   uint32_t next_free;
 } let__batch;
 
 typedef struct let__gpulet {
+  let_heap_node wake; /* in core.wake, always: when to look at it again */
   bool open, routed, down;
   uint32_t depth, n;
   uint32_t batch[LET__DEPTH_MAX]; /* on its ring, oldest first */
+  let__window handover;           /* from submission to start, ns, where it was idle */
 } let__gpulet;
 
 struct let_core {
@@ -98,11 +115,11 @@ struct let_core {
   let__batch *batch;
   let__table *table;
   uint32_t n_batches;
-  uint32_t free_entry, fresh_entry,
-      used_entries; /* freed ones by |left|; from fresh_entry on never used: memory stays cold */
+  uint32_t free_entry, fresh_entry; /* freed ones by |left|; from fresh_entry on never used: memory stays cold */
+  uint32_t used_entries;
   uint32_t free_batch;
-  uint64_t serial, generation;
-  let_heap wake;
+  uint64_t serial, batches;
+  let_heap wake, expiry;
   let_request *out, *out_last; /* given back by failed batches, to be refused by the next steps */
 };
 
@@ -114,15 +131,15 @@ bool let__entry_take(let_core *c, let_request *r); /* false: the core is full */
 void let__entry_give(let_core *c, let_request *r);
 void let__queue_put(let_core *c, let__model *m, let_request *r);
 void let__queue_remove(let_core *c, let__model *m, let_request *r);
-uint32_t let__queue_from(const let_core *c, const let__model *m,
-                         let__key k); /* first entry at or after |k|, LET__NONE */
+/* The first entry at or after |k|, or LET__NONE. */
+uint32_t let__queue_from(const let_core *c, const let__model *m, let__key k);
 uint64_t let__queue_rows_before(const let_core *c, const let__model *m, let__key k);
 uint32_t let__queue_most_urgent(const let_core *c, const let__model *m); /* of least deadline, LET__NONE */
 static inline uint64_t let__queue_rows(const let_core *c, const let__model *m) {
   return m->root == LET__NONE ? 0 : c->entry[m->root].rows;
 }
 
-/* route.c: gpu-lets, predictions, the routing table */
+/* table.c: the routing table */
 static inline let__route *let__routes_of(const let_core *c, uint32_t model, uint32_t *ret_n) {
   const let__table *t = c->table;
   *ret_n = t ? t->first_of_model[model + 1] - t->first_of_model[model] : 0;
@@ -134,30 +151,52 @@ static inline const uint32_t *let__routes_on(const let_core *c, uint32_t gpulet,
   return t ? t->by_gpulet + t->first_of_gpulet[gpulet] : 0;
 }
 let__route *let__route_find(const let_core *c, uint32_t model, uint32_t gpulet);
-bool let__route_up(const let_core *c, const let__route *r);
+static inline bool let__route_up(const let_core *c, const let__route *r) { return !c->gpulet[r->gpulet].down; }
 uint32_t let__size_for(const let__route *r, uint64_t rows); /* index of the least size >= rows; LET__NONE */
-let_dur let__margin(const let_core *c, const let__route *r);
-let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now); /* when its ring is expected to run dry */
-void let__weigh(let_core *c, uint32_t model); /* after a change of the table, or of who is up */
-void let__route_charge(let_core *c, const let__route *taken, uint32_t rows);
-void let__route_learn(let__route *r, uint32_t size, let_dur took, let_dur late, let_time now);
-void let__route_relax(let__route *r, bool plan_too); /* |plan_too|: doubt what was given, not only what was learnt */
+uint32_t let__most_rows(const let_core *c, uint32_t model); /* of its gpu-lets that are up */
+bool let__any_up(const let_core *c, uint32_t model);
 let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets,
                        const let_core_route *routes, uint32_t n_routes, let__table **ret, let_error *e);
 void let__table_free(const let_core *c, let__table *t);
 
-/* admit.c: who may enter; the sentences of refusals */
-let_err let__admit(let_core *c, let_request *r, let_time now);
-bool let__hopeless(const let_core *c, const let_request *r, let_time now, let_time *ret_until);
-let_err let__refuse(let_request *r, let_err why, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-bool let__any_up(const let_core *c, uint32_t model);
-uint32_t let__most_rows(const let_core *c, uint32_t model); /* of one request, on the gpu-lets that are up */
+/* predict.c: how long things take */
+void let__window_add(let__window *w, double v);
+double let__window_median(const let__window *w, double otherwise);
+double let__window_least(const let__window *w, double otherwise);
+double let__window_high(const let__window *w, double otherwise); /* all but one of them are at most this */
+void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now);
+void let__route_believe(let__route *r, let_time now); /* after its samples or its plan have changed */
+bool let__route_fresh(const let__route *r, let_time now);
+let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now); /* when its ring is expected to run dry */
+let_dur let__handover(const let__gpulet *g);
 
-/* batch.c: when a batch closes and what is in it */
-void let__touch(let_core *c, uint32_t model);                                 /* look at it in the next step */
-void let__touch_gpulet(let_core *c, uint32_t gpulet);                         /* at every model on it */
-bool let__decide(let_core *c, uint32_t model, let_time now, let_action *ret); /* false: m->wake is set anew */
+/* batch.c: what is in a batch */
+typedef struct let__pick {
+  uint32_t first, n, rows, size; /* entry to begin at, requests, rows, index of the size */
+  let_time by, least;            /* those with an earlier deadline than |by| are left out; the least of those in it */
+  uint32_t made_for;             /* index of the size it was made for; wider requests are left out */
+  bool full;                     /* there are more, but no room for the next one */
+} let__pick;
+/* What to run on |r| from |start| on, or |doubt| later, in a size of index |most| or less; n == 0: nothing that would be
+ * in time. */
+let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start, let_dur doubt, uint32_t most,
+                          let_time now);
+void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, let_action *ret);
 let__batch *let__batch_find(const let_core *c, uint64_t id);
-void let__batch_end(let_core *c, let__batch *b, let_time now); /* off its ring; its requests stay linked */
+void let__batch_end(let_core *c, let__batch *b, let_time finished); /* off its gpu-let; its requests stay in b->first */
+
+/* decide.c: which gpu-let takes a batch of which model, and when */
+bool let__decide(let_core *c, uint32_t gpulet, let_time now, let_action *ret); /* true: *ret is a batch */
+void let__touch_model(let_core *c, uint32_t model, let_time now);              /* something has changed for it */
+void let__touch_gpulet(let_core *c, uint32_t gpulet, let_time at);             /* look at it at |at|, or before */
+double let__credit(let__route *r, let_time now);
+void let__demand(let__model *m, double requests, let_time now); /* so many more have come */
+
+/* admit.c: who may enter, who is lost; the sentences of refusals */
+let_err let__admit(let_core *c, let_request *r, let_time now);
+let_dur let__least(const let_core *c, uint32_t model, uint32_t rows, let_time now); /* no gpu-let is quicker */
+void let__expiry_set(let_core *c, uint32_t model, let_time now);
+bool let__expire(let_core *c, uint32_t model, let_time now, let_action *ret); /* true: *ret refuses one */
+let_err let__refuse(let_request *r, let_err why, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -13,6 +13,13 @@ static inline let_time let_now(void) {
   return (let_time)t.tv_sec * LET_S + t.tv_nsec;
 }
 
+/* CPU time that the calling thread has used, ns. */
+static inline let_dur let_thread_cpu(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return (let_dur)t.tv_sec * LET_S + t.tv_nsec;
+}
+
 /* Sleeps until |when| on that clock; at once when it is past. Signals do not cut it short. */
 void let_sleep_until(let_time when);
 

@@ -57,7 +57,6 @@ typedef struct let_serve_options {
   uint64_t body_max;
   let_dur head_timeout, body_timeout, idle_timeout, exit_timeout;
   int64_t queue;           /* waiting requests per model */
-  bool eager;              /* close batches whenever a gpu-let is idle */
   let_dur default_slo;     /* for models without slo_ms, in plans that name none; 0: none, those have no deadline */
   let_dur spin;            /* how long a worker looks at its ring before it sleeps */
   const char *profile_dir; /* for sim devices, "" otherwise */

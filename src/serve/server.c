@@ -211,9 +211,7 @@ static let_err open_all(server *s, let_error *e) {
   let_core_limits limits = {.models = s->n_models ? s->n_models : 1,
                             .gpulets = SERVE_GPULETS,
                             .requests = s->n_requests,
-                            .queue = (uint32_t)o->queue,
-                            .eager = o->eager,
-                            .margin = 200 * LET_US};
+                            .queue = (uint32_t)o->queue};
   if ((r = let_core_new(&limits, &let_mem_libc, &s->core, e))) return r;
   if ((r = open_fleet(s, e))) return r;
   if ((r = serve_mps_watch_open(&s->mps_watch, e))) return r;

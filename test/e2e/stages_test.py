@@ -135,7 +135,9 @@ class Stages(unittest.TestCase):
             self.assertNotIn("parameters", s.json("GET", "/v2/models/slow/config")[1])
             self.assertEqual(self.ask(s, "slow", 1, timeout=1000)[0], [503])  # this one asked for a deadline
         with Server(self.dir.name, "--default-slo", "20ms", devices="cpu:0") as s:
-            self.assertEqual(self.ask(s, "slow", 1)[0], [503])
+            # The first one finds out whether it takes as long as the worker measured at the start.
+            self.assertEqual(self.ask(s, "slow", 3)[0], [200, 503, 503])
+            self.assertEqual(self.stages(s, "slow")["late"], 1)
 
     def test_one_client_sees_the_same_latency_with_and_without_an_slo(self):
         with Server(self.models(with_slo=null_model("with_slo", max_batch=32, null_us=4000, slo_ms=400, delay_us=None),

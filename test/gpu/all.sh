@@ -1,21 +1,26 @@
 #!/bin/sh
-# all.sh [test|bench|profile]: what a visit to a GPU host should bring home, in one call. gpulet and device_check are linked
+# all.sh [test|bench [goodput [OPTIONS]]|profile]: what a visit to a GPU host should bring home, in one call. gpulet and device_check are linked
 # elsewhere and carried; the plugin is compiled here against this host's libtorch while the models are exported. Then the
 # steps: check (the device through the driver), answers (equal to PyTorch's, alone), show (the server: load, plan changes,
 # faults; show.py), process (the same in processes under MPS), sanitize (compute-sanitizer over load, capture and replay; codes that cuDNN's
-# own calls of the driver return are not errors), bench (against bare graph replays; bench.sh), profile.
+# own calls of the driver return are not errors), bench (against bare graph replays; bench.sh), goodput (bench/goodput.py), profile.
 #
 #   STEPS="check show"  only these    LIMIT 540   seconds for everything: a step starts only while some are left
 #   CARRY build/release/bin: directory of gpulet and device_check, and models/ that are slow to train
 #   DEVICE cuda:0 (cuda:0,1 with a PLAN_A for two)   PLAN_A, PLAN_B, WORKLOAD   MODELS "a b"   PRECISION fp16
+#   GOODPUT_ARGS options of bench/goodput.py run; $CARRY/LABEL/gpulet, for LABELS "before ...", are servers measured beside this one; PROFILE
 #   SECONDS_EACH 12 of each load   PHASES of show.py, PROCESS_PHASES   OUT results (/tmp/gpulet-out)   GPULET_WORK scratch
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 case ${1:-test} in
   test) steps="check answers show process" ;;
-  bench) steps=bench ;;
+  bench)
+    steps=${2:-bench}
+    [ "$steps" = bench ] || [ "$steps" = goodput ] || { echo "usage: all.sh bench [goodput [OPTIONS]]" >&2; exit 2; }
+    [ $# -lt 2 ] || { shift 2; GOODPUT_ARGS="${GOODPUT_ARGS:-} $*"; }
+    ;;
   profile) steps=profile ;;
-  *) echo "usage: all.sh [test|bench|profile]" >&2; exit 2 ;;
+  *) echo "usage: all.sh [test|bench [goodput [OPTIONS]]|profile]" >&2; exit 2 ;;
 esac
 steps=${STEPS:-$steps}
 export OUT="${OUT:-/tmp/gpulet-out}" GPULET_WORK="${GPULET_WORK:-/tmp/gpulet}"
@@ -88,6 +93,23 @@ if step bench 120; then
   SECONDS_EACH=${BENCH_SECONDS:-6} timeout "$seconds" sh test/gpu/bench.sh "$gpulet" "$repo" "$device" "$l" 2>&1 | tee "$l/bench.log"
   rm -f "$l"/*.ready "$l"/bench-*.yaml "$l"/bench-*-plan.json
   keep bench
+fi
+if step goodput 590; then
+  case ${PROFILE:-$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)} in
+    */*) profile=$PROFILE ;;
+    *H200*) profile=profiles/h200 ;;
+    *) profile=profiles/h100 ;;
+  esac
+  set -- # servers beside this one
+  for label in ${LABELS:-}; do
+    [ $# -gt 0 ] || set -- --server "now=$gpulet"
+    mkdir -p "$work/$label"
+    cp "$carry/$label/"* "$work/$label/" || exit 1
+    set -- "$@" --server "$label=$work/$label/gpulet"
+  done
+  # shellcheck disable=SC2086 # a list of options is meant; quoted patterns are not, so that nothing is expanded here
+  (set -f; timeout -k 20 $((seconds + 5)) python3 bench/goodput.py run --gpulet "$gpulet" "$@" --model-repository "$repo" --device "${device%%,*}" --profile "$profile" \
+    --output "$OUT/goodput" --time $((seconds - 10)) ${GOODPUT_ARGS:-}) || bad=1
 fi
 if step profile 590; then
   timeout -k 5 $((seconds + 10)) "$gpulet" profile --model-repository "$repo" --device "$device" --output "$work/profile" --budget "$((seconds - 15))s" --max-batch 32 >"$work/profile.log" 2>&1 || bad=1

@@ -39,7 +39,7 @@ def call(method, path, body=None, timeout=120):
 
 
 def load(name):
-    p = subprocess.run([gpulet, "load", "--url", f"http://127.0.0.1:{port}", "--workload", workload, "--warmup", "1s", "--duration", f"{seconds:g}s", "--seed", "1", "--quiet", "--json"],
+    p = subprocess.run([gpulet, "load", "--url", f"http://127.0.0.1:{port}", "--workload", workload, "--warmup", "1s", "--duration", f"{seconds:g}s", "--seed", "1", "--quiet", "--json", "--bottleneck", "warn"],
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with open(os.path.join(out, f"{name}.json"), "w") as f:
         f.write(p.stdout)
@@ -47,7 +47,10 @@ def load(name):
         print(p.stderr[-2000:])
         bad.append(f"{name}: no result")
         return []
-    return json.loads(p.stdout)["models"]
+    doc = json.loads(p.stdout)
+    if doc["bottleneck"]:
+        print(f"{name}: {doc['generator']['advice']}")
+    return doc["models"]
 
 
 def table(title, models):

@@ -1,0 +1,92 @@
+/* predict.c: how long a batch takes: the median of the newest of its kind, by the device's own clock. A single batch that
+ * was held up by something else moves a median by nothing; a new truth moves it within five. */
+#include <math.h>
+#include <stddef.h>
+
+#include "core/core_int.h"
+
+void let__window_add(let__window *w, double v) {
+  w->v[w->at] = (float)v;
+  w->at = (uint8_t)((w->at + 1) % LET__WINDOW);
+  if (w->n < LET__WINDOW) w->n++;
+}
+
+static uint32_t sorted(const let__window *w, float v[LET__WINDOW]) {
+  for (uint32_t i = 0; i < w->n; i++) {
+    uint32_t k = i;
+    for (; k > 0 && v[k - 1] > w->v[i]; k--) v[k] = v[k - 1];
+    v[k] = w->v[i];
+  }
+  return w->n;
+}
+
+/* Of one or two samples the lesser: one that was held up must not be all that is known. */
+double let__window_median(const let__window *w, double otherwise) {
+  float v[LET__WINDOW];
+  uint32_t n = sorted(w, v);
+  return n ? (double)v[(n - 1) / 2] : otherwise;
+}
+
+double let__window_least(const let__window *w, double otherwise) {
+  float v[LET__WINDOW];
+  return sorted(w, v) ? (double)v[0] : otherwise;
+}
+
+double let__window_high(const let__window *w, double otherwise) {
+  float v[LET__WINDOW];
+  uint32_t n = sorted(w, v);
+  return n ? (double)v[n > 1 ? n - 2 : 0] : otherwise;
+}
+
+bool let__route_fresh(const let__route *r, let_time now) { return r->ran && now - r->ran < LET__FRESH; }
+
+/* What is believed of each size. What was measured lately stands; what was measured longer ago may be better by now, and
+ * then the plan's word counts as it has proved itself for the other sizes. Then the sizes are made to agree: rows may
+ * be padded, so a smaller batch takes no longer than a larger one; and they may be split, so a larger one takes no longer
+ * than as many smaller ones as hold its rows. Where two sizes disagree, the one that ran last is right. */
+void let__route_believe(let__route *r, let_time now) {
+  double ratio = let__window_median(&r->ratio, 1);
+  for (uint32_t i = 0; i < r->n_sizes; i++) {
+    let__variant *v = &r->variant[i];
+    double planned = (double)v->plan * ratio, own = let__window_median(&v->took, planned);
+    if (own > planned && v->plan > 0 && now - v->seen > LET__FRESH) own = planned;
+    v->predict = own < 1 && v->plan > 0 ? 1 : (let_dur)own;
+    double ever = let__window_least(&r->ratio, 1) * (double)v->plan;
+    v->quick = (let_dur)let__window_least(&v->took, ever > 0 ? ever : own);
+    v->spread = (let_dur)(let__window_high(&v->took, own) - own);
+    if (v->spread < v->predict / 16) v->spread = v->predict / 16;
+  }
+  for (uint32_t i = 1; i < r->n_sizes; i++) {
+    let__variant *low = &r->variant[i - 1], *v = &r->variant[i];
+    let_dur split = low->predict * ((v->size + low->size - 1) / low->size);
+    if (v->predict > split && low->seen >= v->seen) v->predict = split;
+    if (v->predict >= low->predict) continue;
+    if (v->seen > low->seen)
+      for (uint32_t k = i; k > 0 && r->variant[k - 1].predict > v->predict; k--) r->variant[k - 1].predict = v->predict;
+    else v->predict = low->predict;
+  }
+}
+
+void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now) {
+  r->ran = now;
+  uint32_t i = let__size_for(r, size);
+  if (i == LET__NONE || r->variant[i].size != size || took <= 0) return;
+  let__variant *v = &r->variant[i];
+  let__window_add(&v->took, (double)took);
+  if (v->plan > 0) let__window_add(&r->ratio, (double)took / (double)v->plan);
+  v->seen = now;
+  let__route_believe(r, now);
+}
+
+let_dur let__handover(const let__gpulet *g) { return (let_dur)let__window_median(&g->handover, 0); }
+
+let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now) {
+  let_time t = now;
+  if (g->n == 0) return now + let__handover(g);
+  for (uint32_t i = 0; i < g->n; i++) {
+    const let__batch *b = &c->batch[g->batch[i]];
+    let_time end = (i == 0 ? b->start : t) + b->predict;
+    t = end > now ? end : now; /* overdue: any moment now */
+  }
+  return t;
+}

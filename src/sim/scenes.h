@@ -1,0 +1,28 @@
+/* scenes.h: what core/ is tried on: the situations that the server meets, as data. */
+#ifndef LET_SIM_SCENES_H
+#define LET_SIM_SCENES_H
+
+#include "sim/sim.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { LET_SCENE_SEEDS = 1 }; /* the sanitizers look for something else, and slowly */
+#else
+enum { LET_SCENE_SEEDS = 3 };
+#endif
+enum { LET_SCENES_MAX = 200 };
+
+/* What a scene asks of core/, beside the two rules that hold for each (see scenes_test.c). */
+typedef struct let_scene {
+  let_sim_scene sim;
+  char name[64];
+  bool overload; /* offered clearly more than the gpu-lets can do: goodput is judged */
+  double least;  /* attainment that core/ must reach on its own account; 0: none */
+} let_scene;
+
+/* Fills |ret|; returns how many there are. */
+uint32_t let_scenes(let_scene ret[LET_SCENES_MAX]);
+
+/* A neighbour that keeps to its plan (model 0), beside another (model 1) that offers |times| its own planned rate. */
+uint32_t let_neighbour_scenes(let_scene ret[LET_SCENES_MAX]);
+
+#endif
