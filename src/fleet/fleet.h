@@ -11,24 +11,26 @@
  *
  *     IDLE -offer-> BUILDING -all prepared-> SWITCHING -ROUTES_SET-> DRAINING -nothing leaves any more-> IDLE (applied)
  *                      |                        | ROUTES_REFUSED
- *                      +----- a failure --------+--> ROLLBACK -nothing leaves any more-> IDLE (taken back)
+ *                      +----- a failure --------+--> ROLLBACK -nothing leaves any more-> IDLE (rolled back)
  *
  * Group:
  *
- *     WAITING -SEND_PREPARE-> PREPARING -PREPARED-> PREPARED -switch, or routed before-> SERVING
- *        ^ ^ FAILED (routed)   |  |                    |                                    |
- *        | +-------------------+  | rollback           | rollback                           | switch to a plan without it
- *        +--- its worker exits    +--------------------+--> DRAINED <--GROUP_DRAINED-- DRAINING
- *                                                              |                            |
- *     NONE <-gpu-lets removed- RELEASING <-RETIRED- RETIRING <-+ SEND_RETIRE                | its worker exits, FAILED
- *                                  ^------------------------------------------------------- +
+ *     WAITING -SEND_PREPARE-> PREPARING -PREPARED-> PREPARED -the switch; at once if it was routed to before-> SERVING
+ *     SERVING -the switch to a plan without it-> DRAINING -GROUP_DRAINED-> DRAINED -SEND_RETIRE-> RETIRING
+ *     RETIRING -RETIRED-> RELEASING -its lanes are closed, its gpu-lets removed-> NONE
+ *   and otherwise:
+ *     WAITING, PREPARING, PREPARED, SERVING -its worker exits-> WAITING
+ *     PREPARING -FAILED-> WAITING if it is routed to; else RELEASING, and the change is rolled back
+ *     a change is rolled back: WAITING -> RELEASING; PREPARING, PREPARED -> DRAINED
+ *     DRAINING, DRAINED, RETIRING -its worker exits, or FAILED-> RELEASING
  *
  * Worker:
  *
- *     BACKOFF -SPAWN-> STARTING -READY-> READY -SEND_STOP-> STOPPING -exits-> NONE
- *      ^  |   HELD -helper back-^  |       |                   | not in time
- *      |  +-> (helper is away)     +-------+-------------------+--> KILLED -exits-> BACKOFF, or NONE when it was to go
- *      +---------- exits ----------+-------+
+ *     BACKOFF -SPAWN-> STARTING -READY-> READY -SEND_STOP, no group needs it-> STOPPING -EXITED-> NONE
+ *   and otherwise:
+ *     BACKOFF -the helper is away-> HELD -HELPER_BACK, SPAWN-> STARTING
+ *     STARTING, READY -EXITED-> BACKOFF
+ *     STARTING, READY, STOPPING -broken, late or silent: KILL-> KILLED -EXITED-> BACKOFF, or NONE if it was to go
  *
  * Batch size of a model on a gpu-let: wanted -> ready, or failed; wanted again when its worker is lost. A gpu-let is up
  * once the planned batch size of each of its models is ready; a group whose other sizes are to come is *warming*.
@@ -37,10 +39,10 @@
  * there, on lanes that nobody uses. When the first is lost, the spare takes over.
  *
  *     NONE -SPAWN-> STARTING -READY-> IDLE -OPEN_LANES-> OPENING -SEND_PREPARE-> PREPARING -PREPARED-> WARM
- *      ^ ^ exits: again after a while  ^                    |                        | FAILED            |
- *      | |                             | other content serves, asked again           v                   |
- *      | |                             +--------------------+------------------- REFUSED                 |
- *      | +--------------------------------------------------------------------- takes over --------------+ */
+ *   and otherwise:
+ *     OPENING -LANES_FAILED-> REFUSED; PREPARING -FAILED-> REFUSED
+ *     PREPARING, WARM, REFUSED -other content serves: OPEN_LANES-> OPENING
+ *     WARM -the worker is lost: it takes over-> NONE; any -EXITED-> NONE, again after a while */
 #ifndef LET_FLEET_FLEET_H
 #define LET_FLEET_FLEET_H
 
@@ -171,7 +173,7 @@ typedef enum let_fleet_action_kind {
   LET_FLEET_GPULET_REMOVE, /* gpulet: it is routed to by nothing, runs nothing and is gone for ever */
   LET_FLEET_OUTPUT_ROW,    /* model, bytes: of one row of its outputs */
   LET_FLEET_PLAN_SERVES,   /* generation, took: the routes are set */
-  LET_FLEET_PLAN_ENDED,    /* generation, ok: it serves and what it replaced is gone, or: it was taken back (text) */
+  LET_FLEET_PLAN_ENDED,    /* generation, ok: it serves and what it replaced is gone, or: it was rolled back (text) */
   LET_FLEET_REPORT         /* report: for the log */
 } let_fleet_action_kind;
 

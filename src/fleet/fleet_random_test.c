@@ -217,7 +217,7 @@ static void test_random_histories(void **state) {
   uint64_t seed = from ? strtoull(from, NULL, 10) : 1;
   totals all = {0};
   for (long i = 0; i < histories; i++) history(seed + (uint64_t)i, 300, &all);
-  printf("%ld histories, seeds %llu to %llu: %ld plans (%ld applied, %ld taken back), %ld processes, %ld killed, %ld "
+  printf("%ld histories, seeds %llu to %llu: %ld plans (%ld applied, %ld rolled back), %ld processes, %ld killed, %ld "
          "spares took over, %ld with lies\n",
          all.histories, (unsigned long long)seed, (unsigned long long)seed + (uint64_t)histories - 1, all.offered,
          all.applied, all.failed, all.spawns, all.kills, all.takes, all.lies);

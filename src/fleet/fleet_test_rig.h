@@ -96,7 +96,7 @@ typedef struct world {
   int next_contents;
   int switches, renewals, frees, kills, spawns, takes, prepares;
   int reports[LET_FLEET_REPORT_SPARE_TAKES + 1];
-  char why[LET_FLEET_WHY_MAX];        /* of the last plan that was taken back */
+  char why[LET_FLEET_WHY_MAX];        /* of the last plan that was rolled back */
   let_fleet_variant asked[RIG_LANES]; /* by the last SEND_PREPARE */
   bool asked_beside;
 } world;

@@ -89,7 +89,7 @@ void serve_plan_serves(planning *p, let_dur prepared, let_dur switched) {
 
 void serve_plan_ended(planning *p, bool ok, const char *why) {
   if (!ok)
-    let_log(LET_LOG_ERROR, "serve", "generation %llu was taken back: %s",
+    let_log(LET_LOG_ERROR, "serve", "generation %llu was rolled back: %s",
             (unsigned long long)let_fleet_generation(p->fleet).n, why);
   let_arena_fini(&p->next_arena); /* it is empty where the plan came to serve */
   p->next = NULL;

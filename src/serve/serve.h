@@ -62,7 +62,8 @@ typedef struct let_serve_options {
   const char *profile_dir; /* for sim devices, "" otherwise */
   const char *plugin_dir;  /* where libgpulet_torch.so is, "" for the usual places */
   const char *program;     /* path of the gpulet binary, started with "worker" */
-  let_dur prepare_timeout; /* a worker that takes longer to start or to prepare is killed, and the plan taken back */
+  let_dur
+      prepare_timeout; /* a worker that takes longer to start or to prepare is killed, and the plan is rolled back */
   const let_serve_helper *helper; /* NULL: none */
   bool spare;                     /* a second, prepared worker for every device with a worker of its own */
   const char *ready_file;         /* written once serving: "http PORT\nmetrics PORT\n"; NULL: none */
