@@ -9,7 +9,7 @@ uint32_t let__model_named(const let_fleet *f, const char *name) {
   return LET_ID_NONE;
 }
 
-/* ---- a plan from a file or a planner against what there is ------------------------------------------------------------ */
+/* ---- a plan from a file or a planner against what there is ------------------------------------------------------- */
 
 static let_err check_gpulet(const let_fleet *f, const let_plan_gpu *g, uint32_t k, let_error *e) {
   const let_plan_gpulet *l = &g->gpulet[k];
@@ -51,7 +51,7 @@ static let_err check(const let_fleet *f, let_plan *p, let_error *e) {
   return r ? r : let_plan_place(p, e);
 }
 
-/* ---- its parts --------------------------------------------------------------------------------------------------------- */
+/* ---- its parts --------------------------------------------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t h, uint64_t v) { /* FNV-1a over eight bytes */
   for (int i = 0; i < 8; i++) h = (h ^ ((v >> (8 * i)) & 255)) * 1099511628211u;
@@ -97,7 +97,7 @@ let_err let__plan_parts(let_fleet *f, let_plan *p, let_arena *a, let__part **ret
   return LET_OK;
 }
 
-/* ---- a group's content -------------------------------------------------------------------------------------------------- */
+/* ---- a group's content ------------------------------------------------------------------------------------------- */
 
 static let_err fill_gpulet(let_fleet *f, let__group *g, uint32_t lane, const let_plan_gpulet *from, let_error *e) {
   uint32_t number = 0;

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- making and freeing -------------------------------------------------------------------------------------------- */
+/* ---- making and freeing ------------------------------------------------------------------------------------------ */
 
 static size_t aligned(size_t n) { return (n + 15) / 16 * 16; }
 
@@ -55,7 +55,7 @@ void let_fleet_free(let_fleet *f) {
   let_mem_free(f->mem, f, f->bytes);
 }
 
-/* ---- what is to be said and done ------------------------------------------------------------------------------ */
+/* ---- what is to be said and done --------------------------------------------------------------------------------- */
 
 static bool report_step(let_fleet *f, let_fleet_action *a) {
   if (f->report_n == 0) return false;
@@ -172,7 +172,7 @@ bool let_fleet_next(let_fleet *f, let_time now, let_fleet_action *ret) {
   return false;
 }
 
-/* ---- events --------------------------------------------------------------------------------------------------------- */
+/* ---- events ------------------------------------------------------------------------------------------------------ */
 
 static void lanes_failed(let_fleet *f, const let_fleet_event *ev, const char *text, let_time now) {
   if (ev->set.n == 0 || let__spare_lanes_failed(f, ev->set, text)) return;

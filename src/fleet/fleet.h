@@ -5,9 +5,9 @@
  * has a worker for each (`worker_per_gpulet`). A plan becomes a set of groups; a group of the new plan whose content
  * serves already is kept as it is. A worker is told of a group by a *lane set*, a number that is never used again.
  *
- * Plan change: a transaction. Workers are started and the new groups are prepared beside the old ones; when the last one
- * is prepared, SET_ROUTES moves all traffic in one step; then the old groups are drained and retired. A failure before
- * the switch releases the new groups and leaves the old plan serving.
+ * Plan change: a transaction. Workers are started and the new groups are prepared beside the old ones; when the last
+ * one is prepared, SET_ROUTES moves all traffic in one step; then the old groups are drained and retired. A failure
+ * before the switch releases the new groups and leaves the old plan serving.
  *
  *     IDLE -offer-> BUILDING -all prepared-> SWITCHING -ROUTES_SET-> DRAINING -nothing leaves any more-> IDLE (applied)
  *                      |                        | ROUTES_REFUSED
@@ -87,7 +87,7 @@ typedef struct let_fleet_options {
 LET_CHECKED let_err let_fleet_new(const let_fleet_options *o, const let_mem *mem, let_fleet **ret, let_error *e);
 void let_fleet_free(let_fleet *f); /* NULL is fine */
 
-/* ---- events: what happened ----------------------------------------------------------------------------------------- */
+/* ---- events: what happened --------------------------------------------------------------------------------------- */
 
 typedef enum let_fleet_event_kind {
   LET_FLEET_WORKER_STARTED,  /* worker: its process runs; the answer to SPAWN */
@@ -155,7 +155,7 @@ void let_fleet_handle(let_fleet *f, const let_fleet_event *ev, let_time now);
  * UNAVAILABLE, with a sentence; nothing was changed then. */
 LET_CHECKED let_err let_fleet_offer(let_fleet *f, let_plan *p, let_time now, let_error *e);
 
-/* ---- actions: what is to be done ----------------------------------------------------------------------------------- */
+/* ---- actions: what is to be done --------------------------------------------------------------------------------- */
 
 typedef enum let_fleet_action_kind {
   LET_FLEET_SPAWN,        /* start a process for |worker| on |device| with |percent| of it, and send it INIT; answer at
@@ -274,7 +274,7 @@ typedef struct let_fleet_action {
 bool let_fleet_next(let_fleet *f, let_time now, let_fleet_action *ret);
 let_time let_fleet_wake(const let_fleet *f);
 
-/* ---- state, for routing and for people: fleet/view.h --------------------------------------------------------------- */
+/* ---- state, for routing and for people: fleet/view.h ------------------------------------------------------------- */
 
 bool let_fleet_validate(const let_fleet *f, let_error *e); /* every invariant; O(everything), for tests */
 void let_fleet_dump(const let_fleet *f, let_buf *out);     /* JSON */

@@ -1,6 +1,7 @@
-/* Random histories of a fleet: plans are offered, workers die, hang, answer late or lie, routes are refused, memory runs
- * out, at any moment. The rig checks every action and, after each step, what must always hold. In the end the world calms
- * down: what was asked for last must serve, or have failed with its predecessor serving; then all must stop. */
+/* Random histories of a fleet: plans are offered, workers die, hang, answer late or lie, routes are refused, memory
+ * runs out, at any moment. The rig checks every action and, after each step, what must always hold. In the end the
+ * world calms down: what was asked for last must serve, or have failed with its predecessor serving; then all must
+ * stop. */
 #include "fleet_test_steps.h"
 
 #include <stdlib.h>

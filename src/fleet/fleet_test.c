@@ -7,7 +7,7 @@ static bool busy(const world *w) { return let_fleet_change(w->f) != LET_CHANGE_I
 
 static void setup(world *w) { rig_open(w, 1, false, 0); }
 
-/* ---- plan changes -------------------------------------------------------------------------------------------------------- */
+/* ---- plan changes ------------------------------------------------------------------------------------------------ */
 
 static void test_kept_groups_are_not_touched(void **state) {
   (void)state;
@@ -206,7 +206,8 @@ static void test_new_group_that_kills_the_worker_it_shares(void **state) {
   rig_close(&w);
 }
 
-/* A worker that hangs while it prepares is killed in the end, the change fails, and what it served before comes back. */
+/* A worker that hangs while it prepares is killed in the end, the change fails, and what it served before comes
+ * back. */
 static void test_late_worker_is_killed(void **state) {
   (void)state;
   static world w;

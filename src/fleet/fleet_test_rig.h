@@ -1,6 +1,6 @@
-/* fleet_test_rig.h: a test rig: the world around a fleet. It carries every action out as a server would, checks that the
- * action makes sense when it comes, and holds processes that work, die, hang or lie. What happens when is the test's
- * decision: nothing here moves by itself. */
+/* fleet_test_rig.h: a test rig: the world around a fleet. It carries every action out as a server would, checks that
+ * the action makes sense when it comes, and holds processes that work, die, hang or lie. What happens when is the
+ * test's decision: nothing here moves by itself. */
 #ifndef LET_FLEET_TEST_RIG_H
 #define LET_FLEET_TEST_RIG_H
 
@@ -31,7 +31,7 @@ enum {
 #define RIG_FN     __attribute__((unused)) /* not every test needs it */
 #define RIG_MEMORY ((uint64_t)40)          /* bytes of each device */
 
-/* ---- the world --------------------------------------------------------------------------------------------------------- */
+/* ---- the world --------------------------------------------------------------------------------------------------- */
 
 typedef enum rig_set_state { SET_NONE, SET_PREPARING, SET_PREPARED, SET_RETIRING, SET_GONE } rig_set_state;
 
@@ -157,7 +157,7 @@ static void rig_close(world *w) {
   if (w->mem.live) fail_msg("seed %llu: %ld bytes were not given back", (unsigned long long)w->seed, w->mem.live);
 }
 
-/* ---- what the fleet is told ------------------------------------------------------------------------------------------- */
+/* ---- what the fleet is told -------------------------------------------------------------------------------------- */
 
 static void tell(world *w, let_fleet_event ev) { let_fleet_handle(w->f, &ev, w->now); }
 
@@ -281,7 +281,7 @@ static void process_exits(world *w, uint32_t i, const char *how) {
   tell(w, (let_fleet_event){.kind = LET_FLEET_WORKER_EXITED, .worker = {i}, .pid = pid, .text = how});
 }
 
-/* ---- what the fleet wants ---------------------------------------------------------------------------------------------- */
+/* ---- what the fleet wants ---------------------------------------------------------------------------------------- */
 
 static void do_spawn(world *w, const let_fleet_action *a) {
   RIG_CHECK(w, a->worker.n < RIG_WORKERS && !w->process[a->worker.n].running, "worker %u runs already", a->worker.n);

@@ -4,7 +4,7 @@
 
 #include "fleet_test_rig.h"
 
-/* ---- plans ------------------------------------------------------------------------------------------------------------- */
+/* ---- plans ------------------------------------------------------------------------------------------------------- */
 
 typedef struct part { /* of a plan: one gpu-let; |content| names model and place on the device */
   uint32_t device, content;
@@ -80,7 +80,7 @@ RIG_FN static void obey(world *w, int rounds) {
   pump(w);
 }
 
-/* ---- for directed tests ---------------------------------------------------------------------------------------------- */
+/* ---- for directed tests ------------------------------------------------------------------------------------------ */
 
 /* The newest group with that content; it must be there. */
 RIG_FN static let_fleet_group group_with(world *w, uint32_t device, uint32_t content, uint32_t *ret_id) {

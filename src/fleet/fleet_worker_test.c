@@ -25,7 +25,7 @@ static let_fleet_worker worker_at(const world *w, uint32_t i) {
   return v;
 }
 
-/* ---- restarts ------------------------------------------------------------------------------------------------------------ */
+/* ---- restarts ---------------------------------------------------------------------------------------------------- */
 
 /* From its loss until it is started again; it stays alive for |lives|. */
 static let_dur wait_after_loss(world *w, let_dur lives) {
@@ -108,7 +108,7 @@ static void test_broken_gpulet_quarantines_its_worker(void **state) {
   rig_close(&w);
 }
 
-/* ---- silence ------------------------------------------------------------------------------------------------------------- */
+/* ---- silence ----------------------------------------------------------------------------------------------------- */
 
 static void test_silent_worker_is_killed(void **state) {
   (void)state;
@@ -200,7 +200,7 @@ static void test_worker_that_does_not_stop_is_killed(void **state) {
   rig_close(&w);
 }
 
-/* ---- nonsense ------------------------------------------------------------------------------------------------------------ */
+/* ---- nonsense ---------------------------------------------------------------------------------------------------- */
 
 static void test_prepared_before_each_lane_is_up(void **state) {
   (void)state;
@@ -234,7 +234,7 @@ static void test_more_memory_than_there_is(void **state) {
   rig_close(&w);
 }
 
-/* ---- the helper ---------------------------------------------------------------------------------------------------------- */
+/* ---- the helper -------------------------------------------------------------------------------------------------- */
 
 static void test_workers_wait_for_the_helper(void **state) {
   (void)state;
@@ -274,7 +274,7 @@ static void test_share_of_a_worker_of_its_own(void **state) {
   fail_msg("nothing is started");
 }
 
-/* ---- the spare ----------------------------------------------------------------------------------------------------------- */
+/* ---- the spare --------------------------------------------------------------------------------------------------- */
 
 static uint32_t spare_of(const world *w, uint32_t device) {
   for (uint32_t i = 0; i < RIG_WORKERS; i++) {

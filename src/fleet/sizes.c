@@ -15,7 +15,7 @@ void let__choose_sizes(const let_model *m, uint32_t batch, let_fleet_entry *x) {
   if (all[n - 1] > batch) x->size[x->n_sizes++] = all[n - 1];
 }
 
-/* ---- what a worker is asked for --------------------------------------------------------------------------------------- */
+/* ---- what a worker is asked for ---------------------------------------------------------------------------------- */
 
 static bool take(uint32_t size, let_fleet_variant *v) {
   for (uint32_t i = 0; i < v->n_sizes; i++)
@@ -80,7 +80,7 @@ bool let__prepare(let_fleet *f, const let__group *g, let_lane_set_id set, bool b
   return true;
 }
 
-/* ---- what it says -------------------------------------------------------------------------------------------------------- */
+/* ---- what it says ------------------------------------------------------------------------------------------------ */
 
 /* One size that is ready. What was measured alone once is worth more than any figure taken beside traffic. */
 static void size_is_ready(let_fleet_entry *x, const let_fleet_size_time *t) {

@@ -22,9 +22,9 @@ let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device) {
   return w;
 }
 
-/* Its lanes are not to be trusted any more, or it seems dead: make sure that it is. From now on nothing goes to any of
- * its gpu-lets, so that batches that it lost are not sent into the same process again. Its lanes and its requests' slots
- * are used again only after its exit was seen, so that it writes nothing behind the server's back. */
+/* Its lanes are not to be trusted any more, or it seems dead: make sure that it is. From now on nothing goes to any
+ * of its gpu-lets, so that batches that it lost are not sent into the same process again. Its lanes and its
+ * requests' slots are used again only after its exit was seen, so that it writes nothing behind the server's back. */
 void let__worker_kill(let_fleet *f, let__worker *w, const char *why, let_time now) {
   if (!w || !w->alive || w->state == LET_WORKER_KILLED) return;
   if (why[0] && !w->why[0]) snprintf(w->why, sizeof w->why, "%s", why);

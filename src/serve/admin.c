@@ -349,7 +349,7 @@ static int debug_server(server *s, let_buf *out, const char **type) {
                     200, out, type);
 }
 
-/* ---- stage times ---------------------------------------------------------------------------------------------- */
+/* ---- stage times ------------------------------------------------------------------------------------------------- */
 
 static int stages(server *s, let_buf *out, const char **type) {
   const char *comma = "";

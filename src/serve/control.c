@@ -35,7 +35,7 @@ static void tell(control *c, let_fleet_event ev, let_time now) {
   let_fleet_handle(c->fleet, &ev, now);
 }
 
-/* ---- out ------------------------------------------------------------------------------------------------------------- */
+/* ---- out --------------------------------------------------------------------------------------------------------- */
 
 void serve_control_say(control *c, const let_ipc_command *m, const int *fds, uint32_t n_fds, let_time now) {
   let_error e = {0};
@@ -98,7 +98,7 @@ void serve_control_prepare(control *c, const let_fleet_prepare *p, const let_mod
   let_arena_fini(&a);
 }
 
-/* ---- in -------------------------------------------------------------------------------------------------------------- */
+/* ---- in ---------------------------------------------------------------------------------------------------------- */
 
 static let_fleet_size_time size_time(const let_ipc_size_time *t) {
   return (let_fleet_size_time){.size = t->size, .p99 = t->p99, .beside = t->beside};

@@ -1,5 +1,5 @@
-/* mps_watch.c: its clients go first: what they do on the device after its end is undefined, and they must not run without
- * it either. The fleet sees to that. */
+/* mps_watch.c: its clients go first: what they do on the device after its end is undefined, and they must not run
+ * without it either. The fleet sees to that. */
 #include "mps_watch.h"
 
 #include <stdlib.h>

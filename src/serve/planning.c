@@ -17,7 +17,7 @@ void serve_planning_close(planning *p) {
   let_arena_fini(&p->next_arena);
 }
 
-/* ---- offers ------------------------------------------------------------------------------------------------------------ */
+/* ---- offers ------------------------------------------------------------------------------------------------------ */
 
 let_err serve_plan_offer(planning *p, let_arena *arena, let_plan *plan, void *call, let_error *e) {
   if (p->under_way) /* the last one's outcome was not even told */
@@ -77,7 +77,7 @@ void serve_plan_again(planning *p) {
   if (uv) let_log(LET_LOG_ERROR, "serve", "SIGHUP: the plan stays as it is: no thread to plan on: %s", uv_strerror(uv));
 }
 
-/* ---- what becomes of them ----------------------------------------------------------------------------------------------- */
+/* ---- what becomes of them ---------------------------------------------------------------------------------------- */
 
 void serve_plan_serves(planning *p, let_dur prepared, let_dur switched) {
   let_arena_fini(&p->arena);

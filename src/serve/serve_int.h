@@ -1,6 +1,6 @@
 /* serve_int.h: the server's insides. Everything runs on the loop's thread. What happens is told to the fleet
- * (let_fleet_handle) by the file that sees it; what is to be done comes from the fleet (let_fleet_next) to perform.c. So no
- * two files need each other (cmake/circles). Lowest first:
+ * (let_fleet_handle) by the file that sees it; what is to be done comes from the fleet (let_fleet_next) to
+ * perform.c. So no two files need each other (cmake/circles). Lowest first:
  *   lanes, control, planning, mps_watch, process    see let_fleet and not the server
  *   infer, report                                   the road of a request; log lines
  *   perform                                         the fleet's actions

@@ -27,8 +27,8 @@ static void tell_outcome(server *s) {
   uv_stop(&s->loop);
 }
 
-/* After every round of events: what the fleet and the core now want done. Silence is judged after all that had been said
- * was read. */
+/* After every round of events: what the fleet and the core now want done. Silence is judged after all that had been
+ * said was read. */
 static void on_check(uv_check_t *check) {
   server *s = check->data;
   serve_perform(s);
