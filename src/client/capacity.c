@@ -12,7 +12,7 @@ const char *let_bottleneck_name(let_bottleneck b) { return b < LET_BOTTLENECK_CO
 uint32_t let_capacity_threads(double rate, double bytes, uint32_t closed, uint32_t connections, uint32_t cores) {
   double want = closed ? ceil((double)closed / LET_CAPACITY_CLOSED)
                        : ceil(fmax(rate / LET_CAPACITY_RATE, bytes / LET_CAPACITY_BYTES));
-  double most = fmin(fmin(cores, connections), LET_THREADS_MAX);
+  double most = fmin(fmin(floor(cores / 2.0), connections), LET_THREADS_MAX); /* the server may be on this host too */
   want = fmin(want, most);
   return want >= 1 ? (uint32_t)want : 1;
 }

@@ -28,7 +28,7 @@ static const let_option table[] = {
      .min = 1e-6, .max = 1e6},
     {"seed", LET_OPTION_I64, FIELD(seed), "N", "1", "of arrival times and random inputs", .min = 0, .max = 9e15},
     {"threads", LET_OPTION_I64, FIELD(threads), "N", "0",
-     "that send; 0: one per 20,000 requests/s, 2 GB/s or 64 closed-loop connections, at most one per core", .min = 0,
+     "that send; 0: one per 2,000 requests/s, 200 MB/s or 64 closed-loop connections, at most on half of the cores", .min = 0,
      .max = 256},
     {"connections", LET_OPTION_I64, FIELD(connections), "N", "1024",
      "keep-alive connections at most, of all threads; opened as needed", .min = 1, .max = 65536},
