@@ -14,6 +14,7 @@ by bisection to 1 %. Rates are multiples of what `optimal` plans ("0.6") or abso
 Rivals (temporal, shared): all four variants at the probe rates, the rest of the rows with the one that had the most goodput there.
 doc/benchmarks.md says what each column means.
 """
+
 import argparse
 import fnmatch
 import json
@@ -43,27 +44,54 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("verb", choices=("run", "list", "table", "plot"))
     p.add_argument("results", nargs="*", help="for table and plot: results.jsonl files")
-    p.add_argument("--gpulet", default="build/release/bin/gpulet", help="plans, generates the load, and serves what has no --server")
-    p.add_argument("--server", action="append", default=[], metavar="[LABEL=]BINARY", help="measure this gpulet's server, as often as you like; its torch plugin may lie beside it")
+    p.add_argument(
+        "--gpulet",
+        default="build/release/bin/gpulet",
+        help="plans, generates the load, and serves what has no --server",
+    )
+    p.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="[LABEL=]BINARY",
+        help="measure this gpulet's server, as often as you like; its torch plugin may lie beside it",
+    )
     p.add_argument("--label", default="now", help="of rows served by --gpulet, or by a --server without a label")
     p.add_argument("--planner", help="the gpulet that plans (default: --gpulet)")
     p.add_argument("--device", default="sim", help="sim (of the profile's type), or what gpulet serve --devices takes")
     p.add_argument("--profile", default="profiles/h100")
     p.add_argument("--model-repository", help="default for sim devices: null models with the real ones' tensors")
-    p.add_argument("--slow", type=float, help="sim devices: latencies and SLOs times this, so that a small host can drive them (default 16)")
+    p.add_argument(
+        "--slow",
+        type=float,
+        help="sim devices: latencies and SLOs times this, so that a small host can drive them (default 16)",
+    )
     p.add_argument("--cases", default="*", help="patterns of WORKLOAD:SLOS:POLICY[:VARIANT], measured in this order")
     p.add_argument("--rates", default="0.3,0.6,0.9,1.1,1.5", help="multiples of optimal's planned rate, or 8025/s")
     p.add_argument("--seeds", default="1,2")
-    p.add_argument("--rivals", default="best", help="variants of temporal and shared: best (probe, then the best), all, or a list")
+    p.add_argument(
+        "--rivals", default="best", help="variants of temporal and shared: best (probe, then the best), all, or a list"
+    )
     p.add_argument("--optimal", default="default", help="variants of optimal: a list")
-    p.add_argument("--time", type=float, default=0, help="seconds for everything: no row starts that would not end in them; 0: no limit")
+    p.add_argument(
+        "--time",
+        type=float,
+        default=0,
+        help="seconds for everything: no row starts that would not end in them; 0: no limit",
+    )
     p.add_argument("--row-seconds", type=float, default=6, help="of a row at most")
-    p.add_argument("--requests", type=int, default=2000, help="a row lasts until the smallest model had so many, at least 2 s")
-    p.add_argument("--warmup", type=float, default=0.5, help="seconds of a row that do not count")
+    p.add_argument(
+        "--requests", type=int, default=2000, help="a row lasts until the smallest model had so many, at least 2 s"
+    )
+    p.add_argument("--warmup", type=float, default=1.5, help="seconds of a row that do not count")
     p.add_argument("--burn", type=float, default=1, help="seconds of load after a start, before the first row")
     p.add_argument("--settle", type=float, default=100, help="longest wait for batch sizes being added")
     p.add_argument("--patience", type=float, default=150, help="longest start of a server")
-    p.add_argument("--only-missing", action="store_true", help="leave out rows that OUTPUT/results.jsonl or --done has, less failed ones")
+    p.add_argument(
+        "--only-missing",
+        action="store_true",
+        help="leave out rows that OUTPUT/results.jsonl or --done has, less failed ones",
+    )
     p.add_argument("--done", action="append", default=[], help="with --only-missing: results of earlier visits")
     p.add_argument("--connections", type=int, default=3600, help="of the generator")
     p.add_argument("--serve-flags", default="", help="more options of gpulet serve")
@@ -74,7 +102,13 @@ def arguments():
     p.add_argument("--output", default="build/goodput")
     a = p.parse_args()
     if a.smoke:
-        a.cases, a.rates, a.seeds, a.rivals, a.row_seconds = "six:paper:optimal six:paper:shared scen1:k4:temporal", "0.5", "1", "eager", min(a.row_seconds, 3)
+        a.cases, a.rates, a.seeds, a.rivals, a.row_seconds = (
+            "six:paper:optimal six:paper:shared scen1:k4:temporal",
+            "0.5",
+            "1",
+            "eager",
+            min(a.row_seconds, 3),
+        )
         a.time = a.time or 55
     a.sim = a.device == "sim" or a.device.startswith("sim:")
     a.slow = a.slow or (16 if a.sim else 1)
@@ -107,7 +141,13 @@ class Bench:
         self.work = self.scratch.name
         self.profile = planning.Profile(a.profile, a.slow, self.work)
         self.device = f"sim:{self.profile.type}" if a.device == "sim" else a.device
-        self.planner = planning.Planner(a.planner or a.gpulet, self.profile, self.work, a.effort, a.planned or os.path.join(a.output, "planned.json"))
+        self.planner = planning.Planner(
+            a.planner or a.gpulet,
+            self.profile,
+            self.work,
+            a.effort,
+            a.planned or os.path.join(a.output, "planned.json"),
+        )
         self.servers = dict(s.split("=", 1) if "=" in s else (a.label, s) for s in a.server) or {a.label: a.gpulet}
         self.rows, self.start_s = [], 2.0 if a.sim else 12.0
         earlier = [x for x in [self.results, *a.done] if os.path.exists(x)] if a.only_missing else []
@@ -118,16 +158,22 @@ class Bench:
 
     def cases(self):
         """[(workload, SLO set, policy, [variants])], in the order of the patterns, at random within one."""
-        known = {x.split(":")[0] for x in words(self.a.cases) if not any(c in x.split(":")[0] for c in "*?[")} - set(WORKLOADS)
+        known = {x.split(":")[0] for x in words(self.a.cases) if not any(c in x.split(":")[0] for c in "*?[")} - set(
+            WORKLOADS
+        )
         known = list(WORKLOADS) + sorted(known)
         everything = [(w, s, p) for w in known for s in planning.SLO_SETS for p in planning.POLICIES]
         shuffle, ret = random.Random(self.a.order), {}
         for pattern in words(self.a.cases):
             part = (pattern.split(":") + ["*"] * 4)[:4]
             named = part[1] != "*"
-            found = [c for c in everything if all(fnmatch.fnmatch(v, x) for v, x in zip(c, part)) and (named or c[1] != "k2")]
+            found = [
+                c for c in everything if all(fnmatch.fnmatch(v, x) for v, x in zip(c, part)) and (named or c[1] != "k2")
+            ]
             if not found:
-                raise SystemExit(f"no case matches '{pattern}': WORKLOAD:SLOS:POLICY[:VARIANT], such as nine:k4:optimal or 'scen1:*:*'")
+                raise SystemExit(
+                    f"no case matches '{pattern}': WORKLOAD:SLOS:POLICY[:VARIANT], such as nine:k4:optimal or 'scen1:*:*'"
+                )
             shuffle.shuffle(found)
             for c in found:
                 rivals = RIVAL_VARIANTS if self.a.rivals in ("best", "all") else words(self.a.rivals)
@@ -149,29 +195,73 @@ class Bench:
     def row(self, label, case, variant, at, total, seed):
         w, s, p = case
         optimal, own = self.planner.best(w, s, "optimal")[0], self.planner.best(w, s, p)[0]
-        return {"label": label, "case": f"{w}:{s}:{p}:{variant}", "workload": w, "slo_set": s, "policy": p, "variant": variant, "at": at, "x": total / optimal if optimal else None,
-                "total": total, "planned": own, "planned_optimal": optimal, "seed": seed, "device": self.device, "profile": self.profile.name, "slow": self.a.slow}
+        return {
+            "label": label,
+            "case": f"{w}:{s}:{p}:{variant}",
+            "workload": w,
+            "slo_set": s,
+            "policy": p,
+            "variant": variant,
+            "at": at,
+            "x": total / optimal if optimal else None,
+            "total": total,
+            "planned": own,
+            "planned_optimal": optimal,
+            "seed": seed,
+            "device": self.device,
+            "profile": self.profile.name,
+            "slow": self.a.slow,
+        }
 
     def blocks(self, case, variants):
         """[(label, variant, rows)] of a case; where the best variant is sought, the probes first, and then None stands for what they decide."""
         optimal = self.planner.best(*case[:2], "optimal")[0]
         rates, seeds = self.rates(optimal), [int(x) for x in words(self.a.seeds)]
         seek = self.a.rivals == "best" and case[2] != "optimal" and len(variants) > 1
-        probes = [at for at, _ in rates if at in PROBES] or [at for at, _ in rates][len(rates) // 2:][:1]
+        probes = [at for at, _ in rates if at in PROBES] or [at for at, _ in rates][len(rates) // 2 :][:1]
         ret = []
         for variant in variants:
             for label in self.servers:
-                ret.append((label, variant, [self.row(label, case, variant, at, t, s) for at, t in rates for s in seeds if not seek or at in probes and s == seeds[0]]))
+                ret.append(
+                    (
+                        label,
+                        variant,
+                        [
+                            self.row(label, case, variant, at, t, s)
+                            for at, t in rates
+                            for s in seeds
+                            if not seek or at in probes and s == seeds[0]
+                        ],
+                    )
+                )
         if seek:
             for label in self.servers:
-                ret.append((label, None, [self.row(label, case, v, at, t, s) for v in variants[:1] for at, t in rates for s in seeds if not (at in probes and s == seeds[0])]))
+                ret.append(
+                    (
+                        label,
+                        None,
+                        [
+                            self.row(label, case, v, at, t, s)
+                            for v in variants[:1]
+                            for at, t in rates
+                            for s in seeds
+                            if not (at in probes and s == seeds[0])
+                        ],
+                    )
+                )
         return ret
 
     def best_of(self, label, case, variants):
         """The variant with the most goodput among the measured rows that all have; None: none was measured."""
         good = {}
         for r in [*self.have.values(), *self.rows]:
-            if r["label"] == label and (r["workload"], r["slo_set"], r["policy"]) == case and "goodput" in r and r["device"] == self.device and r["slow"] == self.a.slow:
+            if (
+                r["label"] == label
+                and (r["workload"], r["slo_set"], r["policy"]) == case
+                and "goodput" in r
+                and r["device"] == self.device
+                and r["slow"] == self.a.slow
+            ):
                 good.setdefault(r["variant"], {})[r["at"], r["seed"]] = r["goodput"]
         good = {v: x for v, x in good.items() if v in variants}
         common = set.intersection(*(set(x) for x in good.values())) if good else set()
@@ -208,11 +298,19 @@ class Bench:
             self.add(row)
 
     def count(self):
-        return sum(len(self.wanted(rows)) for case, variants in self.cases() if self.planner.best(*case)[1] for _, _, rows in self.blocks(case, variants))
+        return sum(
+            len(self.wanted(rows))
+            for case, variants in self.cases()
+            if self.planner.best(*case)[1]
+            for _, _, rows in self.blocks(case, variants)
+        )
 
     def run(self):
         self.planned_rows = self.count()
-        self.say(f"{self.planned_rows} rows on {self.device}, profile {self.profile.name}" + (f", everything {self.a.slow:g} x slower" if self.a.slow != 1 else ""))
+        self.say(
+            f"{self.planned_rows} rows on {self.device}, profile {self.profile.name}"
+            + (f", everything {self.a.slow:g} x slower" if self.a.slow != 1 else "")
+        )
         for case, variants in self.cases():
             planned, plan, why = self.planner.best(*case)
             if not plan:
@@ -247,7 +345,9 @@ class Bench:
             original = serving.null_repository(os.path.join(self.work, "null"), slo)
         repository = serving.repository(os.path.join(directory, "models"), original, slo)
         batching, _, most = variant.partition("-")
-        path = os.path.join(self.a.output, "plans", f"{':'.join(case)}:{variant}".replace(":", "-").replace("/", "_") + ".json")
+        path = os.path.join(
+            self.a.output, "plans", f"{':'.join(case)}:{variant}".replace(":", "-").replace("/", "_") + ".json"
+        )
         with open(path, "w") as f:
             json.dump(planning.served(plan, slo, self.profile, int(most or 0)), f, indent=1)
         binary = self.servers[label]
@@ -275,7 +375,9 @@ class Bench:
                         server = self.server(label, case, variant, plan)
                         note = server.settle(min(self.a.settle, max(5, self.left())))
                         took = time.monotonic() - began
-                        self.say(f"{row['case']} {label}: server up after {server.started:.1f} s, all batch sizes after {took:.1f} s {note}")
+                        self.say(
+                            f"{row['case']} {label}: server up after {server.started:.1f} s, all batch sizes after {took:.1f} s {note}"
+                        )
                         self.start_s = max(1.0, (self.start_s + took) / 2)
                         if self.a.burn:
                             self.load(server, row, 0.3 * row["planned_optimal"] or row["total"], 999, self.a.burn)
@@ -300,12 +402,20 @@ class Bench:
     def progress(self, row):
         self.done += 1
         left = f", {self.left():.0f} s left" if self.a.time else ""
-        got = f"{row['goodput']:.0f} of {row['offered']:.0f}/s in time, worst {row['worst']['name']} {show.pct(row['worst']['attainment'])} %, " if "goodput" in row else ""
-        self.say(f"row {self.done} of {self.planned_rows}{left}: {row['label']} {row['case']} at {row['at']} seed {row['seed']}: {got}{row['status']}")
+        got = (
+            f"{row['goodput']:.0f} of {row['offered']:.0f}/s in time, worst {row['worst']['name']} {show.pct(row['worst']['attainment'])} %, "
+            if "goodput" in row
+            else ""
+        )
+        self.say(
+            f"row {self.done} of {self.planned_rows}{left}: {row['label']} {row['case']} at {row['at']} seed {row['seed']}: {got}{row['status']}"
+        )
 
     def load(self, server, row, total, seed, seconds):
         models = planning.workload(row["workload"])
-        path = planning.write_workload(os.path.join(self.work, "load.yaml"), models, total, planning.slos(models, row["slo_set"], self.profile))
+        path = planning.write_workload(
+            os.path.join(self.work, "load.yaml"), models, total, planning.slos(models, row["slo_set"], self.profile)
+        )
         flags = ["--workload", path, "--seed", str(seed), "--connections", str(self.a.connections)]
         return server.load(self.a.gpulet, flags, self.a.warmup, seconds, seconds + self.a.warmup + 40)
 
@@ -330,6 +440,7 @@ class Bench:
             row["status"] = f"load: exit {code}: {said}"
             return
         fill(row, doc, cores)
+        row["held_up"] = server.held_up
         if doc.get("bottleneck"):
             row["status"] = f"generator: {doc['bottleneck']}"
 
@@ -345,10 +456,37 @@ def fill(row, doc, cores):
 
     errors = t.get("errors", {})
     late = t.get("late", round(t["ok"] - t["goodput"] * doc["seconds"]))
-    row.update(sent=t["sent"], offered=t["sent"] / doc["seconds"], goodput=t["goodput"], attainment=t["attainment"], mean_batch=t.get("mean_batch"), refused=errors.get("refused"),
-               door=count("refused_door"), queue=count("dropped_queue"), late=max(0, late), other=sum(v for k, v in errors.items() if k != "refused"), errors=errors,
-               bottleneck=doc.get("bottleneck"), generator=g)
-    keep = ("name", "sent", "ok", "late", "p50_ms", "p99_ms", "max_ms", "slo_ms", "attainment", "goodput", "mean_batch", "errors", "stages", "server")
+    row.update(
+        sent=t["sent"],
+        offered=t["sent"] / doc["seconds"],
+        goodput=t["goodput"],
+        attainment=t["attainment"],
+        mean_batch=t.get("mean_batch"),
+        refused=errors.get("refused"),
+        door=count("refused_door"),
+        queue=count("dropped_queue"),
+        late=max(0, late),
+        other=sum(v for k, v in errors.items() if k != "refused"),
+        errors=errors,
+        bottleneck=doc.get("bottleneck"),
+        generator=g,
+    )
+    keep = (
+        "name",
+        "sent",
+        "ok",
+        "late",
+        "p50_ms",
+        "p99_ms",
+        "max_ms",
+        "slo_ms",
+        "attainment",
+        "goodput",
+        "mean_batch",
+        "errors",
+        "stages",
+        "server",
+    )
     row["models"] = [{k: m[k] for k in keep if k in m} for m in models]
     row["worst"] = next(m for m in row["models"] if m["name"] == worst["name"])
     row["threads"] = dict(cores, generator=(g.get("busiest_thread", doc.get("busiest_thread")), "load"))
@@ -373,7 +511,10 @@ def main():
                 rows = bench.wanted(rows)
                 cost = sum(bench.cost(r) for r in rows) + (bench.start_s + a.burn if rows else 0)
                 total += cost
-                print(f"  {label} {variant or 'the best variant'}: {len(rows)} rows, {cost:.0f} s: " + " ".join(f"{r['total']:.0f}/s#{r['seed']}" for r in rows))
+                print(
+                    f"  {label} {variant or 'the best variant'}: {len(rows)} rows, {cost:.0f} s: "
+                    + " ".join(f"{r['total']:.0f}/s#{r['seed']}" for r in rows)
+                )
         print(f"{bench.count()} rows, about {total:.0f} s")
         return 0
     whole = interrupted = False

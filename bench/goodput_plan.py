@@ -1,4 +1,5 @@
 """goodput_plan.py: what a case of bench/goodput.py is: rates, SLOs, and the plan that `gpulet plan` makes for them."""
+
 import csv
 import hashlib
 import json
@@ -39,11 +40,15 @@ class Profile:
         with open(os.path.join(to, "latency.csv"), "w") as f:
             f.write("model,batch,granules,p50_ms,p99_ms\n")
             for r in rows:
-                f.write(f"{r['model']},{r['batch']},{r['granules']},{float(r['p50_ms']) * slow:g},{float(r['p99_ms']) * slow:g}\n")
+                f.write(
+                    f"{r['model']},{r['batch']},{r['granules']},{float(r['p50_ms']) * slow:g},{float(r['p99_ms']) * slow:g}\n"
+                )
         fitted = os.path.join(to, "interference.yaml")
         if os.path.exists(fitted):
             with open(fitted) as f:
-                text = re.sub(r"(delay_ms: *)([\d.e+-]+)", lambda m: f"{m.group(1)}{float(m.group(2)) * slow:g}", f.read())
+                text = re.sub(
+                    r"(delay_ms: *)([\d.e+-]+)", lambda m: f"{m.group(1)}{float(m.group(2)) * slow:g}", f.read()
+                )
             with open(fitted, "w") as f:
                 f.write(text)
         return to
@@ -73,7 +78,9 @@ def slos(models, which, profile):
     ret = {}
     for m, _, _ in models:
         if (m, 32) not in profile.whole:
-            raise SystemExit(f"profile {profile.dir} has no latency of {m} at batch 32 on the whole device: no SLO set {which}")
+            raise SystemExit(
+                f"profile {profile.dir} has no latency of {m} at batch 32 on the whole device: no SLO set {which}"
+            )
         ret[m] = round(max(k * profile.whole[m, 32][0], 2 * profile.slow), 3)
     return ret
 
@@ -112,8 +119,26 @@ class Planner:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=self.work) as f:
             write_workload(f.name, models, total, slo)
             more = ["--effort", str(effort)] if policy == "optimal" else []
-            p = subprocess.run([self.binary, "plan", "--profile", self.profile.dir, "--workload", f.name, "--gpus", "1", "--policy", policy, "--json", *more],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+            p = subprocess.run(
+                [
+                    self.binary,
+                    "plan",
+                    "--profile",
+                    self.profile.dir,
+                    "--workload",
+                    f.name,
+                    "--gpus",
+                    "1",
+                    "--policy",
+                    policy,
+                    "--json",
+                    *more,
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=120,
+            )
         try:
             return json.loads(p.stdout)
         except ValueError:
@@ -149,7 +174,11 @@ class Planner:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             while policy == "optimal":
                 above = [low * (1 + 0.01 * i) for i in range(1, 13)]
-                fits = [(t, p) for t, p in zip(above, pool.map(lambda t: self.plan(models, slo, policy, t, self.effort), above)) if p["feasible"]]
+                fits = [
+                    (t, p)
+                    for t, p in zip(above, pool.map(lambda t: self.plan(models, slo, policy, t, self.effort), above))
+                    if p["feasible"]
+                ]
                 if not fits:
                     break
                 low, found = fits[-1]

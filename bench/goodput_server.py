@@ -1,4 +1,5 @@
 """goodput_server.py: a repository with the case's SLOs, a server on it, and a run of the generator beside which threads are watched."""
+
 import ctypes
 import http.client
 import json
@@ -12,8 +13,11 @@ import time
 TICK = os.sysconf("SC_CLK_TCK")
 # The inputs and outputs of the paper's nine as models/export.py writes them, for simulated devices.
 IMAGE, IDS = ("UINT8", [3, 224, 224]), ("INT64", [128])
-SHAPES = {"lenet": ([("INPUT__0", "FP32", [1, 28, 28])], [[10]]), "ssd": ([("INPUT__0", "UINT8", [3, 300, 300])], [[3234, 4], [3234, 91]]),
-          "bert": ([("input_ids", *IDS), ("attention_mask", *IDS)], [[768]])}
+SHAPES = {
+    "lenet": ([("INPUT__0", "FP32", [1, 28, 28])], [[10]]),
+    "ssd": ([("INPUT__0", "UINT8", [3, 300, 300])], [[3234, 4], [3234, 91]]),
+    "bert": ([("input_ids", *IDS), ("attention_mask", *IDS)], [[768]]),
+}
 
 
 def shapes_of(model):
@@ -82,6 +86,22 @@ def busiest(before, after, seconds):
     return round(most[0] / seconds, 3) if seconds > 0 else 0, most[1]
 
 
+def steal():
+    """(seconds that the hypervisor took from this machine's cores, seconds of them all)"""
+    with open("/proc/stat") as f:
+        v = [int(x) for x in f.readline().split()[1:]]
+    return v[7] / TICK, sum(v[:8]) / TICK
+
+
+def waited(pid):
+    """Seconds that the process's first thread was ready to run and had no core."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/schedstat") as f:
+            return int(f.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 class Dead(Exception):
     """The server ended, or does not answer."""
 
@@ -95,8 +115,25 @@ class Server:
             os.remove(ready)
         began = time.monotonic()
         with open(self.log, "w") as log:
-            self.process = subprocess.Popen([binary, "serve", "--host", "127.0.0.1", "--http-port", "0", "--metrics-port", "-1", "--ready-file", ready, *flags],
-                                            stdout=log, stderr=log, start_new_session=True, preexec_fn=with_us)
+            self.process = subprocess.Popen(
+                [
+                    binary,
+                    "serve",
+                    "--host",
+                    "127.0.0.1",
+                    "--http-port",
+                    "0",
+                    "--metrics-port",
+                    "-1",
+                    "--ready-file",
+                    ready,
+                    *flags,
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=with_us,
+            )
         try:
             while not os.path.exists(ready) or not os.path.getsize(ready):
                 if self.process.poll() is not None:
@@ -126,7 +163,10 @@ class Server:
             return r.status, json.loads(text) if text else None
         except (OSError, ValueError, http.client.HTTPException) as e:
             code = self.process.poll()
-            raise Dead(f"{method} {path}: {e}" + (f"; the server ended with {code}: {self.last_words()}" if code is not None else "")) from e
+            raise Dead(
+                f"{method} {path}: {e}"
+                + (f"; the server ended with {code}: {self.last_words()}" if code is not None else "")
+            ) from e
 
     def page(self):
         return self.call("GET", "/debug/server")[1]
@@ -141,7 +181,11 @@ class Server:
             if calm == 2:
                 return ""
             if time.monotonic() > end:
-                return f"still growing after {patience:g} s" if growing else f"{d.get('in_flight')} still in flight after {patience:g} s"
+                return (
+                    f"still growing after {patience:g} s"
+                    if growing
+                    else f"{d.get('in_flight')} still in flight after {patience:g} s"
+                )
             time.sleep(0.05)
 
     def forget(self):
@@ -158,14 +202,34 @@ class Server:
     def load(self, generator, flags, warmup, seconds, patience):
         """(document or None, exit code, last line of stderr, {"server": (cores, thread), "worker": ...})"""
         self.workers = [w["pid"] for w in self.page()["workers"]]
-        p = subprocess.Popen([generator, "load", "--url", f"http://127.0.0.1:{self.port}", "--warmup", f"{warmup:g}s", "--duration", f"{seconds:g}s", "--json", "--quiet", *flags],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=with_us)
+        p = subprocess.Popen(
+            [
+                generator,
+                "load",
+                "--url",
+                f"http://127.0.0.1:{self.port}",
+                "--warmup",
+                f"{warmup:g}s",
+                "--duration",
+                f"{seconds:g}s",
+                "--json",
+                "--quiet",
+                *flags,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=with_us,
+        )
         try:
             # The threads' time is taken from within the load, so that its beginning and end do not dilute it.
             time.sleep(warmup + 0.15)
             before, t0 = self.cpu(), time.monotonic()
+            steal0, waited0 = steal(), waited(self.process.pid)
             time.sleep(max(0.1, seconds - 0.3))
             after, t1 = self.cpu(), time.monotonic()
+            steal1, waited1 = steal(), waited(self.process.pid)
             out, err = p.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             p.kill()
@@ -176,6 +240,14 @@ class Server:
             p.communicate()
             raise
         cores = {k: busiest(before[k], after[k], t1 - t0) for k in before}
+        self.held_up = {
+            "stolen_share": round((steal1[0] - steal0[0]) / max(steal1[1] - steal0[1], 1e-9), 5),
+            "server_waited_share": round((waited1 - waited0) / (t1 - t0), 5),
+        }
+        try:
+            self.held_up["loop"] = self.page().get("loop")
+        except Dead:
+            pass
         try:
             doc = json.loads(out)
         except ValueError:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# plan.sh BUILD_DIR [OPTIONS]: the paper's 1,023 and 19,682 cases for every policy on the H200 profile. Without options a
-# seeded tenth of them with and without interference; --sample 0 runs all.
+# plan.sh BUILD_DIR [OPTIONS]: the paper's 1,023 and 19,682 cases for every policy on the H200 profile. Without options
+# a seeded tenth of them with and without interference; --sample 0 runs all.
 set -eu
 build=$1; shift
 if [ $# -gt 0 ]; then exec "$build/bench/plan_study" profiles/h200-graphs "$@"; fi

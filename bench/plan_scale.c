@@ -7,7 +7,7 @@
 #include <time.h>
 
 #include "plan/plan.h"
-#include "plan/sample.h"
+#include "plan/sample_test_rig.h"
 
 static double now_ms(void *ctx) {
   (void)ctx;

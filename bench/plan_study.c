@@ -24,8 +24,9 @@ static const struct {
 
 typedef struct tally {
   uint32_t claimed[4], judged[4]; /* on 1, 2, 4 and 8 devices */
-  uint32_t n, n_large, beats,
-      wrong; /* beats: judged good with fewer devices than optimal; wrong: claimed, judge disagrees */
+  uint32_t n, n_large;
+  uint32_t beats; /* judged good with fewer devices than optimal */
+  uint32_t wrong; /* claimed good, the judge disagrees */
   double gpus, far, far_max, far_large;
   double *ms;
   uint32_t n_ms;

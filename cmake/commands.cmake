@@ -20,4 +20,12 @@ foreach(id serve run profile plan load import_glet ${present})
 endforeach()
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/cmd_list.h CONTENT "${list}" @ONLY)
 target_include_directories(let_cmd PRIVATE ${CMAKE_BINARY_DIR}/generated)
-target_compile_definitions(let_cmd PRIVATE LET_VERSION="${PROJECT_VERSION}")
+
+# The commit that was built, for --version: looked up at every build, empty outside a checkout.
+set(GPULET_COMMIT "" CACHE STRING "the commit to name in --version; empty: ask git")
+add_custom_target(let_commit
+  COMMAND ${CMAKE_COMMAND} -DSOURCE=${CMAKE_SOURCE_DIR} -DOUTPUT=${CMAKE_BINARY_DIR}/generated/commit.h
+          -DCOMMIT=${GPULET_COMMIT} -P ${CMAKE_SOURCE_DIR}/cmake/commit.cmake
+  BYPRODUCTS ${CMAKE_BINARY_DIR}/generated/commit.h
+  VERBATIM)
+add_dependencies(let_cmd let_commit)

@@ -17,11 +17,13 @@ if(TARGET let_device AND CUDA_H AND let_cuda_version GREATER_EQUAL 12050)
   add_library(gpulet_fake_engine SHARED src/device/cuda/fake/fake_engine.c)
   target_include_directories(gpulet_fake_engine SYSTEM PRIVATE ${CUDA_H})
   target_link_libraries(gpulet_fake_engine PRIVATE let_engine gpulet_fake_cuda let_warnings)
-  set_target_properties(gpulet_fake_engine PROPERTIES OUTPUT_NAME gpulet_torch LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fake)
+  set_target_properties(gpulet_fake_engine PROPERTIES OUTPUT_NAME gpulet_torch
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fake)
   if(TARGET device_cuda_cuda_test)
     target_compile_definitions(device_cuda_cuda_test PRIVATE LET_HAVE_CUDA=1)
     add_dependencies(device_cuda_cuda_test gpulet_fake_cuda)
-    set_tests_properties(device_cuda_cuda_test PROPERTIES ENVIRONMENT GPULET_CUDA_DRIVER=$<TARGET_FILE:gpulet_fake_cuda>)
+    set_tests_properties(device_cuda_cuda_test PROPERTIES
+      ENVIRONMENT GPULET_CUDA_DRIVER=$<TARGET_FILE:gpulet_fake_cuda>)
   endif()
 endif()
 

@@ -6,7 +6,8 @@ target_compile_options(let_warnings INTERFACE
   -Wno-format-nonliteral -Wnull-dereference -Wimplicit-fallthrough -Wno-missing-field-initializers>)
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
   # gcc follows pointers through inlining and sees NULL where an LET_ASSERT has already excluded it.
-  target_compile_options(let_warnings INTERFACE $<$<COMPILE_LANGUAGE:C>:-Wno-null-dereference -Wlogical-op -Wduplicated-cond>)
+  target_compile_options(let_warnings INTERFACE
+    $<$<COMPILE_LANGUAGE:C>:-Wno-null-dereference -Wlogical-op -Wduplicated-cond>)
 endif()
 add_compile_options(-fno-omit-frame-pointer -fvisibility=hidden)
 add_compile_definitions(_GNU_SOURCE)

@@ -5,7 +5,8 @@
 
 The sets:
   demo   lenet (trained on scikit-learn's digits), mobilenet_v2, resnet18, bert_small: for any machine
-  paper  the nine of the gpu-let paper: lenet, googlenet, resnet50, ssd (SSDlite on MobileNet-v3), vgg16, mnasnet1_0, mobilenet_v2,
+  paper  the nine of the gpu-let paper: lenet, googlenet, resnet50, ssd (SSDlite on MobileNet-v3), vgg16, mnasnet1_0,
+         mobilenet_v2,
          densenet161, bert
 
 Only LeNet is trained; the others have random weights of a fixed seed (nothing is downloaded), with batch norms that
@@ -16,6 +17,7 @@ DIR/<model>/reference/batch<N>.txt and .bin files: inputs, and what PyTorch itse
   one line a tensor: input|output NAME DATATYPE FILE DIMENSIONS...
 DIR/lenet/reference/digits.npz: 360 digits that were not trained on, with their labels
 """
+
 import argparse
 import copy
 import csv
@@ -240,7 +242,11 @@ def export(name, entry, args, slo):
         parameters.append(("memory_format", "channels_last"))
     with open(os.path.join(directory, "config.pbtxt"), "w") as f:
         f.write(config_text(name, entry, outputs, args.max_batch, slo, parameters))
-    print(f"{name}: {os.path.getsize(os.path.join(directory, '1', 'model.pt')) / 2**20:.1f} MiB, SLO {slo:g} ms{said} ({time.monotonic() - start:.1f} s)", flush=True)
+    print(
+        f"{name}: {os.path.getsize(os.path.join(directory, '1', 'model.pt')) / 2**20:.1f} MiB, SLO {slo:g} ms{said} "
+        f"({time.monotonic() - start:.1f} s)",
+        flush=True,
+    )
 
 
 def main():
@@ -248,15 +254,32 @@ def main():
     p.add_argument("--output", required=True, metavar="DIR", help="the model repository to write")
     p.add_argument("--set", choices=sorted(SETS), default="demo", help="which models (default: demo)")
     p.add_argument("--models", metavar="A,B", help="only these of the set")
-    p.add_argument("--slo", choices=["paper", "rule"], default="paper", help="the set's own SLOs, or twice the latency at batch 32 on the whole device")
+    p.add_argument(
+        "--slo",
+        choices=["paper", "rule"],
+        default="paper",
+        help="the set's own SLOs, or twice the latency at batch 32 on the whole device",
+    )
     p.add_argument("--profile", metavar="DIR", help="profile directory (or its latency.csv) for --slo rule")
     p.add_argument("--max-batch", type=int, metavar="N", help="max_batch_size (default: demo 8, paper 32)")
     p.add_argument("--precision", choices=["fp32", "fp16", "bf16"], help="on GPUs (default: demo fp32, paper fp16)")
-    p.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=None, help="for convolutions on GPUs (default: with --precision other than fp32)")
-    p.add_argument("--reference-device", metavar="cuda:0", help="compute the references there, in --precision (default: CPU, fp32)")
-    p.add_argument("--uint8", action="store_true", help="models of colour images take bytes and normalise them on the device: a quarter of the traffic")
+    p.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="for convolutions on GPUs (default: with --precision other than fp32)",
+    )
+    p.add_argument(
+        "--reference-device", metavar="cuda:0", help="compute the references there, in --precision (default: CPU, fp32)"
+    )
+    p.add_argument(
+        "--uint8",
+        action="store_true",
+        help="models of colour images take bytes and normalise them on the device: a quarter of the traffic",
+    )
     args = p.parse_args()
-    # Many threads on small operators spin against one another: on a 16-core virtual machine the default made this 40 times slower.
+    # Many threads on small operators spin against one another: on a 16-core virtual machine the default made this 40
+    # times slower.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(4, os.cpu_count() or 1))))
     args.max_batch = args.max_batch or MAX_BATCH[args.set]
     args.precision = args.precision or ("fp32" if args.set == "demo" else "fp16")

@@ -52,7 +52,9 @@ def train_lenet():
     net = LeNet()
     epochs, batch = 30, 64
     optimiser = torch.optim.Adam(net.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * ((len(labels) + batch - 1) // batch))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 4e-3, total_steps=epochs * ((len(labels) + batch - 1) // batch)
+    )
     net.train()
     for _ in range(epochs):
         order = torch.randperm(len(labels))

@@ -33,10 +33,14 @@ step() { "$@" & child=$!; r=0; wait "$child" || r=$?; child=""; return $r; }
 serve() { # model slo_ms delay_ms rate
   mkdir -p "$tmp/models/$1"
   ln -s "$models/$1/1" "$tmp/models/$1/1"
-  sed "s/\(\"slo_ms\" value { string_value: \)\"[^\"]*\"/\1\"$2\"/; s/dynamic_batching {.*}/dynamic_batching { max_queue_delay_microseconds: ${3}000 }/" \
+  sed "s/\(\"slo_ms\" value { string_value: \)\"[^\"]*\"/\1\"$2\"/
+    s/dynamic_batching {.*}/dynamic_batching { max_queue_delay_microseconds: ${3}000 }/" \
     "$models/$1/config.pbtxt" >"$tmp/models/$1/config.pbtxt"
   grep -q "\"$2\"" "$tmp/models/$1/config.pbtxt" && grep -q "microseconds: ${3}000 " "$tmp/models/$1/config.pbtxt" ||
-    { echo "demo: $models/$1/config.pbtxt has no slo_ms or no dynamic_batching: remove $models and run ./dev demo again" >&2; exit 1; }
+    {
+      echo "demo: $models/$1/config.pbtxt has no slo_ms or no dynamic_batching: remove $models and start again" >&2
+      exit 1
+    }
   echo "  - {name: $1, rate: $4/s}" >>"$tmp/workload.yaml"
 }
 echo "models:" >"$tmp/workload.yaml"
@@ -46,8 +50,8 @@ serve resnet18    1000 100 5
 serve bert_small   250 20 50
 
 echo "Starting the server..." >&2
-"$gpulet" serve --model-repository "$tmp/models" --devices "${DEMO_DEVICES:-auto}" --host 127.0.0.1 --http-port 0 --metrics-port 0 \
-  --ready-file "$tmp/ready" >"$tmp/log" 2>&1 &
+"$gpulet" serve --model-repository "$tmp/models" --devices "${DEMO_DEVICES:-auto}" --host 127.0.0.1 \
+  --http-port 0 --metrics-port 0 --ready-file "$tmp/ready" >"$tmp/log" 2>&1 &
 server=$!
 while [ ! -f "$tmp/ready" ]; do
   kill -0 "$server" 2>/dev/null || exit 1

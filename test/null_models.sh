@@ -1,6 +1,6 @@
 #!/bin/sh
-# null_models.sh WORKLOAD.yaml DIR: a model repository with every model of the workload, without the models: each takes and
-# gives 16 numbers. For simulated devices, which take as long as the profile says.
+# null_models.sh WORKLOAD.yaml DIR: a model repository with every model of the workload, without the models: each takes
+# and gives 16 numbers. For simulated devices, which take as long as the profile says.
 set -eu
 [ $# = 2 ] || { echo "usage: null_models.sh WORKLOAD.yaml DIR" >&2; exit 2; }
 names=$(sed -n 's/.*{name: *\([^,} ]*\).*/\1/p' "$1")

@@ -26,12 +26,12 @@ enum { LET_ENGINE_ABI = 3 }; /* the version rule is above */
 
 /* Where an engine is to run: filled by the device. */
 typedef struct let_engine_target {
-  int cuda;        /* CUDA ordinal, or -1: host memory */
-  void *context;   /* CUDA: the gpu-let's CUcontext (green context converted), else NULL */
-  void *stream;    /* CUDA: the gpu-let's CUstream; NULL on CPU */
-  int threads;     /* CPU: intra-op threads of this gpu-let */
-  uint32_t gpulet; /* number of the gpu-let within the worker: graphs of one gpu-let may share memory, outputs too;
-                      others not */
+  int cuda;      /* CUDA ordinal, or -1: host memory */
+  void *context; /* CUDA: the gpu-let's CUcontext (green context converted), else NULL */
+  void *stream;  /* CUDA: the gpu-let's CUstream; NULL on CPU */
+  int threads;   /* CPU: intra-op threads of this gpu-let */
+  /* The gpu-let's number within the worker: graphs of one gpu-let may share memory, outputs too; others not. */
+  uint32_t gpulet;
   void *workspace; /* CUDA: device memory for library workspaces, owned by the gpu-let; NULL: none */
   uint64_t workspace_bytes;
 } let_engine_target;

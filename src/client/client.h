@@ -2,8 +2,8 @@
  * answers take (open loop), and measures each from the moment it should have been sent. So a server that stalls is
  * charged for every request it kept waiting, also for those that could not be sent meanwhile.
  *
- * load.c asks the server what it has and supervises; each sender (sender.h) is one thread with its own loop, connections
- * and share of the arrivals; capacity.h says how many senders, and whether they were the bottleneck. */
+ * load.c asks the server what it has and supervises; each sender (sender.h) is one thread with its own loop,
+ * connections and share of the arrivals; capacity.h says how many senders, and whether they were the bottleneck. */
 #ifndef LET_CLIENT_CLIENT_H
 #define LET_CLIENT_CLIENT_H
 
@@ -63,9 +63,9 @@ typedef struct let_load_outcome {
   char advice[320]; /* a sentence: what was the bottleneck, by which figures, and what to do */
 } let_load_outcome;
 
-/* Runs to the end, or until SIGINT, and appends the table (or the JSON document) to |out|. |ret| may be NULL. Errors: INVALID (options,
- * trace, data files), NOT_FOUND (a model that the server does not have), UNAVAILABLE (no server; or, with the table in
- * |out|, not one good answer), CANCELLED (before anything was counted), NOMEM. */
+/* Runs to the end, or until SIGINT, and appends the table (or the JSON document) to |out|. |ret| may be NULL. Errors:
+ * INVALID (options, trace, data files), NOT_FOUND (a model that the server does not have), UNAVAILABLE (no server; or,
+ * with the table in |out|, not one good answer), CANCELLED (before anything was counted), NOMEM. */
 LET_CHECKED let_err let_load_run(const let_load_options *o, const let_workload *w, let_buf *out, let_load_outcome *ret,
                                  let_error *e);
 

@@ -1,7 +1,7 @@
 /* load.c: one run of the generator: asks the server what it has, starts the senders, supervises them, and reports.
  *
- * The calling thread sends nothing: it prints progress, hears Ctrl-C, and reads the server's counters when the warm-up is
- * over, so that none of this delays a request. */
+ * The calling thread sends nothing: it prints progress, hears Ctrl-C, and reads the server's counters when the warm-up
+ * is over, so that none of this delays a request. */
 #include <math.h>
 #include <signal.h>
 #include <stdatomic.h>

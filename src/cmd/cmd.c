@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/version.h"
 #include "cmd/main.h"
+#include "commit.h" /* generated */
 #include "conf/suggest.h"
 
 /* The build lists the commands whose files are there. */
@@ -168,7 +170,8 @@ int let_cmd_main(int argc, char **argv) {
   if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
     return flushed(help(argc - 2, argv + 2));
   if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
-    printf("gpulet %s\n", LET_VERSION);
+    if (LET_COMMIT[0]) printf("gpulet %s (%s)\n", LET_VERSION, LET_COMMIT);
+    else printf("gpulet %s\n", LET_VERSION);
     return flushed(LET_EXIT_OK);
   }
   const let_command *c = find(word);

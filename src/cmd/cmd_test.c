@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/version.h"
 #include "cmd/main.h"
 
 typedef struct options {
@@ -70,7 +71,7 @@ static void test_exit_codes(void **state) {
                {"gpulet help", 0, "Commands:"},
                {"gpulet --help", 0, "Commands:"},
                {"gpulet -h", 0, "Commands:"},
-               {"gpulet --version", 0, "gpulet 0."},
+               {"gpulet --version", 0, "gpulet " LET_VERSION},
                {"gpulet help run", 0, "Usage: gpulet run [OPTIONS] MODEL_DIR"},
                {"gpulet run --help", 0, "Usage: gpulet run [OPTIONS] MODEL_DIR"},
                {"gpulet run --help --nonsense", 0, "Usage: gpulet run"},

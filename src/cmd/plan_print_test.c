@@ -16,7 +16,7 @@ static void text_of(const let_plan *p, uint32_t width, bool colour, let_buf *out
   assert_false(out->failed);
 }
 
-static void table_and_picture(void **state) {
+static void test_table_and_picture(void **state) {
   (void)state;
   let_plan_gpulet l[2] = {{0, 10, false, 2, a}, {10, 4, false, 1, b}};
   let_plan_gpu g = {3, "h200", 16, 2, l};
@@ -49,7 +49,7 @@ static void table_and_picture(void **state) {
   }
 }
 
-static void shared_and_far_from_the_bound(void **state) {
+static void test_shared_and_far_from_the_bound(void **state) {
   (void)state;
   let_plan_gpulet l[2] = {{0, 16, true, 2, a}, {0, 16, true, 1, b}};
   let_plan_gpu g[2] = {{0, "h200", 16, 2, l}, {1, "h200", 16, 1, l}};
@@ -65,7 +65,7 @@ static void shared_and_far_from_the_bound(void **state) {
   let_buf_fini(&t);
 }
 
-static void the_prototypes_format(void **state) {
+static void test_the_prototypes_format(void **state) {
   (void)state;
   let_plan_gpulet l[2] = {{0, 4, false, 2, a}, {4, 4, false, 1, b}};
   let_plan_gpu g = {0, "2080ti", 10, 2, l};
@@ -79,8 +79,8 @@ static void the_prototypes_format(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(table_and_picture),
-                                     cmocka_unit_test(shared_and_far_from_the_bound),
-                                     cmocka_unit_test(the_prototypes_format)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_table_and_picture),
+                                     cmocka_unit_test(test_shared_and_far_from_the_bound),
+                                     cmocka_unit_test(test_the_prototypes_format)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

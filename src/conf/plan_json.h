@@ -1,9 +1,10 @@
 /* plan_json.h: the plan document, read and written.
  *
  *   {"policy": "optimal", "feasible": true, "gpus_used": 1, "lower_bound_gpus": 1, "cost": 1, "time_ms": 0.4,
- * "reasons": [], "gpus": [{"id": 0, "type": "h200", "granules": 16, "gpulets": [
- *      {"first": 0, "granules": 8, "share": 50, "models": [{"name": "lenet", "batch": 8, "rate": 300,
- * "latency_ms": 1.5, "slo_ms": 5}]}]}]}
+ *    "reasons": [],
+ *    "gpus": [{"id": 0, "type": "h200", "granules": 16, "gpulets": [
+ *      {"first": 0, "granules": 8, "share": 50, "models": [
+ *        {"name": "lenet", "batch": 8, "rate": 300, "latency_ms": 1.5, "slo_ms": 5}]}]}]}
  *
  * A person may leave out all but gpus, gpulets, models, name, batch and one of granules and share; share needs to know
  * the device's granules. A gpu-let with "shared": true overlaps its neighbours. */

@@ -1,5 +1,6 @@
 /* admit.c: who may enter, and who is lost. At the door only what certainly fails is refused: what it is judged by are
- * the quickest times seen lately, and refusing does not change these. Everything else is decided when a batch starts. */
+ * the quickest times seen lately, and refusing does not change these. Everything else is decided when a batch starts.
+ */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -50,8 +51,8 @@ static uint64_t rows_within(const let__route *r, let_dur time) {
   return most;
 }
 
-/* The most rows that all gpu-lets of the model can do by |by|, had they nothing else to do. *ret_full: when the first of
- * them could have done a full batch. */
+/* The most rows that all gpu-lets of the model can do by |by|, had they nothing else to do. *ret_full: when the first
+ * of them could have done a full batch. */
 static uint64_t most_by(const let_core *c, uint32_t model, let_time by, let_time now, let_time *ret_full) {
   uint32_t n;
   const let__route *r = let__routes_of(c, model, &n);

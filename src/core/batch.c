@@ -81,8 +81,8 @@ static let__pick lone(const let_core *c, const let__model *m, const let__route *
   return (let__pick){.first = i, .n = 1, .rows = q->rows, .size = k, .least = q->deadline, .made_for = k};
 }
 
-/* Nothing would be in time, by what is believed. What would be if the batch were as quick as some lately were is run all
- * the same: there is nothing better to do, and it keeps what is believed up to date. */
+/* Nothing would be in time, by what is believed. What would be if the batch were as quick as some lately were is run
+ * all the same: there is nothing better to do, and it keeps what is believed up to date. */
 static let__pick hopeful(const let_core *c, const let__model *m, const let__route *r, let_time start, uint32_t most) {
   for (uint32_t k = most;; k--) {
     let__pick p = take(c, m, r, k, start + r->variant[k].quick);
@@ -107,8 +107,8 @@ let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start
   }
   let__pick p = less_padding(c, m, r, start, fullest(c, m, r, start, doubt, more ? most : let__size_for(r, all)));
   if (more && p.n) return p;
-  /* The first ones may be so late that only a smaller batch would do for them. Where those in |p| can wait for it, so be
-   * it; where they cannot, small batches would make them late as well, and so on. */
+  /* The first ones may be so late that only a smaller batch would do for them. Where those in |p| can wait for it, so
+   * be it; where they cannot, small batches would make them late as well, and so on. */
   if (!p.n) return hopeful(c, m, r, start, more ? most : let__size_for(r, all));
   uint32_t early = next_by(c, m, (let__key){INT64_MIN, 0}, start + r->variant[0].predict);
   if (early == LET__NONE || early == p.first) return p;

@@ -7,8 +7,9 @@
  *    predicted end, less the measured hand-over.
  *  - A batch holds requests of one model, by priority and then by deadline, and takes all that fits. What would be late
  *    in it is left out, and refused (LET_ERR_DEADLINE) once no gpu-let can be in time for it.
- *  - Among the models of a gpu-let those within their planned rate go first, the earliest deadline before the others. Of
- *    those beyond it the one that is furthest behind its planned rate goes. Among the idle gpu-lets of a model, likewise.
+ *  - Among the models of a gpu-let a full batch goes first where the neighbours can wait for it. Then those within
+ *    their planned rate, by deadline; of those beyond it the one furthest behind its rate. Among the idle gpu-lets of a
+ *    model, the one furthest behind.
  *  - At the door only what certainly fails is refused. A request without a deadline is never late.
  *  - A batch waits for company only where config.pbtxt asks for it (max_queue_delay).
  *  - A batch whose gpu-let failed gives its requests back: each is queued again unless it cannot make its deadline

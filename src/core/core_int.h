@@ -1,6 +1,6 @@
 /* core_int.h: what the files of core/ share. How a request travels: core.c takes the event, admit.c says whether it
- * may enter, queue.c keeps it in order, decide.c says which gpu-let takes a batch of which model now, batch.c what is in
- * it, predict.c how long it takes; table.c holds the routes. */
+ * may enter, queue.c keeps it in order, decide.c says which gpu-let takes a batch of which model now, batch.c what is
+ * in it, predict.c how long it takes; table.c holds the routes. */
 #ifndef LET_CORE_CORE_INT_H
 #define LET_CORE_CORE_INT_H
 
@@ -177,8 +177,8 @@ typedef struct let__pick {
   uint32_t made_for;             /* index of the size it was made for; wider requests are left out */
   bool full;                     /* there are more, but no room for the next one */
 } let__pick;
-/* What to run on |r| from |start| on, or |doubt| later, in a size of index |most| or less; n == 0: nothing that would be
- * in time. */
+/* What to run on |r| from |start| on, or |doubt| later, in a size of index |most| or less; n == 0: nothing that would
+ * be in time. */
 let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start, let_dur doubt, uint32_t most,
                           let_time now);
 void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, let_action *ret);

@@ -124,9 +124,9 @@ typedef struct candidate {
   double key;
 } candidate;
 
-/* A full batch goes first where the neighbours can wait for it: their own batches become fuller meanwhile, which is what
- * a shortage calls for. Then models within their planned rate, by deadline. Of those beyond it, first those that have had
- * less than was planned, by deadline; then by who is furthest behind. */
+/* A full batch goes first where the neighbours can wait for it: their own batches become fuller meanwhile, which is
+ * what a shortage calls for. Then models within their planned rate, by deadline. Of those beyond it, first those that
+ * have had less than was planned, by deadline; then by who is furthest behind. */
 static void rank(let_core *c, candidate *x, let_time start, let_time now) {
   const let__route *r = x->route;
   const let__model *m = &c->model[r->model];

@@ -1,5 +1,5 @@
-/* predict.c: how long a batch takes: the median of the newest of its kind, by the device's own clock. A single batch that
- * was held up by something else moves a median by nothing; a new truth moves it within five. */
+/* predict.c: how long a batch takes: the median of the newest of its kind, by the device's own clock. A single batch
+ * that was held up by something else moves a median by nothing; a new truth moves it within five. */
 #include <math.h>
 #include <stddef.h>
 
@@ -40,10 +40,10 @@ double let__window_high(const let__window *w, double otherwise) {
 
 bool let__route_fresh(const let__route *r, let_time now) { return r->ran && now - r->ran < LET__FRESH; }
 
-/* What is believed of each size. What was measured lately stands; what was measured longer ago may be better by now, and
- * then the plan's word counts as it has proved itself for the other sizes. Then the sizes are made to agree: rows may
- * be padded, so a smaller batch takes no longer than a larger one; and they may be split, so a larger one takes no longer
- * than as many smaller ones as hold its rows. Where two sizes disagree, the one that ran last is right. */
+/* What is believed of each size. What was measured lately stands; what was measured longer ago may be better by now,
+ * and then the plan's word counts as it has proved itself for the other sizes. Then the sizes are made to agree: rows
+ * may be padded, so a smaller batch takes no longer than a larger one; and they may be split, so a larger one takes no
+ * longer than as many smaller ones as hold its rows. Where two sizes disagree, the one that ran last is right. */
 void let__route_believe(let__route *r, let_time now) {
   double ratio = let__window_median(&r->ratio, 1);
   for (uint32_t i = 0; i < r->n_sizes; i++) {

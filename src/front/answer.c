@@ -1,5 +1,5 @@
-/* answer.c: bytes out. Sockets are written directly: an output goes from its arena slot to the socket, and no write needs
- * a request object. */
+/* answer.c: bytes out. Sockets are written directly: an output goes from its arena slot to the socket, and no write
+ * needs a request object. */
 #include <errno.h>
 #include <stdio.h>
 #include <sys/socket.h>

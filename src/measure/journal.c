@@ -16,7 +16,7 @@ static bool parse(const let_journal *j, char *line, let_journal_entry *x) {
   memset(x, 0, sizeof *x);
   char kind[16];
   int used;
-  if (sscanf(line, "%15[^,],%u,%u%n", kind, &x->index, &x->n, &used) != 3 || x->n < 1 || x->n > LET_RIG_LANES_MAX)
+  if (sscanf(line, "%15[^,],%u,%u%n", kind, &x->index, &x->n, &used) != 3 || x->n < 1 || x->n > LET_RUNNER_LANES_MAX)
     return false;
   if (!strcmp(kind, "cell")) x->kind = LET_JOURNAL_CELL;
   else if (!strcmp(kind, "group")) x->kind = LET_JOURNAL_GROUP;
@@ -25,8 +25,8 @@ static bool parse(const let_journal *j, char *line, let_journal_entry *x) {
   line += used;
   for (uint32_t i = 0; i < x->n; i++) {
     char name[LET_NAME_MAX];
-    let_rig_lane *l = &x->lane[i];
-    let_rig_result *r = &x->result[i];
+    let_runner_lane *l = &x->lane[i];
+    let_runner_result *r = &x->result[i];
     unsigned long long memory;
     if (sscanf(line, ",%127[^,],%u,%u,%u,%u,%lf,%lf,%lf,%llu,%u,%lf,%lf,%lf%n", name, &l->batch, &l->first,
                &l->granules, &r->solo.n, &r->solo.p50_ms, &r->solo.p99_ms, &r->solo.device_ms, &memory, &r->together.n,
@@ -78,8 +78,8 @@ let_err let_journal_add(let_journal *j, const let_journal_entry *x, let_error *e
   static const char *const kind[] = {"cell", "group", "failed"};
   fprintf(j->file, "%s,%u,%u", kind[x->kind], x->index, x->n);
   for (uint32_t i = 0; i < x->n; i++) {
-    const let_rig_lane *l = &x->lane[i];
-    const let_rig_result *r = &x->result[i];
+    const let_runner_lane *l = &x->lane[i];
+    const let_runner_result *r = &x->result[i];
     fprintf(j->file, ",%s,%u,%u,%u,%u,%.6g,%.6g,%.6g,%llu,%u,%.6g,%.6g,%.6g", j->models[l->model].name, l->batch,
             l->first, l->granules, r->solo.n, r->solo.p50_ms, r->solo.p99_ms, r->solo.device_ms,
             (unsigned long long)r->memory_bytes, r->together.n, r->together.p50_ms, r->together.p99_ms,

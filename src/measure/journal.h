@@ -7,14 +7,14 @@
 #include <stdio.h>
 
 #include "base/err.h"
-#include "measure/rig.h"
+#include "measure/runner.h"
 
 /* Of one line. cell: lane[0]; group: n lanes, number |index| of the seeded sequence; failed: lane[0] and why. */
 typedef struct let_journal_entry {
   enum { LET_JOURNAL_CELL, LET_JOURNAL_GROUP, LET_JOURNAL_FAILED } kind;
   uint32_t index, n;
-  let_rig_lane lane[LET_RIG_LANES_MAX];
-  let_rig_result result[LET_RIG_LANES_MAX];
+  let_runner_lane lane[LET_RUNNER_LANES_MAX];
+  let_runner_result result[LET_RUNNER_LANES_MAX];
   char text[256];
 } let_journal_entry;
 

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "measure/journal.h"
-#include "measure/rig.h"
+#include "measure/runner.h"
 #include "measure/sampler.h"
 #include "os/clock.h"
 #include "profile/fit.h"
@@ -28,7 +28,7 @@ typedef struct subject { /* a model being measured */
 
 typedef struct run {
   const let_measure_options *o;
-  let_rig *rig;
+  let_runner *runner;
   const let_device_type *type;
   uint32_t *granules;
   subject *subject;
@@ -85,7 +85,7 @@ static void take(void *ctx, const let_journal_entry *x) {
     give_up(s, b);
     return;
   }
-  const let_rig_times *t = &x->result[0].solo;
+  const let_runner_times *t = &x->result[0].solo;
   let_sampler_add(&s->s, b, g, t->p50_ms);
   s->p99[b * s->s.n_granules + g] = t->p99_ms;
   if (t->p99_ms / t->p50_ms > s->p99_over_p50) s->p99_over_p50 = t->p99_ms / t->p50_ms;
@@ -130,12 +130,13 @@ static void head(const run *r, let_buf *b) {
 
 static let_err measure_cell(run *r, subject *s, uint32_t b, uint32_t g, let_error *e) {
   let_journal_entry x = {.kind = LET_JOURNAL_CELL, .n = 1};
-  x.lane[0] = (let_rig_lane){.model = (uint32_t)(s - r->subject), .batch = s->batch[b], .first = 0, .granules = g + 1};
+  x.lane[0] =
+      (let_runner_lane){.model = (uint32_t)(s - r->subject), .batch = s->batch[b], .first = 0, .granules = g + 1};
   snprintf(r->shown.doing, sizeof r->shown.doing, "%.80s, batch %u on %u granule%s", s->m->name, s->batch[b], g + 1,
            g ? "s" : "");
   show(r, "");
   let_error why = {0};
-  let_err err = let_rig_run(r->rig, x.lane, 1, r->o->window, x.result, &why);
+  let_err err = let_runner_run(r->runner, x.lane, 1, r->o->window, x.result, &why);
   if (err) {
     x.kind = LET_JOURNAL_FAILED;
     snprintf(x.text, sizeof x.text, "%.200s", why.text);
@@ -186,7 +187,7 @@ static let_err latencies(run *r, let_time until, let_error *e) {
 static bool choose_group(run *r, uint32_t index, let_journal_entry *x) {
   let_rng rng;
   let_rng_seed(&rng, r->o->seed * 1000003 + index);
-  uint32_t total = r->type->granules, fit[LET_RIG_LANES_MAX];
+  uint32_t total = r->type->granules, fit[LET_RUNNER_LANES_MAX];
   memset(x, 0, sizeof *x);
   x->kind = LET_JOURNAL_GROUP, x->index = index;
   x->n = (const uint32_t[]){2, 2, 4, 2, 8, 3}[index % 6];
@@ -200,7 +201,7 @@ static bool choose_group(run *r, uint32_t index, let_journal_entry *x) {
     for (uint32_t k = 0; r->subject[m].out && k < r->o->n_models; k++) m = (m + 1) % r->o->n_models;
     subject *s = &r->subject[m];
     if (s->out || !fit[i]) return false;
-    x->lane[i] = (let_rig_lane){
+    x->lane[i] = (let_runner_lane){
         .model = m, .batch = s->batch[let_rng_below(&rng, s->n_batches)], .first = first, .granules = fit[i]};
     first += fit[i];
   }
@@ -216,7 +217,7 @@ static let_err interference(run *r, let_time until, let_error *e) {
              x.lane[0].batch, r->o->models[x.lane[1].model].name, x.lane[1].batch, x.n > 2 ? " and others" : "");
     show(r, "");
     let_error why = {0};
-    let_err err = let_rig_run(r->rig, x.lane, x.n, r->o->window, x.result, &why);
+    let_err err = let_runner_run(r->runner, x.lane, x.n, r->o->window, x.result, &why);
     if (err) {
       x.kind = LET_JOURNAL_FAILED;
       snprintf(x.text, sizeof x.text, "%.200s", why.text);
@@ -283,11 +284,11 @@ static int by_name(const void *a, const void *b) {
 
 static let_err collect_samples(run *r, const let_profile *p, let_arena *a, let_samples *ret, let_error *e) {
   ret->n = 0;
-  ret->sample = let_arena_array(a, r->n_groups * LET_RIG_LANES_MAX + 1, sizeof *ret->sample);
+  ret->sample = let_arena_array(a, r->n_groups * LET_RUNNER_LANES_MAX + 1, sizeof *ret->sample);
   if (!ret->sample) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   for (uint32_t k = 0; k < r->n_groups; k++) {
     const let_journal_entry *x = &r->group[k];
-    let_tenant t[LET_RIG_LANES_MAX];
+    let_tenant t[LET_RUNNER_LANES_MAX];
     bool all = true;
     for (uint32_t i = 0; i < x->n; i++) {
       uint32_t m = let_profile_find(p, r->o->models[x->lane[i].model].name);
@@ -355,9 +356,9 @@ let_err let_measure(const let_measure_options *o, let_measure_result *ret, let_e
   if (!o->n_models) return let_fail(e, LET_ERR_INVALID, "no models to measure");
   run r = {.o = o, .began = let_now()};
   r.result.interference_error_p95 = -1;
-  let_err err = let_rig_open(o->device, o->profile_dir, o->plugin_dir, o->models, o->n_models, &r.rig, e);
+  let_err err = let_runner_open(o->device, o->profile_dir, o->plugin_dir, o->models, o->n_models, &r.runner, e);
   if (err) return err;
-  r.type = let_rig_type(r.rig);
+  r.type = let_runner_type(r.runner);
   err = prepare(&r, e);
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
@@ -380,7 +381,7 @@ let_err let_measure(const let_measure_options *o, let_measure_result *ret, let_e
   free(r.subject);
   free(r.group);
   free(r.granules);
-  let_rig_close(r.rig);
+  let_runner_close(r.runner);
   if (!err) *ret = r.result;
   return err;
 }

@@ -38,7 +38,7 @@ typedef struct let_measure_result {
   double expected_error;         /* the largest relative error still expected of a latency */
 } let_measure_result;
 
-/* Errors: as let_device_open and let_rig_run; what was measured before the error is in the journal. */
+/* Errors: as let_device_open and let_runner_run; what was measured before the error is in the journal. */
 LET_CHECKED let_err let_measure(const let_measure_options *o, let_measure_result *ret, let_error *e);
 
 #endif

@@ -64,7 +64,7 @@ static let_measure_options options(uint32_t n, let_dur budget, int seen[2]) {
                                .ctx = seen};
 }
 
-static void a_profile(void **state) {
+static void test_a_profile(void **state) {
   (void)state;
   int seen[2];
   let_measure_options o = options(2, 3 * LET_S, seen);
@@ -131,7 +131,7 @@ static void put(const char *name, const char *text) {
 
 /* A simulated device has granules enough for crowds: they are measured, and slow each other down as they were told to.
  */
-static void crowds(void **state) {
+static void test_crowds(void **state) {
   (void)state;
   char from[64];
   snprintf(from, sizeof from, "%s", dir);
@@ -164,7 +164,7 @@ static void crowds(void **state) {
   memcpy(dir, from, sizeof dir);
 }
 
-static void what_cannot_be_measured(void **state) {
+static void test_what_cannot_be_measured(void **state) {
   (void)state;
   int seen[2];
   let_measure_options o = options(3, 1500 * LET_MS, seen);
@@ -185,8 +185,8 @@ static void what_cannot_be_measured(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(a_profile, setup, teardown),
-                                     cmocka_unit_test_setup_teardown(crowds, setup, teardown),
-                                     cmocka_unit_test_setup_teardown(what_cannot_be_measured, setup, teardown)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_a_profile, setup, teardown),
+                                     cmocka_unit_test_setup_teardown(test_crowds, setup, teardown),
+                                     cmocka_unit_test_setup_teardown(test_what_cannot_be_measured, setup, teardown)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,7 +77,7 @@ static uint32_t columns(int m, uint32_t out[G]) {
   return n;
 }
 
-static void error_against_cells(void **state) {
+static void test_error_against_cells(void **state) {
   (void)state;
   static const uint32_t at[] = {6, 12, 18, 24, 36};
   double mean[5] = {0}, p95[5] = {0}, random24 = 0;
@@ -129,7 +129,7 @@ static void error_against_cells(void **state) {
   assert_true(p95[3] < random24);
 }
 
-static void asks_for_every_cell_once(void **state) {
+static void test_asks_for_every_cell_once(void **state) {
   (void)state;
   for (uint32_t nb = 1; nb <= B; nb++) {
     for (uint32_t ng = 1; ng <= G; ng++) {
@@ -149,7 +149,7 @@ static void asks_for_every_cell_once(void **state) {
   }
 }
 
-static void infeasible_cells_wait(void **state) { /* with an SLO, cells that can meet it come first */
+static void test_infeasible_cells_wait(void **state) { /* with an SLO, cells that can meet it come first */
   (void)state;
   let_sampler s;
   let_error e = {0};
@@ -168,7 +168,8 @@ static void infeasible_cells_wait(void **state) { /* with an SLO, cells that can
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(error_against_cells), cmocka_unit_test(asks_for_every_cell_once),
-                                     cmocka_unit_test(infeasible_cells_wait)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_error_against_cells),
+                                     cmocka_unit_test(test_asks_for_every_cell_once),
+                                     cmocka_unit_test(test_infeasible_cells_wait)};
   return cmocka_run_group_tests(tests, load, NULL);
 }

@@ -45,7 +45,7 @@ static int teardown(void **state) {
   return system(command);
 }
 
-static void percent(void **state) {
+static void test_percent(void **state) {
   (void)state;
   assert_int_equal(let_mps_percent(66, 132), 50);
   assert_int_equal(let_mps_percent(8, 132), 7);
@@ -62,7 +62,7 @@ static void percent(void **state) {
   "read word <$CUDA_MPS_PIPE_DIRECTORY/quit; echo \"$word\" >$CUDA_MPS_LOG_DIRECTORY/word; exit 0; fi; " \
   "read word; echo \"$word\" >$CUDA_MPS_PIPE_DIRECTORY/quit"
 
-static void start_and_stop(void **state) {
+static void test_start_and_stop(void **state) {
   (void)state;
   script(DAEMON);
   let_mps *m = NULL;
@@ -86,7 +86,7 @@ static void start_and_stop(void **state) {
   assert_string_equal(word, "quit\n");
 }
 
-static void deaf(void **state) { /* one that does not quit is killed */
+static void test_deaf(void **state) { /* one that does not quit is killed */
   (void)state;
   script("if [ \"$1\" = -f ]; then : >$CUDA_MPS_PIPE_DIRECTORY/control; exec tail -f /dev/null; fi; exec tail -f "
          "/dev/null");
@@ -98,7 +98,7 @@ static void deaf(void **state) { /* one that does not quit is killed */
   assert_true(let_now() - t < 5 * LET_S);
 }
 
-static void dies(void **state) {
+static void test_dies(void **state) {
   (void)state;
   script("echo 'no such GPU' >&2; exit 3");
   let_mps *m = NULL;
@@ -122,7 +122,7 @@ static void dies(void **state) {
   let_mps_stop(m, LET_S);
 }
 
-static void missing(void **state) {
+static void test_missing(void **state) {
   (void)state;
   setenv("PATH", "/nonexistent", 1);
   let_mps *m = NULL;
@@ -140,9 +140,9 @@ static void missing(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(percent),
+      cmocka_unit_test(test_percent),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-      T(start_and_stop),         T(deaf), T(dies), T(missing),
+      T(test_start_and_stop),         T(test_deaf), T(test_dies), T(test_missing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,8 +14,9 @@
  * most T_i(g). Where it takes turns with another model: w = L_i(b) / D, it serves b / D, D <= SLO_i - L_i(b), and b is
  * at most turns_i(g), the largest batch for which any other model fits into the cycle beside it. So however small its
  * rate, w >= least_i(g), and to serve all of r_i in one piece w >= once_i(g), the least over these cases. The parts of
- * a gpu-let add up to at most 1, so at prices p(g) of gpu-lets, i costs at least U_i = min(one piece, more pieces) =
- * min(min_g p(g) once(g), max(2 min_g p(g) least(g), r_i min_g p(g) / T_i(g))).
+ * a gpu-let add up to at most 1, so at prices p(g) of gpu-lets, i costs at least
+ *   U_i = min(one piece, more pieces)
+ *       = min(min_g p(g) once(g), max(2 min_g p(g) least(g), r_i min_g p(g) / T_i(g))).
  *
  * Bound. Let p_k(g) be any prices >= 0 and K_k = max { sum p_k(g_j) : sum g_j <= G_k }, a knapsack that a table solves
  * exactly. A plan with x_k devices of kind k has gpu-lets worth at most sum_k x_k K_k, and by claim 2 at least

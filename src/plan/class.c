@@ -12,9 +12,10 @@
  * parts in shared gpu-lets of class t add up to u_t - h, and t has at least f_t = min L_t(1) / (SLO_t - L_t(1)) of
  * them. So beside given u, contents are worth at most max sum_m y_m min(1, S_m(h_m) + sum_t E_tm x_tm), in parts of the
  * rates, and for every 0 <= d <= y no more than (relax the min)
- *   sum_m d_m + sum_t max_h { (y_t - d_t) S_t(h) + (u_t - h) (f_t z_tt + (1 - f_t) max_m z_tm) },  z_tm = (y_m - d_m)
- * E_tm. A gpu-let of the whole device that is shared has no neighbours and stands apart: model m takes a part f of the
- * cycle D = L(b) / f with D + L(b) <= SLO, as a table over f in PARTS steps, each rounded down (joint.c). Without
+ *   sum_m d_m + sum_t max_h { (y_t - d_t) S_t(h) + (u_t - h) (f_t z_tt + (1 - f_t) max_m z_tm) },
+ *   z_tm = (y_m - d_m) E_tm.
+ * A gpu-let of the whole device that is shared has no neighbours and stands apart: model m takes a part f of the cycle
+ * D = L(b) / f with D + L(b) <= SLO, as a table over f in PARTS steps, each rounded down (joint.c). Without
  * interference c = 0. Weights are rounded down to a level. K(y) is the largest of these, over all u; every plan costs
  * at least sum y / K (Farley).
  *

@@ -3,10 +3,10 @@
  * A device is a set of sizes g_1 .. g_q, sum g_j <= G. Both forms of interference see neighbours as one weight, which
  * grows with the weight of each, so gpu-let j is slowed at least as by x_j, the weight of the others together when each
  * is the gentlest content of its size. With T_i(g, x) the most requests/s of model i on g granules beside x, the claims
- * of bound.c hold within each set of sizes P: at prices y a device is worth at most K_P = sum_j max_i y_i T_i(g_j,
- * x_j), and cost >= sum_i y_i r_i / max_P K_P. All sets are enumerated; the prices come from column generation over
- * them. Then the slots of P may be priced at anything that adds up to the cost of a device, and model i costs at least
- * U_i at those prices (bound.c). */
+ * of bound.c hold within each set of sizes P: at prices y a device is worth at most
+ *   K_P = sum_j max_i y_i T_i(g_j, x_j),  and cost >= sum_i y_i r_i / max_P K_P.
+ * All sets are enumerated; the prices come from column generation over them. Then the slots of P may be priced at
+ * anything that adds up to the cost of a device, and model i costs at least U_i at those prices (bound.c). */
 #include <math.h>
 #include <string.h>
 

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "plan/sample.h"
+#include "plan/sample_test_rig.h"
 
 static bool in_set(uint32_t granules, uint32_t all) {
   static const uint32_t percent[] = {20, 40, 50, 60, 80, 100};
@@ -34,7 +34,7 @@ static void shape(const let_plan *p) {
 
 /* Random profiles and workloads: what is called feasible and promises must pass the judge, unless the policy ignores
  * the interference that there is, and then it says so. */
-static void the_judge_agrees(void **state) {
+static void test_the_judge_agrees(void **state) {
   (void)state;
   uint32_t n_policies, feasible = 0, rejected = 0;
   const let_policy *const *policy = let_policies(&n_policies);
@@ -78,7 +78,7 @@ static void the_judge_agrees(void **state) {
   assert_true(feasible > 300 && rejected > 0);
 }
 
-static void more_devices_never_hurt(void **state) {
+static void test_more_devices_never_hurt(void **state) {
   (void)state;
   uint32_t n_policies;
   const let_policy *const *policy = let_policies(&n_policies);
@@ -106,7 +106,7 @@ static void more_devices_never_hurt(void **state) {
   }
 }
 
-static void refusals_say_why(void **state) {
+static void test_refusals_say_why(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -141,7 +141,7 @@ static void refusals_say_why(void **state) {
   let_arena_fini(&a);
 }
 
-static void out_of_memory_is_an_error(void **state) {
+static void test_out_of_memory_is_an_error(void **state) {
   (void)state;
   let_arena keep;
   let_arena_init(&keep, &let_mem_libc);
@@ -172,7 +172,7 @@ static void out_of_memory_is_an_error(void **state) {
 }
 
 /* From nothing and from a running plan: no policy whose plan holds takes fewer devices than `optimal`. */
-static void optimal_never_takes_more(void **state) {
+static void test_optimal_never_takes_more(void **state) {
   (void)state;
   uint32_t n_policies, compared = 0, equal = 0;
   const let_policy *const *policy = let_policies(&n_policies);
@@ -219,9 +219,9 @@ static void optimal_never_takes_more(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(optimal_never_takes_more),  cmocka_unit_test(the_judge_agrees),
-      cmocka_unit_test(more_devices_never_hurt),   cmocka_unit_test(refusals_say_why),
-      cmocka_unit_test(out_of_memory_is_an_error),
+      cmocka_unit_test(test_optimal_never_takes_more),  cmocka_unit_test(test_the_judge_agrees),
+      cmocka_unit_test(test_more_devices_never_hurt),   cmocka_unit_test(test_refusals_say_why),
+      cmocka_unit_test(test_out_of_memory_is_an_error),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

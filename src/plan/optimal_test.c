@@ -9,7 +9,7 @@
 #include "plan/lp.h"
 #include "plan/optimal.h"
 #include "plan/policy.h"
-#include "plan/sample.h"
+#include "plan/sample_test_rig.h"
 
 static uint32_t rounds(uint32_t n) {
   const char *s = getenv("GPULET_TEST_SCALE");
@@ -66,7 +66,7 @@ static let_plan plan_of(const let_plan_input *in, let_arena *a, uint64_t seed) {
   return p;
 }
 
-static void plans_hold(void **state) {
+static void test_plans_hold(void **state) {
   (void)state;
   uint32_t feasible = 0, met = 0, above = 0;
   for (uint64_t seed = 1; seed <= rounds(60); seed++) {
@@ -82,7 +82,7 @@ static void plans_hold(void **state) {
   assert_true(feasible > rounds(60) / 2);
 }
 
-static void two_types(void **state) {
+static void test_two_types(void **state) {
   (void)state;
   for (uint64_t seed = 1; seed <= rounds(40); seed++) {
     scene s;
@@ -93,7 +93,7 @@ static void two_types(void **state) {
   }
 }
 
-static void properties(void **state) {
+static void test_properties(void **state) {
   (void)state;
   for (uint64_t seed = 1; seed <= rounds(40); seed++) {
     scene s;
@@ -133,7 +133,7 @@ static void properties(void **state) {
   }
 }
 
-static void running_plan_is_kept(void **state) {
+static void test_running_plan_is_kept(void **state) {
   (void)state;
   for (uint64_t seed = 1; seed <= rounds(30); seed++) {
     scene s;
@@ -167,7 +167,7 @@ static bool at_once(void *ctx) {
 }
 static bool soon(void *ctx) { return (*(uint32_t *)ctx)-- == 0; }
 
-static void any_time_limit(void **state) {
+static void test_any_time_limit(void **state) {
   (void)state;
   for (uint64_t seed = 1; seed <= rounds(30); seed++) {
     scene s;
@@ -185,7 +185,7 @@ static void any_time_limit(void **state) {
   }
 }
 
-static void out_of_memory(void **state) {
+static void test_out_of_memory(void **state) {
   (void)state;
   scene s;
   scene_make(&s, 4);
@@ -206,7 +206,7 @@ static void out_of_memory(void **state) {
   let_arena_fini(&s.arena);
 }
 
-static void says_why(void **state) {
+static void test_says_why(void **state) {
   (void)state;
   scene s;
   scene_make(&s, 11);
@@ -304,7 +304,7 @@ static bool oracle_covers(const oracle *o, const double *rest, uint32_t from, ui
   return false;
 }
 
-static void equals_oracle(void **state) {
+static void test_equals_oracle(void **state) {
   (void)state;
   static double cap[ORACLE_CONTENTS][ORACLE_MODELS];
   uint32_t compared = 0;
@@ -360,7 +360,7 @@ static double oracle_bound(const oracle *o) {
 
 /* Bounds by column generation see more contents than there are, so they are never above the one over those that there
  * are. */
-static void bounds_hold(void **state) {
+static void test_bounds_hold(void **state) {
   (void)state;
   static double cap[ORACLE_CONTENTS][ORACLE_MODELS];
   double near[2] = {0};
@@ -422,11 +422,11 @@ static void bounds_hold(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(plans_hold),     cmocka_unit_test(two_types),
-      cmocka_unit_test(properties),     cmocka_unit_test(running_plan_is_kept),
-      cmocka_unit_test(any_time_limit), cmocka_unit_test(out_of_memory),
-      cmocka_unit_test(says_why),       cmocka_unit_test(equals_oracle),
-      cmocka_unit_test(bounds_hold),
+      cmocka_unit_test(test_plans_hold),     cmocka_unit_test(test_two_types),
+      cmocka_unit_test(test_properties),     cmocka_unit_test(test_running_plan_is_kept),
+      cmocka_unit_test(test_any_time_limit), cmocka_unit_test(test_out_of_memory),
+      cmocka_unit_test(test_says_why),       cmocka_unit_test(test_equals_oracle),
+      cmocka_unit_test(test_bounds_hold),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,7 +52,7 @@ static void planted(let_profile *p, let_samples *s, let_interference_kind kind, 
   }
 }
 
-static void recovers_what_was_planted(void **state) {
+static void test_recovers_what_was_planted(void **state) {
   (void)state;
   for (int k = 0; k < 2; k++) {
     let_interference_kind kind = k ? LET_INTERFERENCE_LINEAR : LET_INTERFERENCE_PRESSURE;
@@ -80,7 +80,7 @@ static void recovers_what_was_planted(void **state) {
 }
 
 /* What is stored predicts what was planted: larger batches feel a delay less, and never take less time for it. */
-static void a_delay_is_found(void **state) {
+static void test_a_delay_is_found(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -112,7 +112,7 @@ static void a_delay_is_found(void **state) {
 }
 
 /* A tenth of the samples is nonsense: the others are predicted as if it were not there. */
-static void outliers_do_not_spoil_the_rest(void **state) {
+static void test_outliers_do_not_spoil_the_rest(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -128,7 +128,7 @@ static void outliers_do_not_spoil_the_rest(void **state) {
   let_arena_fini(&a);
 }
 
-static void held_out_error_is_the_noise(void **state) {
+static void test_held_out_error_is_the_noise(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -147,8 +147,8 @@ static void held_out_error_is_the_noise(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(recovers_what_was_planted), cmocka_unit_test(a_delay_is_found),
-                                     cmocka_unit_test(outliers_do_not_spoil_the_rest),
-                                     cmocka_unit_test(held_out_error_is_the_noise)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_recovers_what_was_planted), cmocka_unit_test(test_a_delay_is_found),
+      cmocka_unit_test(test_outliers_do_not_spoil_the_rest), cmocka_unit_test(test_held_out_error_is_the_noise)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

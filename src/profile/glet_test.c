@@ -70,7 +70,7 @@ static void remove_all(const char *dir) {
   assert_int_equal(rmdir(dir), 0);
 }
 
-static void golden(void **state) {
+static void test_golden(void **state) {
   (void)state;
   char dir[] = "/tmp/gpulet-glet-XXXXXX";
   assert_non_null(mkdtemp(dir));
@@ -115,7 +115,7 @@ static let_err tasks(const char *text, let_workload *w, let_arena *a, let_error 
   return let_glet_tasks((let_profile_file){"tasks.csv", let_str_c(text)}, a, w, e);
 }
 
-static void task_files(void **state) {
+static void test_task_files(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -153,7 +153,7 @@ static void task_files(void **state) {
   let_arena_fini(&a);
 }
 
-static void malformed(void **state) {
+static void test_malformed(void **state) {
   (void)state;
   static const struct {
     const char *devices, *sched, *latency, *memory, *util, *constants, *want;
@@ -201,7 +201,7 @@ static void malformed(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(golden), cmocka_unit_test(task_files),
-                                     cmocka_unit_test(malformed)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden), cmocka_unit_test(test_task_files),
+                                     cmocka_unit_test(test_malformed)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

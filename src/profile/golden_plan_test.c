@@ -119,7 +119,7 @@ static let_plan plan_of(const let_workload *w, double times, const let_plan *run
   return p;
 }
 
-static void scenarios(void **state) {
+static void test_scenarios(void **state) {
   (void)state;
   char text[4096];
   for (uint32_t s = 0; s < 5; s++)
@@ -135,7 +135,7 @@ static void scenarios(void **state) {
 }
 
 /* One rate 2 % up: most gpu-lets stay as and where they are, and the plan tells how many do not. */
-static void changes_are_few(void **state) {
+static void test_changes_are_few(void **state) {
   (void)state;
   uint32_t sum_all = 0, sum_kept = 0;
   for (uint32_t s = 0; s < 5; s++)
@@ -181,6 +181,6 @@ static int unload(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(scenarios), cmocka_unit_test(changes_are_few)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_scenarios), cmocka_unit_test(test_changes_are_few)};
   return cmocka_run_group_tests(tests, load, unload);
 }

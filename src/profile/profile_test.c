@@ -116,7 +116,7 @@ static const bad_case bad[] = {
      "is there twice"},
 };
 
-static void malformed(void **state) {
+static void test_malformed(void **state) {
   (void)state;
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     let_arena a;
@@ -132,7 +132,7 @@ static void malformed(void **state) {
   }
 }
 
-static void every_problem_is_told(void **state) {
+static void test_every_problem_is_told(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -153,7 +153,7 @@ static void every_problem_is_told(void **state) {
   let_arena_fini(&a);
 }
 
-static void rising_with_more_sms_is_a_warning(void **state) {
+static void test_rising_with_more_sms_is_a_warning(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -172,7 +172,7 @@ static void rising_with_more_sms_is_a_warning(void **state) {
   let_arena_fini(&a);
 }
 
-static void good_is_read(void **state) {
+static void test_good_is_read(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -240,7 +240,7 @@ static void random_profile(let_rng *r, let_arena *a, let_profile *p) {
 }
 
 /* Planners count on it: predicted times never fall with a larger batch, fewer granules or one more neighbour. */
-static void predicted_times_are_monotone(void **state) {
+static void test_predicted_times_are_monotone(void **state) {
   (void)state;
   let_rng r;
   let_rng_seed(&r, 20221101);
@@ -278,7 +278,7 @@ static void predicted_times_are_monotone(void **state) {
   }
 }
 
-static void interpolation_is_monotone(void **state) {
+static void test_interpolation_is_monotone(void **state) {
   (void)state;
   let_rng r;
   let_rng_seed(&r, 20220711);
@@ -315,7 +315,7 @@ static void interpolation_is_monotone(void **state) {
   }
 }
 
-static void many_latencies_are_the_single_ones(void **state) {
+static void test_many_latencies_are_the_single_ones(void **state) {
   (void)state;
   let_rng r;
   let_rng_seed(&r, 20220712);
@@ -340,7 +340,7 @@ static void many_latencies_are_the_single_ones(void **state) {
   }
 }
 
-static void cells_are_exact_and_edges_are_errors(void **state) {
+static void test_cells_are_exact_and_edges_are_errors(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -369,7 +369,7 @@ static void cells_are_exact_and_edges_are_errors(void **state) {
   let_arena_fini(&a);
 }
 
-static void save_then_load_is_the_same(void **state) {
+static void test_save_then_load_is_the_same(void **state) {
   (void)state;
   char dir[] = "/tmp/gpulet-profile-XXXXXX", path[64];
   assert_non_null(mkdtemp(dir));
@@ -414,7 +414,7 @@ static void save_then_load_is_the_same(void **state) {
   let_arena_fini(&a);
 }
 
-static void out_of_memory_is_an_error(void **state) {
+static void test_out_of_memory_is_an_error(void **state) {
   (void)state;
   let_problems *ps = calloc(1, sizeof *ps);
   for (long n = 0;; n++) {
@@ -438,16 +438,16 @@ static void out_of_memory_is_an_error(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(malformed),
-      cmocka_unit_test(every_problem_is_told),
-      cmocka_unit_test(rising_with_more_sms_is_a_warning),
-      cmocka_unit_test(good_is_read),
-      cmocka_unit_test(interpolation_is_monotone),
-      cmocka_unit_test(predicted_times_are_monotone),
-      cmocka_unit_test(many_latencies_are_the_single_ones),
-      cmocka_unit_test(cells_are_exact_and_edges_are_errors),
-      cmocka_unit_test(save_then_load_is_the_same),
-      cmocka_unit_test(out_of_memory_is_an_error),
+      cmocka_unit_test(test_malformed),
+      cmocka_unit_test(test_every_problem_is_told),
+      cmocka_unit_test(test_rising_with_more_sms_is_a_warning),
+      cmocka_unit_test(test_good_is_read),
+      cmocka_unit_test(test_interpolation_is_monotone),
+      cmocka_unit_test(test_predicted_times_are_monotone),
+      cmocka_unit_test(test_many_latencies_are_the_single_ones),
+      cmocka_unit_test(test_cells_are_exact_and_edges_are_errors),
+      cmocka_unit_test(test_save_then_load_is_the_same),
+      cmocka_unit_test(test_out_of_memory_is_an_error),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

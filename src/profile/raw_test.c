@@ -27,7 +27,7 @@ static let_err import(const char *latency, const char *pairs, let_arena *a, let_
   return r;
 }
 
-static void sms_become_granules(void **state) {
+static void test_sms_become_granules(void **state) {
   (void)state;
   let_arena a;
   let_arena_init(&a, &let_mem_libc);
@@ -49,7 +49,7 @@ static void sms_become_granules(void **state) {
   let_arena_fini(&a);
 }
 
-static void malformed(void **state) {
+static void test_malformed(void **state) {
   (void)state;
   static const struct {
     const char *latency, *pairs, *want;
@@ -78,6 +78,6 @@ static void malformed(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(sms_become_granules), cmocka_unit_test(malformed)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_sms_become_granules), cmocka_unit_test(test_malformed)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "base/version.h"
 #include "obs/log.h"
 #include "serve_int.h"
 
@@ -224,7 +225,7 @@ static let_err open_all(server *s, let_error *e) {
                           .body_timeout = o->body_timeout,
                           .idle_timeout = o->idle_timeout,
                           .server_name = "gpulet",
-                          .server_version = "0.1.0"};
+                          .server_version = LET_VERSION};
   let_front_i fi;
   serve_front_interface(s, &fi);
   fi.turn = serve_turn, fi.extra = serve_extra;

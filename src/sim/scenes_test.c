@@ -11,8 +11,8 @@
 
 #include "sim/scenes.h"
 
-/* A request weighs what its rows take in a full batch. Otherwise rules that starve a model of large batches for the sake
- * of a small one would look best. |plain| does not weigh. */
+/* A request weighs what its rows take in a full batch. Otherwise rules that starve a model of large batches for the
+ * sake of a small one would look best. |plain| does not weigh. */
 typedef struct figures {
   double plain, attainment, worst, goodput, refused, dropped, late, rows;
   double of[LET_SIM_MODELS];

@@ -1,6 +1,7 @@
 /* sim.h: a discrete-event simulation of requests, batches and gpu-lets under a virtual clock. It drives a request
  * policy through one interface: the committed objects of core/ (let_sim_core) or the reference rules of reference.c.
- * The same scene and seed give the same result, bit for bit. One thread; allocates when a run starts, not while it runs. */
+ * The same scene and seed give the same result, bit for bit. One thread; allocates when a run starts, not while it
+ * runs. */
 #ifndef LET_SIM_SIM_H
 #define LET_SIM_SIM_H
 

@@ -64,10 +64,21 @@ class Allocations(unittest.TestCase):
     def bodies(self):
         row = [float(i) for i in range(16)]
         raw = struct.pack("<16f", *row)
-        head = json.dumps({"inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "parameters": {"binary_data_size": len(raw)}}],
-                           "parameters": {"binary_data_output": True}}).encode()
-        text = json.dumps({"id": "a", "inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": row}]}).encode()
-        return [(head + raw, {"Inference-Header-Content-Length": str(len(head))}), (text, {"Content-Type": "application/json"})]
+        head = json.dumps(
+            {
+                "inputs": [
+                    {"name": "IN", "datatype": "FP32", "shape": [1, 16], "parameters": {"binary_data_size": len(raw)}}
+                ],
+                "parameters": {"binary_data_output": True},
+            }
+        ).encode()
+        text = json.dumps(
+            {"id": "a", "inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": row}]}
+        ).encode()
+        return [
+            (head + raw, {"Inference-Header-Content-Length": str(len(head))}),
+            (text, {"Content-Type": "application/json"}),
+        ]
 
     def drive(self, s, conns, n):
         """Keep-alive connections, all with a request in flight, so that batches of many sizes form."""
@@ -103,7 +114,9 @@ class Allocations(unittest.TestCase):
                 pieces.append({k: self.count(p) - before[k] for k, p in pids.items()})
             for k in pids:
                 counts = sorted(p[k] for p in pieces)
-                self.assertEqual(counts[len(counts) // 2], 0, f"allocations of the {k} in pieces of {self.PIECE} requests: {counts}")
+                self.assertEqual(
+                    counts[len(counts) // 2], 0, f"allocations of the {k} in pieces of {self.PIECE} requests: {counts}"
+                )
             for c in conns:
                 c.close()
 

@@ -43,7 +43,9 @@ class Base:
 
     def setUp(self):
         if not (os.path.exists(DRIVER) and os.path.isdir(PLUGIN)):
-            self.skipTest("this build has no fake CUDA driver: cuda.h (12.5 or later) was not found when it was configured")
+            self.skipTest(
+                "this build has no fake CUDA driver: cuda.h (12.5 or later) was not found when it was configured"
+            )
         self.dir = tempfile.TemporaryDirectory()
         self.addCleanup(self.dir.cleanup)
         self.fault_file = os.path.join(self.dir.name, "fault")
@@ -63,8 +65,25 @@ class Base:
                 f.write(MPS)
             os.chmod(tool, 0o755)
             path = os.path.join(d, "bin") + os.pathsep + os.environ["PATH"]
-        env = {"GPULET_CUDA_DRIVER": DRIVER, "GPULET_FAKE_CUDA_GPUS": "2", "GPULET_FAKE_CUDA_FAULT_FILE": self.fault_file, "PATH": path, **(env or {})}
-        return Server(os.path.join(d, "models"), "--plan", os.path.join(d, "plan.json"), "--plugin-dir", PLUGIN, "--isolation", self.isolation, *args, devices=devices, env=env)
+        env = {
+            "GPULET_CUDA_DRIVER": DRIVER,
+            "GPULET_FAKE_CUDA_GPUS": "2",
+            "GPULET_FAKE_CUDA_FAULT_FILE": self.fault_file,
+            "PATH": path,
+            **(env or {}),
+        }
+        return Server(
+            os.path.join(d, "models"),
+            "--plan",
+            os.path.join(d, "plan.json"),
+            "--plugin-dir",
+            PLUGIN,
+            "--isolation",
+            self.isolation,
+            *args,
+            devices=devices,
+            env=env,
+        )
 
     def load(self, *args, **more):
         load = Load(*args, **more)
@@ -88,7 +107,9 @@ class Base:
 
     def two(self):
         """Several gpu-lets on each of two devices: "a" on both, "b" on device 1 only."""
-        return plan_json([(0, [(4, [("a", 8)]), (8, [("a", 4)])]), (1, [(4, [("a", 8)]), (4, [("b", 8)]), (8, [("b", 4)])])])
+        return plan_json(
+            [(0, [(4, [("a", 8)]), (8, [("a", 4)])]), (1, [(4, [("a", 8)]), (4, [("b", 8)]), (8, [("b", 4)])])]
+        )
 
     def models(self, null_us=300):
         return {"a": gpu_model("a", null_us=null_us), "b": gpu_model("b", null_us=null_us)}
@@ -105,12 +126,17 @@ class Base:
             self.assertEqual([self.failed(load) for load in loads], [[], []])
             def used(m):
                 return [v for k, v in m.items() if k.startswith("nv_gpu_memory_used_bytes{")]
-            until(lambda: [u > 32 << 20 for u in used(s.metrics())] == [True, True], "workers report the memory of their GPUs")
+            until(
+                lambda: [u > 32 << 20 for u in used(s.metrics())] == [True, True],
+                "workers report the memory of their GPUs",
+            )
             m = s.metrics()
             total = [v for k, v in m.items() if k.startswith("nv_gpu_memory_total_bytes{")]
             self.assertEqual(set(total), {float("%.9g" % (1 << 30))})
             text = s.request("GET", "/metrics")[2].decode()
-            self.assertEqual(text.count("\nnv_gpu_memory_total_bytes{"), 2, "one row per GPU, however many workers it has")
+            self.assertEqual(
+                text.count("\nnv_gpu_memory_total_bytes{"), 2, "one row per GPU, however many workers it has"
+            )
             self.assertEqual(len([k for k in m if k.startswith("nv_gpu_utilization")]), 2)
             batches = {k: v for k, v in m.items() if k.startswith("gpulet_batches{")}
             self.assertEqual(len(batches), 5)
@@ -143,7 +169,9 @@ class Base:
 
     def test_pipelining_keeps_answers_apart(self):
         """Depth 2 on one gpu-let, single rows and many clients: each answer is its own request's (Load checks)."""
-        with self.serve(plan_json([(0, [(16, [("a", 4), ("b", 2)])])]), self.models(null_us=500), devices="cuda:0") as s:
+        with self.serve(
+            plan_json([(0, [(16, [("a", 4), ("b", 2)])])]), self.models(null_us=500), devices="cuda:0"
+        ) as s:
             loads = [self.load(s, m, clients=8) for m in ("a", "b")]
             until(lambda: all(load.count() > 500 for load in loads), "answers")
             self.assertEqual([self.failed(load) for load in loads], [[], []])
@@ -151,7 +179,9 @@ class Base:
     def test_spare(self):
         """--spare: the worker that waits takes over; with a process per gpu-let there is none."""
         with self.serve(self.two(), self.models(), "--spare") as s:
-            spares = lambda: {x["device"]: x["pid"] for x in s.json("GET", "/debug/server")[1]["spares"] if x["prepared"]}
+            spares = lambda: {
+                x["device"]: x["pid"] for x in s.json("GET", "/debug/server")[1]["spares"] if x["prepared"]
+            }
             if self.isolation == "process":
                 until(lambda: self.all_serve(s), "all serve")
                 self.assertEqual(spares(), {})
@@ -189,14 +219,20 @@ class Base:
             began, steps = time.monotonic(), [time.monotonic()]
             strike(s, victims)
             until(lambda: s.metrics()["gpulet_worker_restarts"] >= 1, f"{name}: a worker is replaced")
-            until(lambda: len(self.workers(s, 0)) == len(victims) and self.workers(s, 0) != victims and self.all_serve(s), f"{name}: back")
+            until(
+                lambda: len(self.workers(s, 0)) == len(victims) and self.workers(s, 0) != victims and self.all_serve(s),
+                f"{name}: back",
+            )
             took = time.monotonic() - began
             seen = neighbour.count()
             until(lambda: neighbour.count() > seen + 20, "the neighbour goes on")
             outcomes = neighbour.stop()
             self.assertEqual([o for o in outcomes if o[2] != 200], [])
             slow = max(o[1] for o in outcomes if o[0] > began)
-            say(f"{self.isolation}: {name}: serves again after {took:.2f} s; slowest answer of the other device meanwhile {slow * 1e3:.0f} ms")
+            say(
+                f"{self.isolation}: {name}: serves again after {took:.2f} s; "
+                f"slowest answer of the other device meanwhile {slow * 1e3:.0f} ms"
+            )
             self.assertEqual(self.workers(s, 1), others, "the other device did not notice")
             lost = load.stop()
             self.assertEqual([o for o in lost if o[2] != 200], [], "device 1 serves the model too: nothing is lost")
@@ -209,7 +245,12 @@ class Base:
         self.hit("SIGKILL", lambda s, pids: os.kill(pids[0], signal.SIGKILL), word="signal 9")
 
     def test_hung_kernel(self):
-        self.hit("hung kernel", lambda s, pids: self.fault(0, "kernel", HANG), env={"GPULET_WATCHDOG_MS": "1000"}, word="did not finish within")
+        self.hit(
+            "hung kernel",
+            lambda s, pids: self.fault(0, "kernel", HANG),
+            env={"GPULET_WATCHDOG_MS": "1000"},
+            word="did not finish within",
+        )
 
     def test_sticky_error(self):
         self.hit("sticky error", lambda s, pids: self.fault(0, "kernel", ILLEGAL_ADDRESS), word="ILLEGAL_ADDRESS")
@@ -222,7 +263,9 @@ class Base:
         if self.isolation != "device":
             self.skipTest("one process per gpu-let: they come back apart anyway")
         models = {"a": gpu_model("a"), "slow": gpu_model("slow", null_us=150000)}
-        with self.serve(plan_json([(0, [(4, [("slow", 8)]), (4, [("slow", 4)]), (8, [("a", 8)])])]), models, devices="cuda:0") as s:
+        with self.serve(
+            plan_json([(0, [(4, [("slow", 8)]), (4, [("slow", 4)]), (8, [("a", 8)])])]), models, devices="cuda:0"
+        ) as s:
             until(lambda: not s.json("GET", "/v2/gpulet/plan")[1]["growing"], "all sizes are ready")
             def lets():
                 group = s.json("GET", "/debug/server")[1]["groups"][0]
@@ -242,13 +285,22 @@ class Base:
             last = time.monotonic() - began
             self.assertLess(lets()[2], whole[2], "with what they need")
             until(lambda: lets() == whole, "and all sizes")
-            say(f"{self.isolation}: first gpu-let back after {first:.2f} s, last {last:.2f} s, all sizes {time.monotonic() - began:.2f} s")
+            say(
+                f"{self.isolation}: first gpu-let back after {first:.2f} s, last {last:.2f} s, "
+                f"all sizes {time.monotonic() - began:.2f} s"
+            )
 
     def test_no_memory_for_a_larger_size(self):
         """The gpu-let serves with the sizes that fit, and says why there are no others."""
         wide = 1 << 20  # floats a row: 4 MiB
-        with self.serve(plan_json([(0, [(4, [("wide", 1)])])]), {"wide": gpu_model("wide", dims=wide)}, "--arena-size", "256MiB",
-                        env={"GPULET_FAKE_CUDA_MIB": "160"}, devices="cuda:0") as s:
+        with self.serve(
+            plan_json([(0, [(4, [("wide", 1)])])]),
+            {"wide": gpu_model("wide", dims=wide)},
+            "--arena-size",
+            "256MiB",
+            env={"GPULET_FAKE_CUDA_MIB": "160"},
+            devices="cuda:0",
+        ) as s:
             until(lambda: not s.json("GET", "/v2/gpulet/plan")[1]["growing"], "it is known what fits")
             self.assertEqual(s.json("GET", "/v2/gpulet/plan")[1]["sizes"], {"wanted": 2, "ready": 1, "failed": 1})
             row = [1.0] * wide
@@ -278,7 +330,8 @@ class Base:
             self.assertEqual(status, 409, doc)
             self.assertRegex(doc["error"], r"model 'big'.*\d+ MiB.* of 400 MiB")
             say(f"{self.isolation}: {doc['error']}")
-            # so many gpu-lets of one device that their workspaces do not fit (each process has its own 400 MiB in the fake)
+            # so many gpu-lets of one device that their workspaces do not fit (each process has its own 400 MiB in the
+            # fake)
             if self.isolation == "device":
                 status, doc = s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(1, [("a", 1)])] * 14)]))
                 self.assertEqual(status, 409, doc)
@@ -307,7 +360,10 @@ class Base:
                 self.assertEqual(status, 409, doc)
                 self.assertIn("within 2 s", doc["error"])
                 until(lambda: self.all_serve(s), "the old plan serves again")
-                say(f"{self.isolation}: hung prepare: the old plan serves all again after {time.monotonic() - began:.2f} s")
+                say(
+                    f"{self.isolation}: hung prepare: the old plan serves all again "
+                    f"after {time.monotonic() - began:.2f} s"
+                )
                 self.assertEqual(s.json("GET", "/v2/gpulet/plan")[1]["generation"], 1)
                 self.assertEqual(self.workers(s, 1), others)
             else:  # the fault hits a new worker, or an old one's health report: either way no answer is lost
@@ -324,7 +380,9 @@ class ProcessIsolation(Base, unittest.TestCase):
             return dict(x.split("=", 1) for x in f.read().decode().split("\0") if "=" in x)
 
     def test_shares_come_from_mps(self):
-        with self.serve(plan_json([(0, [(4, [("a", 8)]), (8, [("a", 4)])]), (1, [(16, [("b", 8)])])]), self.models()) as s:
+        with self.serve(
+            plan_json([(0, [(4, [("a", 8)]), (8, [("a", 4)])]), (1, [(16, [("b", 8)])])]), self.models()
+        ) as s:
             env = [self.environment(p) for gpu in (0, 1) for p in self.workers(s, gpu)]
             self.assertEqual(sorted(int(e["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"]) for e in env), [25, 49, 100])
             where = {e["CUDA_MPS_PIPE_DIRECTORY"] for e in env}
@@ -344,14 +402,24 @@ class ProcessIsolation(Base, unittest.TestCase):
             began = time.monotonic()
             os.kill(daemon, signal.SIGKILL)
             until(lambda: "the MPS daemon is back" in s.log(), "the daemon is restarted")
-            until(lambda: len(self.workers(s, 0) + self.workers(s, 1)) == len(before) and self.all_serve(s), "all workers are replaced")
-            say(f"{self.isolation}: MPS daemon killed: all gpu-lets of both devices serve again after {time.monotonic() - began:.2f} s")
+            until(
+                lambda: len(self.workers(s, 0) + self.workers(s, 1)) == len(before) and self.all_serve(s),
+                "all workers are replaced",
+            )
+            say(
+                f"{self.isolation}: MPS daemon killed: all gpu-lets of both devices serve again "
+                f"after {time.monotonic() - began:.2f} s"
+            )
             self.assertEqual(set(before) & set(self.workers(s, 0) + self.workers(s, 1)), set())
             self.assertEqual(self.environment(self.workers(s, 0)[0])["CUDA_MPS_PIPE_DIRECTORY"], pipe)
             seen = load.count()
             until(lambda: load.count() > seen + 20, "requests go on")
             refused = self.failed(load)
-            self.assertEqual([o for o in refused if o[2] not in (500, 503) or "try again" not in o[3]], [], "with no gpu-let at all, requests are told to come again")
+            self.assertEqual(
+                [o for o in refused if o[2] not in (500, 503) or "try again" not in o[3]],
+                [],
+                "with no gpu-let at all, requests are told to come again",
+            )
             self.assertEqual(s.metrics()["gpulet_requests_in_flight"], 0)
 
     def test_without_mps(self):
@@ -372,13 +440,38 @@ class Profile(unittest.TestCase):
     def test_profile(self):
         """Times are those of the device: kernels of 3 and 6 ms, whatever it takes to notice that they have ended."""
         d = self.dir.name
-        repository(os.path.join(d, "models"), **{m: gpu_model(m, null_us=us, max_batch=2) for m, us in (("short", 3000), ("long", 6000))})
+        repository(
+            os.path.join(d, "models"),
+            **{m: gpu_model(m, null_us=us, max_batch=2) for m, us in (("short", 3000), ("long", 6000))},
+        )
         for m in ("short", "long"):
             with open(os.path.join(d, "models", m, "1", "model.pt"), "w") as f:
                 f.write("the fake engine does not read this")
         env = {**os.environ, "GPULET_CUDA_DRIVER": DRIVER, "GPULET_FAKE_CUDA_SMS": "16"}
-        p = subprocess.run([harness.GPULET, "profile", "--model-repository", os.path.join(d, "models"), "--device", "cuda:0", "--output", os.path.join(d, "p"), "--budget", "8s",
-                            "--window", "40ms", "--plugin-dir", PLUGIN, "--json"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
+        p = subprocess.run(
+            [
+                harness.GPULET,
+                "profile",
+                "--model-repository",
+                os.path.join(d, "models"),
+                "--device",
+                "cuda:0",
+                "--output",
+                os.path.join(d, "p"),
+                "--budget",
+                "8s",
+                "--window",
+                "40ms",
+                "--plugin-dir",
+                PLUGIN,
+                "--json",
+            ],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+        )
         self.assertEqual(p.returncode, 0, p.stderr)
         with open(os.path.join(d, "p", "latency.csv")) as f:
             cells = list(csv.DictReader(f))
@@ -397,12 +490,22 @@ class Mixed(unittest.TestCase):
     def test_devices_of_several_kinds(self):
         """One server, one plan, two simulated GPUs and the CPU; the plan moves models between them."""
         with tempfile.TemporaryDirectory() as d:
-            repository(os.path.join(d, "models"), lenet=null_model("lenet", slo_ms=20000), other=null_model("other", slo_ms=20000, null_us=200))
+            repository(
+                os.path.join(d, "models"),
+                lenet=null_model("lenet", slo_ms=20000),
+                other=null_model("other", slo_ms=20000, null_us=200),
+            )
             a = plan_json([(0, [(8, [("lenet", 8)])]), (1, [(16, [("lenet", 4)])]), (2, [(1, [("other", 8)])])])
-            b = plan_json([(0, [(16, [("lenet", 8)])]), (2, [(1, [("other", 4)]), (1, [("lenet", 2)])])]) if (os.cpu_count() or 1) > 1 else a
+            b = (
+                plan_json([(0, [(16, [("lenet", 8)])]), (2, [(1, [("other", 4)]), (1, [("lenet", 2)])])])
+                if (os.cpu_count() or 1) > 1
+                else a
+            )
             with open(os.path.join(d, "plan.json"), "w") as f:
                 f.write(a)
-            with Server(os.path.join(d, "models"), "--plan", os.path.join(d, "plan.json"), devices="sim:h200x2+cpu") as s:
+            with Server(
+                os.path.join(d, "models"), "--plan", os.path.join(d, "plan.json"), devices="sim:h200x2+cpu"
+            ) as s:
                 loads = [Load(s, m, clients=2) for m in ("lenet", "other")]
                 try:
                     for plan in (b, a):

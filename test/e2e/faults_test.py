@@ -25,13 +25,19 @@ class Faults(unittest.TestCase):
     def test_sigkill_under_load(self):
         with tempfile.TemporaryDirectory() as d:
             repository(os.path.join(d, "models"), null=null_model(slo_ms=20000, null_us=300))
-            with Server(os.path.join(d, "models"), "--plan", two_gpulets(d), devices="sim:h200" if os.cpu_count() < 2 else "cpu") as s:
+            with Server(
+                os.path.join(d, "models"), "--plan", two_gpulets(d), devices="sim:h200" if os.cpu_count() < 2 else "cpu"
+            ) as s:
                 load = Load(s, clients=4)
                 for _ in range(5):
                     before = set(s.workers())
                     seen = load.count()
                     os.kill(sorted(before)[0], signal.SIGKILL)
-                    until(lambda: len(set(s.workers()) - before) == 1 and all(g["state"] == "serving" for g in s.json("GET", "/debug/server")[1]["groups"]), "a new worker serves")
+                    until(
+                        lambda: len(set(s.workers()) - before) == 1
+                        and all(g["state"] == "serving" for g in s.json("GET", "/debug/server")[1]["groups"]),
+                        "a new worker serves",
+                    )
                     until(lambda: load.count() > seen + 20, "requests go on")
                 outcomes = load.stop()
                 failed = self.check(outcomes, 20)
@@ -46,7 +52,9 @@ class Faults(unittest.TestCase):
             with self.subTest(stage=stage), tempfile.TemporaryDirectory() as d:
                 repository(os.path.join(d, "models"), null=null_model(slo_ms=20000))
                 # every worker process, first or replacement, dies at its 40th batch
-                with Server(os.path.join(d, "models"), "--plan", two_gpulets(d), env={"GPULET_FAULT": f"{stage}:40"}) as s:
+                with Server(
+                    os.path.join(d, "models"), "--plan", two_gpulets(d), env={"GPULET_FAULT": f"{stage}:40"}
+                ) as s:
                     load = Load(s, clients=4)
                     until(lambda: s.metrics()["gpulet_worker_restarts"] >= 3, f"workers die at {stage}")
                     outcomes = load.stop()

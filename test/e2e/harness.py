@@ -42,7 +42,11 @@ def until(condition, what, patience=PATIENCE, proc=None):
 
 def null_model(name="null", max_batch=8, dims=16, dtype="TYPE_FP32", slo_ms=1000, null_us=0, extra="", delay_us=0):
     """config.pbtxt of a model whose outputs are its inputs (backend null)."""
-    batching = f"dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}\n" if delay_us is not None and max_batch else ""
+    batching = (
+        f"dynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}\n"
+        if delay_us is not None and max_batch
+        else ""
+    )
     return (
         f'name: "{name}"\nbackend: "null"\nmax_batch_size: {max_batch}\n'
         f'input [ {{ name: "IN" data_type: {dtype} dims: [ {dims} ] }} ]\n'
@@ -63,10 +67,23 @@ def repository(path, **models):
 
 def plan_json(gpus, policy="test"):
     """gpus: [(id, [(granules, [(model, batch), ...]), ...]), ...]"""
-    return json.dumps({
-        "policy": policy, "feasible": True, "gpus_used": len(gpus), "lower_bound_gpus": 0, "time_ms": 0, "reasons": [],
-        "gpus": [{"id": i, "gpulets": [{"granules": g, "models": [{"name": n, "batch": b} for n, b in ms]} for g, ms in lets]} for i, lets in gpus],
-    })
+    return json.dumps(
+        {
+            "policy": policy,
+            "feasible": True,
+            "gpus_used": len(gpus),
+            "lower_bound_gpus": 0,
+            "time_ms": 0,
+            "reasons": [],
+            "gpus": [
+                {
+                    "id": i,
+                    "gpulets": [{"granules": g, "models": [{"name": n, "batch": b} for n, b in ms]} for g, ms in lets],
+                }
+                for i, lets in gpus
+            ],
+        }
+    )
 
 
 class Server:
@@ -76,10 +93,28 @@ class Server:
         self.dir = tempfile.mkdtemp(prefix="gpulet-test-")
         self.ready = os.path.join(self.dir, "ready")
         self.log_path = os.path.join(self.dir, "log")
-        argv = [GPULET, "serve", "--model-repository", models, "--devices", devices, "--host", "127.0.0.1", "--http-port", "0",
-                "--metrics-port", "0", "--ready-file", self.ready, *(["--profile", PROFILE] if devices.startswith("sim") else []), *map(str, args)]
+        argv = [
+            GPULET,
+            "serve",
+            "--model-repository",
+            models,
+            "--devices",
+            devices,
+            "--host",
+            "127.0.0.1",
+            "--http-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--ready-file",
+            self.ready,
+            *(["--profile", PROFILE] if devices.startswith("sim") else []),
+            *map(str, args),
+        ]
         with open(self.log_path, "wb") as log:
-            self.proc = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})})
+            self.proc = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})}
+            )
         self.port = self.metrics_port = None
         if wait:
             self.wait_ready()
@@ -112,18 +147,28 @@ class Server:
         return r.status, dict((k.lower(), v) for k, v in r.getheaders()), data
 
     def json(self, method, path, body=None):
-        status, _, data = self.request(method, path, json.dumps(body) if body is not None and not isinstance(body, (str, bytes)) else body,
-                                       {"Content-Type": "application/json"} if body is not None else None)
+        status, _, data = self.request(
+            method,
+            path,
+            json.dumps(body) if body is not None and not isinstance(body, (str, bytes)) else body,
+            {"Content-Type": "application/json"} if body is not None else None,
+        )
         return status, json.loads(data) if data else None
 
     def infer_floats(self, model, rows, conn=None, name="IN", parameters=None):
         """Binary tensors in and out; returns (status, list of rows or error text)."""
         n, width = len(rows), len(rows[0])
         raw = struct.pack(f"<{n * width}f", *[x for r in rows for x in r])
-        head = {"inputs": [{"name": name, "datatype": "FP32", "shape": [n, width], "parameters": {"binary_data_size": len(raw)}}],
-                "parameters": {"binary_data_output": True, **(parameters or {})}}
+        head = {
+            "inputs": [
+                {"name": name, "datatype": "FP32", "shape": [n, width], "parameters": {"binary_data_size": len(raw)}}
+            ],
+            "parameters": {"binary_data_output": True, **(parameters or {})},
+        }
         head = json.dumps(head).encode()
-        status, headers, data = self.request("POST", f"/v2/models/{model}/infer", head + raw, {"Inference-Header-Content-Length": str(len(head))}, conn)
+        status, headers, data = self.request(
+            "POST", f"/v2/models/{model}/infer", head + raw, {"Inference-Header-Content-Length": str(len(head))}, conn
+        )
         if status != 200:
             return status, json.loads(data)["error"]
         at = int(headers["inference-header-content-length"])

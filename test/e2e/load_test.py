@@ -1,4 +1,5 @@
 """The load generator against a real server: exit codes, what it says about itself, Ctrl-C, threads."""
+
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ class LoadGenerator(unittest.TestCase):
     def setUpClass(cls):
         cls.dir = tempfile.TemporaryDirectory()
         models = os.path.join(cls.dir.name, "models")
-        repository(models, null=null_model(slo_ms=10000), slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=10000))
+        repository(
+            models, null=null_model(slo_ms=10000), slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=10000)
+        )
         cls.workloads = {}
         for name, rate in (("null", 200), ("slow", 40)):
             cls.workloads[name] = os.path.join(cls.dir.name, name + ".yaml")
@@ -38,7 +41,13 @@ class LoadGenerator(unittest.TestCase):
         return [GPULET, "load", "--url", url, "--workload", self.workloads[workload], "--quiet", *args]
 
     def load(self, workload, *args, port=None):
-        p = subprocess.run(self.argv(workload, *args, port=port), capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        p = subprocess.run(
+            self.argv(workload, *args, port=port),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            stdin=subprocess.DEVNULL,
+        )
         return p.returncode, p.stdout, p.stderr
 
     def test_too_few_connections_fail_after_the_table(self):
@@ -62,7 +71,9 @@ class LoadGenerator(unittest.TestCase):
     def test_the_same_requests_with_any_number_of_threads(self):
         sent = set()
         for threads in ("1", "2", "3"):
-            code, out, err = self.load("null", "--duration", "500ms", "--threads", threads, "--json", "--bottleneck", "ignore")
+            code, out, err = self.load(
+                "null", "--duration", "500ms", "--threads", threads, "--json", "--bottleneck", "ignore"
+            )
             self.assertEqual(code, 0, err)
             doc = json.loads(out)
             self.assertEqual(doc["generator"]["threads"], int(threads))
@@ -78,7 +89,11 @@ class LoadGenerator(unittest.TestCase):
         m = json.loads(out)["models"][0]
         if has_route:
             self.assertEqual(set(m["stages"]), set(STAGES))
-            for s in STAGES:  # the server counts a request when its answer is written, so the last ones may fall on either side
+            for (
+                s
+            ) in (
+                STAGES
+            ):  # the server counts a request when its answer is written, so the last ones may fall on either side
                 self.assertAlmostEqual(m["stages"][s]["count"], m["ok"], delta=5)
             self.assertLessEqual(m["stages"]["finished"]["mean_ms"], m["max_ms"])
         else:
@@ -89,8 +104,13 @@ class LoadGenerator(unittest.TestCase):
             self.assertIn(stage, out)
 
     def test_ctrl_c_prints_the_table_so_far(self):
-        p = subprocess.Popen(self.argv("null", "--duration", "10m", "--threads", "2", "--bottleneck", "ignore"), stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+        p = subprocess.Popen(
+            self.argv("null", "--duration", "10m", "--threads", "2", "--bottleneck", "ignore"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
         try:
             before = self.ran()
             until(lambda: self.ran() > before + 20, "requests arrive", proc=p)
@@ -111,8 +131,12 @@ class LoadGenerator(unittest.TestCase):
             code, out, err = self.load("null", port=s.getsockname()[1])
         self.assertEqual((code, out), (1, ""))
         self.assertIn("is the server running?", err)
-        for args, word in [(("--threads", "9", "--connections", "4"), "--threads 9"), (("--threads", "-1"), "--threads"),
-                           (("--bottleneck", "maybe"), "ignore"), (("--thread", "2"), "did you mean --threads?")]:
+        for args, word in [
+            (("--threads", "9", "--connections", "4"), "--threads 9"),
+            (("--threads", "-1"), "--threads"),
+            (("--bottleneck", "maybe"), "ignore"),
+            (("--thread", "2"), "did you mean --threads?"),
+        ]:
             code, out, err = self.load("null", *args)
             self.assertEqual((code, out), (2, ""), err)
             self.assertIn(word, err)

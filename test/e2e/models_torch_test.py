@@ -10,7 +10,10 @@ MODELS = os.environ.get("GPULET_MODELS", "build/models")
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-@unittest.skipUnless(os.path.exists(os.path.join(MODELS, "lenet", "config.pbtxt")), f"no sample models in {MODELS}: ./dev test makes them")
+@unittest.skipUnless(
+    os.path.exists(os.path.join(MODELS, "lenet", "config.pbtxt")),
+    f"no sample models in {MODELS}: ./dev test makes them",
+)
 class Models(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -24,8 +27,20 @@ class Models(unittest.TestCase):
             cls.s.kill()
 
     def script(self, name, *args):
-        p = subprocess.run([sys.executable, os.path.join(HERE, "..", "python", name), "--url", f"http://127.0.0.1:{self.s.port}", "--models", MODELS, *args],
-                           capture_output=True, text=True, timeout=500)
+        p = subprocess.run(
+            [
+                sys.executable,
+                os.path.join(HERE, "..", "python", name),
+                "--url",
+                f"http://127.0.0.1:{self.s.port}",
+                "--models",
+                MODELS,
+                *args,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
         self.assertEqual(p.returncode, 0, p.stdout[-3000:] + p.stderr[-3000:])
         return p.stdout
 

@@ -45,12 +45,20 @@ class PlanChange(unittest.TestCase):
     def test_sim(self):
         a = plan_json([(0, [(4, [("lenet", 8)]), (12, [("mobilenet_v2", 4)])])])
         b = plan_json([(0, [(16, [("lenet", 4)])]), (1, [(8, [("mobilenet_v2", 8)]), (8, [("lenet", 8)])])])
-        self.exercise("sim:h200x2", [a, b], {"lenet": null_model("lenet", slo_ms=20000), "mobilenet_v2": null_model("mobilenet_v2", slo_ms=20000)})
+        self.exercise(
+            "sim:h200x2",
+            [a, b],
+            {"lenet": null_model("lenet", slo_ms=20000), "mobilenet_v2": null_model("mobilenet_v2", slo_ms=20000)},
+        )
 
     def test_requests_may_be_larger_than_the_planned_batch(self):
         with tempfile.TemporaryDirectory() as d:
             # 0.1 s a batch: the sizes beyond the planned one, of both models, take seconds to measure
-            repository(os.path.join(d, "models"), null=null_model(slo_ms=20000, null_us=100000), other=null_model("other", slo_ms=20000, null_us=100000))
+            repository(
+                os.path.join(d, "models"),
+                null=null_model(slo_ms=20000, null_us=100000),
+                other=null_model("other", slo_ms=20000, null_us=100000),
+            )
             path = os.path.join(d, "plan.json")
             with open(path, "w") as f:
                 f.write(plan_json([(0, [(1, [("null", 2), ("other", 2)])])]))
@@ -71,7 +79,9 @@ class PlanChange(unittest.TestCase):
                 self.assertEqual(s.infer_floats("null", rows + rows[:1])[0], 400)
                 # who was seen to send eight rows keeps them through a change of plan
                 again = json.loads(plan_json([(0, [(1, [("null", 4), ("other", 2)])])]))
-                again.update({k: v for k, v in plan.items() if k in ("growing", "sizes", "generation")})  # as GET gave it
+                again.update(
+                    {k: v for k, v in plan.items() if k in ("growing", "sizes", "generation")}
+                )  # as GET gave it
                 self.assertEqual(s.json("PUT", "/v2/gpulet/plan", again)[0], 200)
                 self.assertEqual(s.infer_floats("null", rows), (200, rows))
                 self.assertTrue(s.json("GET", "/v2/gpulet/plan")[1]["growing"])
@@ -92,20 +102,31 @@ class PlanChange(unittest.TestCase):
                     self.assertEqual(status, 200, doc)
                     seen = load.count()
                     os.kill(s.workers()[0], signal.SIGKILL)
-                    until(lambda: s.metrics()["gpulet_worker_restarts"] == k + 1 and all(g["state"] == "serving" for g in s.json("GET", "/debug/server")[1]["groups"]), "it is replaced")
+                    until(
+                        lambda: s.metrics()["gpulet_worker_restarts"] == k + 1
+                        and all(g["state"] == "serving" for g in s.json("GET", "/debug/server")[1]["groups"]),
+                        "it is replaced",
+                    )
                     until(lambda: load.count() > seen + 10, "requests go on")
                 until(lambda: not s.json("GET", "/v2/gpulet/plan")[1]["growing"], "all sizes are ready in the end")
                 rows = [[float(i)] * 16 for i in range(8)]
                 self.assertEqual(s.infer_floats("null", rows), (200, rows))
-                self.assertEqual([o for o in load.stop() if o[2] != 200], [], "the other gpu-let had all the time it needed")
+                self.assertEqual(
+                    [o for o in load.stop() if o[2] != 200], [], "the other gpu-let had all the time it needed"
+                )
 
     def test_bad_plans_change_nothing(self):
         with tempfile.TemporaryDirectory() as d:
             with Server(repository(d, null=null_model(slo_ms=20000))) as s:
                 load = Load(s, clients=2)
-                for text, word in [("{", "request body:1"), (plan_json([(0, [(1, [("nope", 1)])])]), "nope"), (plan_json([(7, [(1, [("null", 1)])])]), "gpu 7"),
-                                   (plan_json([(0, [(99, [("null", 1)])])]), "granules"), (plan_json([(0, [(1, [("null", 99)])])]), "batch"),
-                                   (plan_json([]), "")]:
+                for text, word in [
+                    ("{", "request body:1"),
+                    (plan_json([(0, [(1, [("nope", 1)])])]), "nope"),
+                    (plan_json([(7, [(1, [("null", 1)])])]), "gpu 7"),
+                    (plan_json([(0, [(99, [("null", 1)])])]), "granules"),
+                    (plan_json([(0, [(1, [("null", 99)])])]), "batch"),
+                    (plan_json([]), ""),
+                ]:
                     status, doc = s.json("PUT", "/v2/gpulet/plan", text)
                     self.assertIn(status, (400, 404), doc)
                     self.assertIn(word, doc["error"])
@@ -121,7 +142,9 @@ class PlanChange(unittest.TestCase):
                 f.write(plan_json([(0, [(4, [("lenet", 8)])])]))
             with Server(d, "--plan", path, devices="sim:h200") as s:
                 load = Load(s, "lenet", clients=2)
-                status, doc = s.json("PUT", "/v2/gpulet/plan", plan_json([(0, [(4, [("lenet", 8)]), (4, [("unknown", 1)])])]))
+                status, doc = s.json(
+                    "PUT", "/v2/gpulet/plan", plan_json([(0, [(4, [("lenet", 8)]), (4, [("unknown", 1)])])])
+                )
                 self.assertEqual(status, 409)
                 self.assertIn("unknown", doc["error"])
                 self.assertEqual(self.generation(s), 1)

@@ -1,4 +1,5 @@
-"""What must not happen whatever clients, workers and operators do: hangs, leaks, busy loops, counts that do not add up."""
+"""What must not happen whatever clients, workers and operators do: hangs, leaks, busy loops, wrong counts."""
+
 import json
 import os
 import signal
@@ -54,8 +55,14 @@ def infer_bytes(model="null", shape=(1, 16), parameters=None):
     for x in shape:
         n *= x
     raw = bytes(4 * n)
-    head = json.dumps({"inputs": [{"name": "IN", "datatype": "FP32", "shape": list(shape), "parameters": {"binary_data_size": len(raw)}}],
-                       "parameters": {"binary_data_output": True, **(parameters or {})}}).encode()
+    head = json.dumps(
+        {
+            "inputs": [
+                {"name": "IN", "datatype": "FP32", "shape": list(shape), "parameters": {"binary_data_size": len(raw)}}
+            ],
+            "parameters": {"binary_data_output": True, **(parameters or {})},
+        }
+    ).encode()
     return (f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(head) + len(raw)}\r\n"
             f"Inference-Header-Content-Length: {len(head)}\r\n\r\n").encode() + head + raw
 
@@ -97,7 +104,12 @@ def at_rest(case, s):
 class Changes(unittest.TestCase):
     def test_two_workers_fail_to_prepare(self):
         with tempfile.TemporaryDirectory() as d:
-            repository(d, lenet=null_model("lenet", slo_ms=20000), unknown=null_model("unknown"), **{"unknown2": null_model("unknown2")})
+            repository(
+                d,
+                lenet=null_model("lenet", slo_ms=20000),
+                unknown=null_model("unknown"),
+                **{"unknown2": null_model("unknown2")},
+            )
             path = write(os.path.join(d, "plan.json"), plan_json([(0, [(4, [("lenet", 8)])])]))
             with Server(d, "--plan", path, devices="sim:h200x4") as s:
                 for _ in range(3):
@@ -144,7 +156,10 @@ class Changes(unittest.TestCase):
     def test_nothing_leaks_per_change_or_restart(self):
         with tempfile.TemporaryDirectory() as d:
             repository(d, lenet=null_model("lenet", slo_ms=20000))
-            plans = [plan_json([(0, [(4, [("lenet", 8)]), (8, [("lenet", 4)])])]), plan_json([(0, [(16, [("lenet", 2)])])])]
+            plans = [
+                plan_json([(0, [(4, [("lenet", 8)]), (8, [("lenet", 4)])])]),
+                plan_json([(0, [(16, [("lenet", 2)])])]),
+            ]
             path = write(os.path.join(d, "plan.json"), plans[0])
             with Server(d, "--plan", path, devices="sim:h200") as s:
                 def change(n):
@@ -172,7 +187,9 @@ class Changes(unittest.TestCase):
                 for k in range(6):
                     victims = s.workers()
                     answer = []
-                    t = threading.Thread(target=lambda: answer.append(s.json("PUT", "/v2/gpulet/plan", plans[(k + 1) % 2])))
+                    t = threading.Thread(
+                        target=lambda: answer.append(s.json("PUT", "/v2/gpulet/plan", plans[(k + 1) % 2]))
+                    )
                     t.start()
                     os.kill(victims[k % len(victims)], signal.SIGKILL)
                     t.join()
@@ -192,7 +209,9 @@ class Workers(unittest.TestCase):
                     freeze(s.workers()[0])
                     answer.append(s.infer_floats("null", [ROW]))
                 replace(s, ask)
-                self.assertIn(answer[0][0], (200, 500, 503), answer)  # nobody else can run it: maybe an error, but an answer
+                self.assertIn(
+                    answer[0][0], (200, 500, 503), answer
+                )  # nobody else can run it: maybe an error, but an answer
                 self.assertEqual(s.infer_floats("null", [ROW])[0], 200)
                 at_rest(self, s)
 
@@ -228,18 +247,34 @@ class Workers(unittest.TestCase):
 class Requests(unittest.TestCase):
     def test_every_failure_gives_everything_back(self):
         with tempfile.TemporaryDirectory() as d:
-            repository(d, null=null_model(slo_ms=2000), slow=null_model("slow", max_batch=1, null_us=200000, slo_ms=30000), unplanned=null_model("unplanned"))
+            repository(
+                d,
+                null=null_model(slo_ms=2000),
+                slow=null_model("slow", max_batch=1, null_us=200000, slo_ms=30000),
+                unplanned=null_model("unplanned"),
+            )
             path = write(os.path.join(d, "plan.json"), plan_json([(0, [(1, [("null", 2)]), (1, [("slow", 1)])])]))
             with Server(d, "--plan", path) as s:
                 self.assertEqual(s.infer_floats("unplanned", [ROW])[0], 503)
                 self.assertEqual(s.infer_floats("null", [ROW] * 3)[0], 200)  # more rows than the plan's batch
                 self.assertEqual(s.infer_floats("null", [ROW] * 9)[0], 400)  # more than the model's
                 good = {"inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": ROW}]}
-                for timeout, allowed in ((0, (200,)), (1, (503,)), (-1, (400,)), ("1s", (400,)), (10**15, (200,)), (2**62, (400,)), (2**70, (400,)), (1.5, (400,))):
+                for timeout, allowed in (
+                    (0, (200,)),
+                    (1, (503,)),
+                    (-1, (400,)),
+                    ("1s", (400,)),
+                    (10**15, (200,)),
+                    (2**62, (400,)),
+                    (2**70, (400,)),
+                    (1.5, (400,)),
+                ):
                     status, doc = s.json("POST", "/v2/models/null/infer", {**good, "parameters": {"timeout": timeout}})
                     self.assertIn(status, allowed, (timeout, doc))
                 for shape in ([2**62, 16], [2**63 - 1, 2**63 - 1], [-1, 16], [0, 16], [1, 16, 1], []):
-                    status, doc = s.json("POST", "/v2/models/null/infer", {"inputs": [{**good["inputs"][0], "shape": shape}]})
+                    status, doc = s.json(
+                        "POST", "/v2/models/null/infer", {"inputs": [{**good["inputs"][0], "shape": shape}]}
+                    )
                     self.assertEqual(status, 400, (shape, doc))
                 # clients that leave: before the body, inside it, while queued, while running
                 for cut in (20, 150, -3, None):

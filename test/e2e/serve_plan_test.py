@@ -14,7 +14,12 @@ MODELS = ("lenet", "mobilenet_v2", "resnet50")
 def workload(path, **rates):
     """name=(rate, slo or None)"""
     with open(path, "w") as f:
-        f.write("models:\n" + "".join(f"  - {{name: {n}, rate: {r}/s{', slo: ' + slo if slo else ''}}}\n" for n, (r, slo) in rates.items()))
+        f.write(
+            "models:\n"
+            + "".join(
+                f"  - {{name: {n}, rate: {r}/s{', slo: ' + slo if slo else ''}}}\n" for n, (r, slo) in rates.items()
+            )
+        )
     return path
 
 
@@ -25,7 +30,9 @@ def entries(plan):
 class PlannedServing(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory()
-        self.models = repository(os.path.join(self.dir.name, "models"), **{m: null_model(m, slo_ms=150, max_batch=8) for m in MODELS})
+        self.models = repository(
+            os.path.join(self.dir.name, "models"), **{m: null_model(m, slo_ms=150, max_batch=8) for m in MODELS}
+        )
         self.workload = os.path.join(self.dir.name, "w.yaml")
 
     def tearDown(self):
@@ -35,8 +42,25 @@ class PlannedServing(unittest.TestCase):
         return s.json("GET", "/v2/gpulet/plan")[1]
 
     def refused(self, *args, devices="sim:h200x4"):
-        p = subprocess.run([GPULET, "serve", "--model-repository", self.models, "--devices", devices, "--http-port", "0", "--metrics-port", "0", *args],
-                           capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        p = subprocess.run(
+            [
+                GPULET,
+                "serve",
+                "--model-repository",
+                self.models,
+                "--devices",
+                devices,
+                "--http-port",
+                "0",
+                "--metrics-port",
+                "0",
+                *args,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            stdin=subprocess.DEVNULL,
+        )
         return p.returncode, p.stderr
 
     def test_the_plan_is_made_by_the_policy_and_follows_the_workload(self):
@@ -47,7 +71,9 @@ class PlannedServing(unittest.TestCase):
             self.assertTrue(doc["feasible"])
             self.assertGreater(doc["lower_bound_gpus"], 0)
             self.assertEqual({m["name"] for _, m in entries(doc)}, set(MODELS))
-            self.assertEqual({m["name"]: m["slo_ms"] for _, m in entries(doc)}, {"lenet": 150, "mobilenet_v2": 80, "resnet50": 120})
+            self.assertEqual(
+                {m["name"]: m["slo_ms"] for _, m in entries(doc)}, {"lenet": 150, "mobilenet_v2": 80, "resnet50": 120}
+            )
             for _, m in entries(doc):
                 self.assertLessEqual(m["batch"], 8, "config.pbtxt allows no larger batch")
             self.assertGreaterEqual(sum(m["rate"] for _, m in entries(doc) if m["name"] == "resnet50"), 399)
@@ -58,7 +84,9 @@ class PlannedServing(unittest.TestCase):
             workload(self.workload, lenet=(2000, None), mobilenet_v2=(30000, "80ms"), resnet50=(4000, "120ms"))
             s.proc.send_signal(signal.SIGHUP)
             until(lambda: self.plan(s)["generation"] == 2, "SIGHUP reads the workload again")
-            self.assertGreaterEqual(sum(m["rate"] for _, m in entries(self.plan(s)) if m["name"] == "mobilenet_v2"), 29999)
+            self.assertGreaterEqual(
+                sum(m["rate"] for _, m in entries(self.plan(s)) if m["name"] == "mobilenet_v2"), 29999
+            )
 
             workload(self.workload, lenet=(2000, "1us"))
             s.proc.send_signal(signal.SIGHUP)
@@ -93,7 +121,14 @@ class PlannedServing(unittest.TestCase):
             for name in os.listdir(PROFILE):
                 with open(os.path.join(PROFILE, name)) as f, open(os.path.join(other, name), "w") as g:
                     g.write(f.read().replace("type: h200", "type: twin"))
-            with Server(self.models, "--workload", self.workload, "--profile", f"{PROFILE},{other}", devices="sim:twin#0+sim:h200#0+sim:twin#1") as s:
+            with Server(
+                self.models,
+                "--workload",
+                self.workload,
+                "--profile",
+                f"{PROFILE},{other}",
+                devices="sim:twin#0+sim:h200#0+sim:twin#1",
+            ) as s:
                 types = ["twin", "h200", "twin"]
                 doc = self.plan(s)
                 self.assertTrue(doc["gpus"])

@@ -14,11 +14,16 @@ class Protocol(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.dir = tempfile.TemporaryDirectory()
-        repository(cls.dir.name, null=null_model(), slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=70),
-                   big=null_model("big", max_batch=4, dims=100000),
-                   fixed='backend: "null" max_batch_size: 0 input { name: "A" data_type: TYPE_INT64 dims: [2, 2] } '
-                         'input { name: "B" data_type: TYPE_BOOL dims: [3] } output { name: "A_OUT" data_type: TYPE_INT64 dims: [2, 2] } '
-                         'parameters { key: "slo_ms" value { string_value: "5000" } }')
+        repository(
+            cls.dir.name,
+            null=null_model(),
+            slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=70),
+            big=null_model("big", max_batch=4, dims=100000),
+            fixed='backend: "null" max_batch_size: 0 input { name: "A" data_type: TYPE_INT64 dims: [2, 2] } '
+            'input { name: "B" data_type: TYPE_BOOL dims: [3] } '
+            'output { name: "A_OUT" data_type: TYPE_INT64 dims: [2, 2] } '
+            'parameters { key: "slo_ms" value { string_value: "5000" } }',
+        )
         cls.s = Server(cls.dir.name)
 
     @classmethod
@@ -45,7 +50,11 @@ class Protocol(unittest.TestCase):
     def test_infer_binary_and_json(self):
         row = [float(i) for i in range(16)]
         self.assertEqual(self.s.infer_floats("null", [row, row[::-1]]), (200, [row, row[::-1]]))
-        status, doc = self.s.json("POST", "/v2/models/null/infer", {"id": "x1", "inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": [row]}]})
+        status, doc = self.s.json(
+            "POST",
+            "/v2/models/null/infer",
+            {"id": "x1", "inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": [row]}]},
+        )
         self.assertEqual(status, 200)
         self.assertEqual(doc["id"], "x1")
         self.assertEqual(doc["outputs"][0]["data"], row)
@@ -64,9 +73,16 @@ class Protocol(unittest.TestCase):
             status, doc = self.s.json("POST", f"/v2/models/{model}/infer", body)
             return status, doc["error"]
         good = {"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}
-        for change, word in [({"name": "X"}, "IN"), ({"datatype": "FP64"}, "FP32"), ({"shape": [1, 15]}, "16"), ({"data": [1.0] * 3}, "16"),
-                             ({"shape": [99, 16], "data": [0.0] * 99 * 16}, "8"), ({"datatype": "NOPE"}, "NOPE"), ({"shape": "1"}, "shape"),
-                             ({"data": ["a"] * 16}, "IN")]:
+        for change, word in [
+            ({"name": "X"}, "IN"),
+            ({"datatype": "FP64"}, "FP32"),
+            ({"shape": [1, 15]}, "16"),
+            ({"data": [1.0] * 3}, "16"),
+            ({"shape": [99, 16], "data": [0.0] * 99 * 16}, "8"),
+            ({"datatype": "NOPE"}, "NOPE"),
+            ({"shape": "1"}, "shape"),
+            ({"data": ["a"] * 16}, "IN"),
+        ]:
             status, text = bad({"inputs": [{**good, **change}]})
             self.assertEqual(status, 400, (change, text))
             self.assertIn(word, text)
@@ -81,7 +97,10 @@ class Protocol(unittest.TestCase):
         status, text = self.s.infer_floats("slow", [[1.0] * 16], parameters={"timeout": 1000})
         self.assertEqual(status, 503, text)
         results = []
-        threads = [threading.Thread(target=lambda: results.append(self.s.infer_floats("slow", [[1.0] * 16])[0])) for _ in range(8)]
+        threads = [
+            threading.Thread(target=lambda: results.append(self.s.infer_floats("slow", [[1.0] * 16])[0]))
+            for _ in range(8)
+        ]
         for t in threads:
             t.start()
         for t in threads:
@@ -99,10 +118,17 @@ class Protocol(unittest.TestCase):
                 out += chunk
             c.close()
             return out
-        for data, code in [(b"GARBAGE\r\n\r\n", b"400"), (b"GET / HTTP/9.9\r\n\r\n", b"505"), (b"GET /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", b"400"),
-                           (b"GET /v2 HTTP/1.1\r\nX: " + b"a" * 100000 + b"\r\n\r\n", b"431"),
-                           (b"POST /v2/models/null/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", b"400"),
-                           (b"POST /v2/models/null/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n", b"413")]:
+        for data, code in [
+            (b"GARBAGE\r\n\r\n", b"400"),
+            (b"GET / HTTP/9.9\r\n\r\n", b"505"),
+            (b"GET /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", b"400"),
+            (b"GET /v2 HTTP/1.1\r\nX: " + b"a" * 100000 + b"\r\n\r\n", b"431"),
+            (
+                b"POST /v2/models/null/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+                b"400",
+            ),
+            (b"POST /v2/models/null/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
+        ]:
             answer = raw(data).split(b"\r\n")[0]
             self.assertTrue(answer.startswith(b"HTTP/1.1 "), (data[:40], answer))
             self.assertIn(answer.split()[1], (code, b"400"), (data[:40], answer))
@@ -118,7 +144,12 @@ class Protocol(unittest.TestCase):
     def test_thousand_connections(self):
         n = 1000
         conns = [self.s.connect() for _ in range(n)]
-        body = json.dumps({"inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": [1.0] * 16}], "parameters": {"timeout": 60000000}})
+        body = json.dumps(
+            {
+                "inputs": [{"name": "IN", "datatype": "FP32", "shape": [1, 16], "data": [1.0] * 16}],
+                "parameters": {"timeout": 60000000},
+            }
+        )
         for c in conns:
             c.request("POST", "/v2/models/null/infer", body)
         statuses = [c.getresponse().status for c in conns]
@@ -131,7 +162,10 @@ class Lifecycle(unittest.TestCase):
     def test_slow_clients_are_cut(self):
         with tempfile.TemporaryDirectory() as d:
             with Server(repository(d, null=null_model()), "--head-timeout", "300ms", "--body-timeout", "300ms") as s:
-                for start in (b"GET /v2/health/", b"POST /v2/models/null/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"):
+                for start in (
+                    b"GET /v2/health/",
+                    b"POST /v2/models/null/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{",
+                ):
                     c = socket.create_connection(("127.0.0.1", s.port), timeout=30)
                     c.sendall(start)
                     while c.recv(4096):
@@ -152,7 +186,9 @@ class Lifecycle(unittest.TestCase):
                 self.assertEqual(bad, [])
                 # a connection that was accepted and had a request in flight got its answer: refused connects only
                 lost = [o for o in outcomes if o[2] == -1 and "refused" not in o[3].lower()]
-                self.assertLessEqual(len(lost), 6, lost[:5])  # at most one idle keep-alive connection per client closes under it
+                self.assertLessEqual(
+                    len(lost), 6, lost[:5]
+                )  # at most one idle keep-alive connection per client closes under it
 
     def test_sigusr1_shows_core_and_fleet(self):
         with tempfile.TemporaryDirectory() as d:
@@ -173,7 +209,11 @@ class Lifecycle(unittest.TestCase):
             self.assertEqual(s.proc.wait(60), 1)
             self.assertIn("nothing", s.log())
             s.kill()
-            repository(d, broken='backend: "pytorch" max_batch_size: 1 input { name: "a" data_type: TYPE_FP32 dims: [1] } output { name: "b" data_type: TYPE_FP32 dims: [1] }')
+            repository(
+                d,
+                broken='backend: "pytorch" max_batch_size: 1 input { name: "a" data_type: TYPE_FP32 dims: [1] } '
+                'output { name: "b" data_type: TYPE_FP32 dims: [1] }',
+            )
             s = Server(d, wait=False)
             self.assertEqual(s.proc.wait(60), 1)
             self.assertIn("broken", s.log())

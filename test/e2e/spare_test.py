@@ -34,7 +34,15 @@ def serving(s):
 class Spare(unittest.TestCase):
     def server(self, d, *flags, **kwargs):
         repository(os.path.join(d, "models"), lenet=null_model("lenet", slo_ms=20000))
-        return Server(os.path.join(d, "models"), "--plan", plan(d, "a.json", [4, 8]), "--spare", *flags, devices="sim:h200", **kwargs)
+        return Server(
+            os.path.join(d, "models"),
+            "--plan",
+            plan(d, "a.json", [4, 8]),
+            "--spare",
+            *flags,
+            devices="sim:h200",
+            **kwargs
+        )
 
     def test_takes_over_again_and_again(self):
         with tempfile.TemporaryDirectory() as d, self.server(d) as s:
@@ -68,7 +76,9 @@ class Spare(unittest.TestCase):
             self.assertEqual(s.infer_floats("lenet", [[1.0] * 16])[0], 200)
 
     def test_spare_that_hangs_is_replaced(self):
-        with tempfile.TemporaryDirectory() as d, self.server(d, "--prepare-timeout", "2s", env={"GPULET_WATCHDOG_MS": "1000"}) as s:
+        with tempfile.TemporaryDirectory() as d, self.server(
+            d, "--prepare-timeout", "2s", env={"GPULET_WATCHDOG_MS": "1000"}
+        ) as s:
             until(lambda: prepared(s), "a spare is prepared")
             spare, worker = prepared(s), s.workers()
             os.kill(spare, signal.SIGSTOP)

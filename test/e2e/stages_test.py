@@ -1,5 +1,6 @@
 """Where the time of requests goes (/v2/gpulet/stages), what was learnt is forgotten, which SLO is in force, and that there
 is no deadline without one."""
+
 import statistics
 import tempfile
 import threading
@@ -12,8 +13,22 @@ STAGES = ["received", "admitted", "batched", "submitted", "started", "finished",
 
 
 def plan(slo_ms=None, name="slow"):
-    return {"policy": "test", "feasible": True, "gpus_used": 1, "lower_bound_gpus": 0, "time_ms": 0, "reasons": [],
-            "gpus": [{"id": 0, "gpulets": [{"granules": 1, "models": [{"name": name, "batch": 1, **({"slo_ms": slo_ms} if slo_ms else {})}]}]}]}
+    return {
+        "policy": "test",
+        "feasible": True,
+        "gpus_used": 1,
+        "lower_bound_gpus": 0,
+        "time_ms": 0,
+        "reasons": [],
+        "gpus": [
+            {
+                "id": 0,
+                "gpulets": [
+                    {"granules": 1, "models": [{"name": name, "batch": 1, **({"slo_ms": slo_ms} if slo_ms else {})}]}
+                ],
+            }
+        ],
+    }
 
 
 class Stages(unittest.TestCase):
@@ -64,12 +79,19 @@ class Stages(unittest.TestCase):
             self.assertGreaterEqual(m["stages"]["finished"]["p50_ms"], 5 * 0.98)
             # From the last byte received to the last byte handed to the kernel, as the server's own duration has it ...
             whole = sum(m["stages"][k]["sum_ms"] for k in STAGES[1:])
-            self.assertAlmostEqual(whole, metrics['nv_inference_request_duration_us{model="busy",version="1"}'] / 1e3, delta=0.001)
+            self.assertAlmostEqual(
+                whole, metrics['nv_inference_request_duration_us{model="busy",version="1"}'] / 1e3, delta=0.001
+            )
             # ... and with the bytes on their way in it is no longer than what the client saw.
             self.assertLess(whole + m["stages"]["received"]["sum_ms"], sum(latencies))
             self.assertEqual(self.stages(s, "idle")["requests"], 0)
-            self.assertEqual(self.stages(s, "idle")["stages"]["answered"], {"mean_ms": 0, "p50_ms": 0, "p99_ms": 0, "count": 0, "sum_ms": 0, "hist": []})
-            self.assertEqual(metrics["gpulet_loop_lag_seconds_count"], metrics['nv_inference_exec_count{model="busy",version="1"}'])
+            self.assertEqual(
+                self.stages(s, "idle")["stages"]["answered"],
+                {"mean_ms": 0, "p50_ms": 0, "p99_ms": 0, "count": 0, "sum_ms": 0, "hist": []},
+            )
+            self.assertEqual(
+                metrics["gpulet_loop_lag_seconds_count"], metrics['nv_inference_exec_count{model="busy",version="1"}']
+            )
             self.assertGreater(metrics["gpulet_decision_gap_seconds_count"], 80)
             self.assertGreater(metrics["gpulet_decision_gap_max_seconds"], 0)
             loop = s.json("GET", "/debug/server")[1]["loop"]
@@ -85,7 +107,9 @@ class Stages(unittest.TestCase):
             conn.close()
             m = self.stages(s, "big")["stages"]
             self.assertEqual(m["answered"]["count"], 3)
-            self.assertGreater(m["answered"]["mean_ms"], m["submitted"]["mean_ms"])  # 2 MB take longer than a ring entry
+            self.assertGreater(
+                m["answered"]["mean_ms"], m["submitted"]["mean_ms"]
+            )  # 2 MB take longer than a ring entry
 
     def test_refusals_are_told_apart(self):
         with Server(self.models(slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=170)), devices="cpu:0") as s:
@@ -112,12 +136,16 @@ class Stages(unittest.TestCase):
             self.assertEqual((m["stages"]["finished"]["count"], m["requests"]), (2, 7))
 
     def test_the_plans_slo_counts(self):
-        with Server(self.models(slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=1000)), devices="cpu:0") as s:
+        with Server(
+            self.models(slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=1000)), devices="cpu:0"
+        ) as s:
+
             def serve(slo_ms):
                 self.assertEqual(s.json("PUT", "/v2/gpulet/plan", plan(slo_ms))[0], 200)
                 status, text = s.infer_floats("slow", [[1.0] * 16])
                 config = s.json("GET", "/v2/models/slow/config")[1]["parameters"]["slo_ms"]["string_value"]
                 return status, config, text
+
             self.assertEqual(serve(None)[:2], (200, "1000"))
             status, config, text = serve(20)
             self.assertEqual((status, config), (503, "20"))
@@ -126,7 +154,9 @@ class Stages(unittest.TestCase):
             self.assertEqual(serve(None)[:2], (200, "1000"), "a plan that names none falls back to config.pbtxt's")
 
     def test_no_deadline_without_an_slo(self):
-        with Server(self.models(slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=None)), devices="cpu:0") as s:
+        with Server(
+            self.models(slow=null_model("slow", max_batch=1, null_us=50000, slo_ms=None)), devices="cpu:0"
+        ) as s:
             self.assertEqual(self.at_once(s, "slow", 30), [200] * 30)  # the last one waits for 1.5 s
             metrics = s.metrics()
             self.assertEqual(metrics['gpulet_requests_in_slo{model="slow",version="1"}'], 30)
@@ -140,8 +170,13 @@ class Stages(unittest.TestCase):
             self.assertEqual(self.stages(s, "slow")["late"], 1)
 
     def test_one_client_sees_the_same_latency_with_and_without_an_slo(self):
-        with Server(self.models(with_slo=null_model("with_slo", max_batch=32, null_us=4000, slo_ms=400, delay_us=None),
-                                without=null_model("without", max_batch=32, null_us=4000, slo_ms=None, delay_us=None)), devices="cpu:0") as s:
+        with Server(
+            self.models(
+                with_slo=null_model("with_slo", max_batch=32, null_us=4000, slo_ms=400, delay_us=None),
+                without=null_model("without", max_batch=32, null_us=4000, slo_ms=None, delay_us=None),
+            ),
+            devices="cpu:0",
+        ) as s:
             for m in ("with_slo", "without"):
                 self.ask(s, m, 20)
             median = {m: statistics.median(self.ask(s, m, 60)[1]) for m in ("with_slo", "without")}

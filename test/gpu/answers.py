@@ -13,8 +13,31 @@ shares = os.environ.get("SHARES", "25 100").split()
 
 
 def run(model, batch, share):
-    p = subprocess.run([gpulet, "run", os.path.join(repository, model), "--device", device, "--batch", batch, "--share", share, "--count", "3",
-                        "--verify", "--rtol", tolerance, "--atol", tolerance, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+    p = subprocess.run(
+        [
+            gpulet,
+            "run",
+            os.path.join(repository, model),
+            "--device",
+            device,
+            "--batch",
+            batch,
+            "--share",
+            share,
+            "--count",
+            "3",
+            "--verify",
+            "--rtol",
+            tolerance,
+            "--atol",
+            tolerance,
+            "--json",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
     return model, batch, share, p.returncode, (p.stderr.strip().splitlines() or [""])[-1]
 
 
@@ -31,6 +54,9 @@ for model in sorted({r[0] for r in results}):
     mine = [r for r in results if r[0] == model]
     wrong = [r for r in mine if r[3]]
     failed += len(wrong)
-    print(f"{model:14} {len(mine) - len(wrong)} of {len(mine)} within {tolerance}" + "".join(f"\n  batch {r[1]} on {r[2]} %: {r[4][:200]}" for r in wrong))
+    print(
+        f"{model:14} {len(mine) - len(wrong)} of {len(mine)} within {tolerance}"
+        + "".join(f"\n  batch {r[1]} on {r[2]} %: {r[4][:200]}" for r in wrong)
+    )
 print(f"{len(results)} runs, {failed} failed")
 sys.exit(1 if failed or not results else 0)

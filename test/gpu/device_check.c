@@ -35,12 +35,25 @@ static const char ptx[] =
     "again: ld.volatile.u32 %r1, [%d1]; setp.eq.u32 %p, %r1, 0; @%p bra again; ret; }\n"
     ".visible .entry fault() { .reg .b64 %d<2>; mov.u64 %d1, 16; st.global.u32 [%d1], 1; ret; }\n";
 
-#define FUNCTIONS(X)                                                                                              \
-  X(cuModuleLoadData)                                                                                             \
-  X(cuModuleGetFunction) X(cuLaunchKernel) X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiate)    \
-      X(cuMemAlloc) X(cuMemcpyDtoH) X(cuMemsetD32) X(cuMemHostAlloc) X(cuMemHostGetDevicePointer) X(cuMemGetInfo) \
-          X(cuMemFree) X(cuMemcpyDtoHAsync) X(cuGraphUpload) X(cuGraphExecDestroy) X(cuStreamSynchronize)         \
-              X(cuCtxSynchronize)
+#define FUNCTIONS(X)           \
+  X(cuModuleLoadData)          \
+  X(cuModuleGetFunction)       \
+  X(cuLaunchKernel)            \
+  X(cuStreamBeginCapture)      \
+  X(cuStreamEndCapture)        \
+  X(cuGraphInstantiate)        \
+  X(cuMemAlloc)                \
+  X(cuMemcpyDtoH)              \
+  X(cuMemsetD32)               \
+  X(cuMemHostAlloc)            \
+  X(cuMemHostGetDevicePointer) \
+  X(cuMemGetInfo)              \
+  X(cuMemFree)                 \
+  X(cuMemcpyDtoHAsync)         \
+  X(cuGraphUpload)             \
+  X(cuGraphExecDestroy)        \
+  X(cuStreamSynchronize)       \
+  X(cuCtxSynchronize)
 #define STR(x)    #x
 #define SYMBOL(x) STR(x)
 static struct {

@@ -39,8 +39,29 @@ def call(method, path, body=None, timeout=120):
 
 
 def load(name):
-    p = subprocess.run([gpulet, "load", "--url", f"http://127.0.0.1:{port}", "--workload", workload, "--warmup", "1s", "--duration", f"{seconds:g}s", "--seed", "1", "--quiet", "--json", "--bottleneck", "warn"],
-                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.run(
+        [
+            gpulet,
+            "load",
+            "--url",
+            f"http://127.0.0.1:{port}",
+            "--workload",
+            workload,
+            "--warmup",
+            "1s",
+            "--duration",
+            f"{seconds:g}s",
+            "--seed",
+            "1",
+            "--quiet",
+            "--json",
+            "--bottleneck",
+            "warn",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     with open(os.path.join(out, f"{name}.json"), "w") as f:
         f.write(p.stdout)
     if not p.stdout.strip():
@@ -55,10 +76,17 @@ def load(name):
 
 def table(title, models):
     print(f"\n{title}")
-    print(f"{'model':14} {'sent':>8} {'rate/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'SLO ms':>8} {'attain':>8}  errors")
+    print(
+        f"{'model':14} {'sent':>8} {'rate/s':>8} {'p50 ms':>8} {'p99 ms':>8} "
+        f"{'max ms':>8} {'SLO ms':>8} {'attain':>8}  errors"
+    )
     for m in models:
         errors = {k: v for k, v in m.get("errors", {}).items() if v}
-        print(f"{m['name']:14} {m['sent']:8} {m['sent'] / seconds:8.0f} {m['p50_ms']:8.2f} {m['p99_ms']:8.2f} {m['max_ms']:8.2f} {m.get('slo_ms') or 0:8.0f} {100 * (m.get('attainment') or 0):7.2f}%  {errors or '-'}")
+        print(
+            f"{m['name']:14} {m['sent']:8} {m['sent'] / seconds:8.0f} {m['p50_ms']:8.2f} "
+            f"{m['p99_ms']:8.2f} {m['max_ms']:8.2f} {m.get('slo_ms') or 0:8.0f} "
+            f"{100 * (m.get('attainment') or 0):7.2f}%  {errors or '-'}"
+        )
     sent, ok = sum(m["sent"] for m in models), sum(m["ok"] for m in models)
     print(f"{sent} requests, {sent - ok} of them not answered with a result", flush=True)
     return sent - ok
@@ -70,7 +98,11 @@ def change(path):
     start = time.monotonic()
     status, doc = call("PUT", "/v2/gpulet/plan", body)
     took = time.monotonic() - start
-    print(f"PUT {os.path.basename(path)}: {status}, generation {doc.get('generation')}, {took * 1e3:.0f} ms until the answer {doc.get('error', '')}", flush=True)
+    print(
+        f"PUT {os.path.basename(path)}: {status}, generation {doc.get('generation')}, "
+        f"{took * 1e3:.0f} ms until the answer {doc.get('error', '')}",
+        flush=True,
+    )
     if status != 200:
         bad.append(f"plan change: {doc}")
 
@@ -115,7 +147,11 @@ def fault(what, action):
     if last is None:
         bad.append(f"{what}: not back after 120 s")
         return
-    print(f"{what}: seen after {gone:.2f} s, {lost} of {before} gpu-lets away, the first back after {first or last:.2f} s, all after {last:.2f} s", flush=True)
+    print(
+        f"{what}: seen after {gone:.2f} s, {lost} of {before} gpu-lets away, "
+        f"the first back after {first or last:.2f} s, all after {last:.2f} s",
+        flush=True,
+    )
 
 
 def grown(what):
@@ -125,7 +161,12 @@ def grown(what):
         groups = call("GET", "/debug/server")[1]["groups"]
         if not any(g["growing"] for g in groups):
             failed = sum(g["sizes_failed"] for g in groups)
-            print(f"{what}: all {sum(g['sizes_wanted'] for g in groups)} batch sizes are ready {time.monotonic() - start:.1f} s later" + (f", {failed} of them failed" if failed else ""), flush=True)
+            print(
+                f"{what}: all {sum(g['sizes_wanted'] for g in groups)} batch sizes are ready "
+                f"{time.monotonic() - start:.1f} s later"
+                + (f", {failed} of them failed" if failed else ""),
+                flush=True,
+            )
             if failed:
                 bad.append(f"{failed} batch sizes could not be prepared")
             return
@@ -152,8 +193,14 @@ def kill_worker():
 
 
 def poison():
-    body = json.dumps({"inputs": [{"name": "input_ids", "shape": [1, 128], "datatype": "INT64", "data": [10**7] * 128},
-                                  {"name": "attention_mask", "shape": [1, 128], "datatype": "INT64", "data": [1] * 128}]})
+    body = json.dumps(
+        {
+            "inputs": [
+                {"name": "input_ids", "shape": [1, 128], "datatype": "INT64", "data": [10**7] * 128},
+                {"name": "attention_mask", "shape": [1, 128], "datatype": "INT64", "data": [1] * 128},
+            ]
+        }
+    )
     status, doc = call("POST", "/v2/models/bert/infer", body)
     print(f"the poisonous request: status {status} {json.dumps(doc)[:240]}", flush=True)
     if status < 400:
@@ -196,8 +243,33 @@ if os.path.exists(ready):
 log_path = os.path.join(out, "show-server.log")
 began = time.monotonic()
 with open(log_path, "w") as log:
-    server = subprocess.Popen([gpulet, "serve", "--model-repository", repository, "--devices", devices, "--plan", plan_a, "--host", "127.0.0.1", "--http-port", "0",
-                               "--metrics-port", "-1", "--arena-size", "2GiB", "--log-level", "debug", "--ready-file", ready, *extra], stdout=log, stderr=log)
+    server = subprocess.Popen(
+        [
+            gpulet,
+            "serve",
+            "--model-repository",
+            repository,
+            "--devices",
+            devices,
+            "--plan",
+            plan_a,
+            "--host",
+            "127.0.0.1",
+            "--http-port",
+            "0",
+            "--metrics-port",
+            "-1",
+            "--arena-size",
+            "2GiB",
+            "--log-level",
+            "debug",
+            "--ready-file",
+            ready,
+            *extra,
+        ],
+        stdout=log,
+        stderr=log,
+    )
 while not os.path.exists(ready):
     if server.poll() is not None or time.monotonic() - began > 150:
         print(open(log_path).read()[-3000:])
@@ -212,28 +284,61 @@ try:
     for phase in phases:
         if phase == "compare":
             tolerance = os.environ.get("COMPARE", "2e-2")
-            p = subprocess.run([sys.executable, os.path.join(here, "..", "python", "compare.py"), "--url", f"http://127.0.0.1:{port}", "--models", repository,
-                                "--rtol", tolerance, "--atol", tolerance], timeout=120)
+            p = subprocess.run(
+                [
+                    sys.executable,
+                    os.path.join(here, "..", "python", "compare.py"),
+                    "--url",
+                    f"http://127.0.0.1:{port}",
+                    "--models",
+                    repository,
+                    "--rtol",
+                    tolerance,
+                    "--atol",
+                    tolerance,
+                ],
+                timeout=120,
+            )
             if p.returncode:
                 bad.append("answers differ from PyTorch's")
         elif phase == "steady":
             table("under load:", load("steady"))
         elif phase == "change":
-            lost = under_load("change", "under load, plan A -> B -> A while loaded:", 0.15, lambda: [change(plan_b), time.sleep(seconds * 0.3), change(plan_a)])
+            lost = under_load(
+                "change",
+                "under load, plan A -> B -> A while loaded:",
+                0.15,
+                lambda: [change(plan_b), time.sleep(seconds * 0.3), change(plan_a)],
+            )
             if lost:
                 bad.append(f"{lost} requests failed across plan changes")
         elif phase == "death":
-            under_load("death", "under load, the first worker killed:", 0.2, lambda: fault("SIGKILL of a worker", kill_worker))
+            under_load(
+                "death", "under load, the first worker killed:", 0.2, lambda: fault("SIGKILL of a worker", kill_worker)
+            )
             settled("after it")
         elif phase == "poison":
-            under_load("poison", "under load, one request that breaks the device:", 0.2, lambda: fault("a kernel out of bounds", poison))
+            under_load(
+                "poison",
+                "under load, one request that breaks the device:",
+                0.2,
+                lambda: fault("a kernel out of bounds", poison),
+            )
             settled("after it")
         elif phase == "mps":
-            under_load("mps", "under load, the MPS daemon killed:", 0.2, lambda: fault("SIGKILL of the MPS daemon", kill_mps))
+            under_load(
+                "mps", "under load, the MPS daemon killed:", 0.2, lambda: fault("SIGKILL of the MPS daemon", kill_mps)
+            )
         else:
             sys.exit(f"no such phase: {phase}")
     print()
-    print("\n".join(line for line in open(log_path).read().splitlines() if any(w in line for w in ("serves (", " back", "killed", " warn", " error"))))
+    print(
+        "\n".join(
+            line
+            for line in open(log_path).read().splitlines()
+            if any(w in line for w in ("serves (", " back", "killed", " warn", " error"))
+        )
+    )
 finally:
     server.send_signal(signal.SIGTERM)
     try:

@@ -30,7 +30,8 @@ class Client:
         """inputs: {name: (datatype, array)} -> {name: array}"""
         header = {
             "inputs": [
-                {"name": n, "datatype": t, "shape": list(a.shape), "parameters": {"binary_data_size": a.nbytes}} for n, (t, a) in inputs.items()
+                {"name": n, "datatype": t, "shape": list(a.shape), "parameters": {"binary_data_size": a.nbytes}}
+                for n, (t, a) in inputs.items()
             ],
             "parameters": {"binary_data_output": True, **(parameters or {})},
         }

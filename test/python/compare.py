@@ -36,7 +36,10 @@ def differ(got, want, args):
         bad = ~(error <= args.atol * scale + args.rtol * numpy.abs(w))
         if bad.any():
             i = tuple(int(x[0]) for x in numpy.nonzero(bad))
-            return f"output {name}{list(i)} is {g[i]!r}, not {w[i]!r} ({int(bad.sum())} of {bad.size} values differ)", worst
+            return (
+                f"output {name}{list(i)} is {g[i]!r}, not {w[i]!r} ({int(bad.sum())} of {bad.size} values differ)",
+                worst,
+            )
     return None, worst
 
 
@@ -82,7 +85,10 @@ def compare(model, directory, args):
         if why:
             wrong.append(f"concurrent request {i} (row {row}): {why}")
     verdict = "ok" if not wrong else "DIFFERS"
-    print(f"{model:16} {verdict:8} batches {sizes} and {len(results)} concurrent singles, largest error {worst:.1e} of the output's scale")
+    print(
+        f"{model:16} {verdict:8} batches {sizes} and {len(results)} concurrent singles, "
+        f"largest error {worst:.1e} of the output's scale"
+    )
     for w in wrong[:5]:
         print(f"  {w}")
     return not wrong
@@ -94,13 +100,17 @@ def main():
     p.add_argument("--models", required=True, metavar="REPOSITORY", help="the model repository that the server serves")
     p.add_argument("--only", metavar="A,B")
     p.add_argument("--rtol", type=float, default=1e-4)
-    p.add_argument("--atol", type=float, default=1e-5, help="of the output's largest value, or of 1 where that is smaller")
+    p.add_argument(
+        "--atol", type=float, default=1e-5, help="of the output's largest value, or of 1 where that is smaller"
+    )
     p.add_argument("--rounds", type=int, default=2, help="how often each row is sent in the concurrent part")
     args = p.parse_args()
     names = args.only.split(",") if args.only else sorted(os.listdir(args.models))
     have = [n for n in names if os.path.isdir(os.path.join(args.models, n, "reference"))]
     if not have or (args.only and len(have) < len(names)):
-        raise SystemExit(f"no reference/ for {', '.join(n for n in names if n not in have) or args.models}: see models/export.py")
+        raise SystemExit(
+            f"no reference/ for {', '.join(n for n in names if n not in have) or args.models}: see models/export.py"
+        )
     ok = True
     for name in have:
         try:

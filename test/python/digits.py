@@ -31,7 +31,9 @@ def main():
         client = Client(args.url)
         for i in range(first, len(labels), args.connections):
             try:
-                out = client.infer(args.model, {"INPUT__0": ("FP32", images[i : i + 1])}, {"timeout": 30_000_000})  # this is about answers, not about time
+                out = client.infer(
+                    args.model, {"INPUT__0": ("FP32", images[i : i + 1])}, {"timeout": 30_000_000}
+                )  # this is about answers, not about time
                 answers[i] = int(out["OUTPUT__0"].argmax())
             except (Failed, OSError) as e:
                 errors.append(str(e))
@@ -46,7 +48,8 @@ def main():
         t.join()
     seconds = time.monotonic() - start
     right = int((answers == labels).sum())
-    print(f"{args.model}: {right} of {len(labels)} digits right over the wire, accuracy {100 * right / len(labels):.2f} %, "
+    print(f"{args.model}: {right} of {len(labels)} digits right over the wire, "
+          f"accuracy {100 * right / len(labels):.2f} %, "
           f"{len(errors)} errors, {len(labels) / seconds:.0f} images/s")  # fmt: skip
     for e in errors[:3]:
         print(f"  {e}")

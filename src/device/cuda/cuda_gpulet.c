@@ -1,10 +1,12 @@
 /* Design notes.
+ *
  * Three streams per gpu-let, so that the next batch's inputs and the last batch's outputs move while this batch
  * computes: |in| -> |compute| -> |out|, joined by events only where one really needs the other. What leaves by a kernel
  * (cuda_scatter.c) leaves on |compute|, what leaves by a copy engine on |out|: the next launch waits for it, whatever
  * it launches. Graphs of one gpu-let share memory: what one captured later answers may lie where one captured earlier
  * keeps what lies between its input and its output. All three belong to the gpu-let's context; the threads keep the
  * primary context current, since a green context may be current in one thread only and streams carry their own.
+ *
  * Completion: cuda_watch.c sees it and writes an eventfd, and wait() polls that fd. Unlike cuEventSynchronize that
  * takes a timeout (the watchdog) and spins nowhere. Nothing is seen once the context is in error: for that case, and
  * only then, wait() looks at the stream every QUERY_EVERY. */

@@ -12,7 +12,7 @@
 
 #include "device/cuda/cuda_device.h"
 
-static void type_names(void **state) {
+static void test_type_names(void **state) {
   (void)state;
   char out[64];
   let_cuda_type_name("NVIDIA H200", out);
@@ -104,7 +104,7 @@ static let_err batch(let_gpulet *g, rig *r, const char *src, char *dst, int inst
   return err ? err : i->mark(g, instance, e);
 }
 
-static void inventory(void **state) {
+static void test_inventory(void **state) {
   (void)state;
   let_device_name name[4];
   uint32_t n = 0;
@@ -130,7 +130,7 @@ static void inventory(void **state) {
   assert_int_equal(let_cuda_open(7, &d, &e), LET_ERR_NOT_FOUND);
 }
 
-static void a_batch(void **state) {
+static void test_a_batch(void **state) {
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 3, 4, false);
@@ -151,7 +151,7 @@ static void a_batch(void **state) {
   d->i->close(d);
 }
 
-static void depth_two(void **state) { /* copies of the next batch move while this one computes */
+static void test_depth_two(void **state) { /* copies of the next batch move while this one computes */
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -179,7 +179,7 @@ static void depth_two(void **state) { /* copies of the next batch move while thi
   d->i->close(d);
 }
 
-static void same_exec_twice(void **state) { /* legal, ordered: the second batch must not overwrite the first */
+static void test_same_exec_twice(void **state) { /* legal, ordered: the second batch must not overwrite the first */
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -207,7 +207,7 @@ static void spoil(void *arg) {
   add_one(r);
 }
 
-static void answers_leave_first(void **state) {
+static void test_answers_leave_first(void **state) {
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -232,7 +232,7 @@ static void answers_leave_first(void **state) {
   d->i->close(d);
 }
 
-static void two_gpulets(void **state) {
+static void test_two_gpulets(void **state) {
   (void)state;
   let_device *d = device();
   let_gpulet *a = gpulet(d, 0, 0, 8, false), *b = gpulet(d, 1, 8, 8, false), *c = gpulet(d, 2, 0, 16, true);
@@ -256,7 +256,7 @@ static void two_gpulets(void **state) {
   d->i->close(d);
 }
 
-static void ladder(void **state) {
+static void test_ladder(void **state) {
   (void)state;
   let_device *d = device();
   for (int k = 0; k < 5; k++) {
@@ -289,7 +289,7 @@ static void ladder(void **state) {
   d->i->close(d);
 }
 
-static void watchdog(void **state) {
+static void test_watchdog(void **state) {
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false), *other = gpulet(d, 1, 2, 2, false);
@@ -312,7 +312,8 @@ static void watchdog(void **state) {
   d->i->close(d);
 }
 
-static void stuck_at_close(void **state) { /* a gpu-let shut while its kernel hangs is kept until the kernel ends */
+static void test_stuck_at_close(
+    void **state) { /* a gpu-let shut while its kernel hangs is kept until the kernel ends */
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -330,7 +331,7 @@ static void stuck_at_close(void **state) { /* a gpu-let shut while its kernel ha
   d->i->close(d); /* waits a little for the kernel to end, then gives everything back */
 }
 
-static void callbacks_tell(void **state) { /* a driver whose streams write no values */
+static void test_callbacks_tell(void **state) { /* a driver whose streams write no values */
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -355,7 +356,7 @@ static void callbacks_tell(void **state) { /* a driver whose streams write no va
 }
 
 /* Times are those of the batch, not of what was ahead of it, and never shorter than it took. */
-static void times(void **state) {
+static void test_times(void **state) {
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -375,7 +376,7 @@ static void times(void **state) {
   d->i->close(d);
 }
 
-static void exact(void **state) { /* for measurements */
+static void test_exact(void **state) { /* for measurements */
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -407,7 +408,7 @@ static void exact(void **state) { /* for measurements */
   d->i->close(d);
 }
 
-static void sticky(void **state) { /* an illegal address ends the device, not the program */
+static void test_sticky(void **state) { /* an illegal address ends the device, not the program */
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -430,7 +431,7 @@ static void sticky(void **state) { /* an illegal address ends the device, not th
   d->i->close(d);
 }
 
-static void error_classes(void **state) {
+static void test_error_classes(void **state) {
   (void)state;
   static const struct {
     const char *fault;
@@ -461,7 +462,7 @@ static void error_classes(void **state) {
 }
 
 /* Many small answers and large ones, into pinned memory and other: each byte where it belongs and nowhere else. */
-static void answers(void **state) {
+static void test_answers(void **state) {
   (void)state;
   enum { N = 150, ROOM = 4 << 20 };
   let_device *d = device();
@@ -497,7 +498,7 @@ static void answers(void **state) {
   d->i->close(d);
 }
 
-static void every_failing_call_of_open(void **state) { /* no leak, whichever call fails, and a clear sentence */
+static void test_every_failing_call_of_open(void **state) { /* no leak, whichever call fails, and a clear sentence */
   (void)state;
   static const char *const name[] = {"cuDeviceGetCount",
                                      "cuDeviceGet",
@@ -534,7 +535,7 @@ static void every_failing_call_of_open(void **state) { /* no leak, whichever cal
   }
 }
 
-static void out_of_memory(void **state) { /* 1 GiB and 32 MiB each: a clear refusal, and room again after a shut */
+static void test_out_of_memory(void **state) { /* 1 GiB and 32 MiB each: a clear refusal, and room again after a shut */
   (void)state;
   let_device *d = device();
   let_gpulet *g[64] = {0};
@@ -556,7 +557,7 @@ static let_err eager_run(let_exec *x, void *stream, let_error *e) {
   if (!x->impl) return let_fail(e, LET_ERR_INVALID, "the model threw");
   return launch_host(stream, add_one, x->impl) == 0 ? LET_OK : let_fail(e, LET_ERR_GPULET, "cuLaunchHostFunc failed");
 }
-static void eager(void **state) {
+static void test_eager(void **state) {
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 16, false);
@@ -589,31 +590,31 @@ int main(void) {
   *(void **)&get_stats = dlsym(lib, "let_fake_cuda_stats");
   *(void **)&release_hung = dlsym(lib, "let_fake_cuda_release");
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(type_names),
+      cmocka_unit_test(test_type_names),
 #  define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-      T(inventory),
-      T(a_batch),
-      T(depth_two),
-      T(same_exec_twice),
-      T(answers_leave_first),
-      T(two_gpulets),
-      T(ladder),
-      T(watchdog),
-      T(stuck_at_close),
-      T(sticky),
-      T(callbacks_tell),
-      T(times),
-      T(exact),
-      T(error_classes),
-      T(every_failing_call_of_open),
-      T(out_of_memory),
-      T(eager),
-      T(answers),
+      T(test_inventory),
+      T(test_a_batch),
+      T(test_depth_two),
+      T(test_same_exec_twice),
+      T(test_answers_leave_first),
+      T(test_two_gpulets),
+      T(test_ladder),
+      T(test_watchdog),
+      T(test_stuck_at_close),
+      T(test_sticky),
+      T(test_callbacks_tell),
+      T(test_times),
+      T(test_exact),
+      T(test_error_classes),
+      T(test_every_failing_call_of_open),
+      T(test_out_of_memory),
+      T(test_eager),
+      T(test_answers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
 #else
-static void built_without(void **state) {
+static void test_built_without(void **state) {
   (void)state;
   let_device *d = NULL;
   let_error e = {0};
@@ -621,7 +622,7 @@ static void built_without(void **state) {
   assert_non_null(strstr(e.text, "headers"));
 }
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(type_names), cmocka_unit_test(built_without)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_type_names), cmocka_unit_test(test_built_without)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
 #endif

@@ -7,18 +7,18 @@
  *   stream of the same green context, and its kernels keep that context wherever the graph is launched. It is a
  *   stream of our own, because the gpu-let's may be busy in another thread.
  * - Two green contexts on the same SMs do not share them kernel by kernel: one waits until the other's kernel is done,
- * and stream priorities change nothing about that (test/gpu/device_check.c, overlap_sms). So a graph is warmed up and
- * checked once per (model, size) and process; making it again for other SMs runs nothing.
- * - Warm-up runs on one stream per device with a workspace of its own. Nothing that runs
- *   outside a captured graph ever touches a pool or a workspace that graphs use.
+ *   and stream priorities change nothing about that (test/gpu/device_check.c, overlap_sms). So a graph is warmed up and
+ *   checked once per (model, size) and process; making it again for other SMs runs nothing.
+ * - Warm-up runs on one stream per device with a workspace of its own. Nothing that runs outside a captured graph
+ *   ever touches a pool or a workspace that graphs use.
  * - Graphs of one gpu-let run one after another, so they share one private memory pool and one library workspace;
  *   other gpu-lets have others. Both live as long as any exec of the gpu-let (struct Place).
  * - cuBLAS gets its workspace from a table of libtorch's by (handle, stream). Left alone, libtorch allocates those
  *   itself and frees them while graphs still point to them; so we put ours there before every capture.
  * - Capture is thread-local: other threads may allocate, copy and launch meanwhile.
  * - Instantiating a graph holds a lock of the driver's that every launch and copy needs, for as long as it takes: 6 ms
- * for DenseNet-161 on an H200, and gpu-lets that answer within 5 ms were late. So a model is captured in pieces of
- * PIECE kernels, one graph each (struct Pieces).
+ *   for DenseNet-161 on an H200, and gpu-lets that answer within 5 ms were late. So a model is captured in pieces of
+ *   PIECE kernels, one graph each (struct Pieces).
  *
  * The program that opens the plugin must itself link the shared libstdc++ (gpulet does: CLP needs it). cuDNN's parts,
  * which cuDNN opens later, call std::call_once through it; with libstdc++ only in the plugin's own scope that was

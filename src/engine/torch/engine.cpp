@@ -325,7 +325,10 @@ static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_er
       else cpu_load(em.get(), path);
 #else
       if (cuda >= 0)
-        fail(LET_ERR_UNSUPPORTED, "this libgpulet_torch was built with a libtorch without CUDA (%s): build the plugin against a CUDA libtorch", TORCH_VERSION);
+        fail(LET_ERR_UNSUPPORTED,
+             "this libgpulet_torch was built with a libtorch without CUDA (%s): "
+             "build the plugin against a CUDA libtorch",
+             TORCH_VERSION);
       cpu_load(em.get(), path);
 #endif
     } catch (Failure &x) {

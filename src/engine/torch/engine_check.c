@@ -1,7 +1,7 @@
 /* engine_check.c: compares the plugin's answers with PyTorch's own (the reference/ that models/export.py writes).
  *
  *   engine_check PLUGIN [--cuda N [--sms 16]] [--precision fp16] [--channels-last] [--rtol R] [--atol A]
- * MODEL_DIR|REPOSITORY...
+ *                MODEL_DIR|REPOSITORY...
  *
  * Every model, at the batches of its reference, exactly sized and padded to the next power of two, on two gpu-lets.
  * With --cuda the gpu-lets are two green contexts of |sms| SMs, and the graphs of both run at the same time, many

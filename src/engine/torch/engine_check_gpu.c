@@ -16,11 +16,22 @@ static bool run_host(let_exec *x, void *stream, let_error *e) { return x->run(x,
 #ifdef GPULET_TORCH_CUDA
 #  include <cuda.h>
 
-#  define CALLS(X)                                                                                             \
-    X(cuInit)                                                                                                  \
-    X(cuDeviceGet) X(cuDeviceGetName) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuDeviceGetDevResource) \
-        X(cuDevSmResourceSplitByCount) X(cuDevResourceGenerateDesc) X(cuGreenCtxCreate) X(cuCtxFromGreenCtx)   \
-            X(cuGreenCtxStreamCreate) X(cuMemAlloc) X(cuMemcpyAsync) X(cuStreamSynchronize) X(cuGraphLaunch)
+#  define CALLS(X)                 \
+    X(cuInit)                      \
+    X(cuDeviceGet)                 \
+    X(cuDeviceGetName)             \
+    X(cuDevicePrimaryCtxRetain)    \
+    X(cuCtxSetCurrent)             \
+    X(cuDeviceGetDevResource)      \
+    X(cuDevSmResourceSplitByCount) \
+    X(cuDevResourceGenerateDesc)   \
+    X(cuGreenCtxCreate)            \
+    X(cuCtxFromGreenCtx)           \
+    X(cuGreenCtxStreamCreate)      \
+    X(cuMemAlloc)                  \
+    X(cuMemcpyAsync)               \
+    X(cuStreamSynchronize)         \
+    X(cuGraphLaunch)
 
 #  define X(name) static __typeof__(&name) p_##name;
 CALLS(X)

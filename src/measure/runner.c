@@ -2,7 +2,7 @@
  * PAUSE, RUN, QUIT, under one lock. |epoch| is odd while batches count: a batch is kept when it began and ended in
  * the same odd epoch, and an epoch is opened only after every lane has finished a batch and closed before any lane is
  * told to pause. So a batch that counts had every neighbour running from its beginning to its end. */
-#include "measure/rig.h"
+#include "measure/runner.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,7 +21,7 @@ typedef struct rig_model {
   let_engine_model *loaded;
 } rig_model;
 
-struct let_rig {
+struct let_runner {
   let_device *device;
   const char *plugin_dir;
   const let_model *models;
@@ -49,7 +49,7 @@ typedef struct lane {
   uint32_t n;
   let_dur sample[SAMPLES_MAX], device[SAMPLES_MAX]; /* of this window */
   uint32_t n_all[WAYS], rounds[WAYS];
-  let_dur all[WAYS][SAMPLES_MAX], middle[WAYS][LET_RIG_ROUNDS], middle_device[WAYS][LET_RIG_ROUNDS];
+  let_dur all[WAYS][SAMPLES_MAX], middle[WAYS][LET_RUNNER_ROUNDS], middle_device[WAYS][LET_RUNNER_ROUNDS];
 } lane;
 
 struct field {
@@ -58,12 +58,12 @@ struct field {
   pthread_cond_t changed;
   _Atomic uint64_t epoch;
   uint32_t n;
-  lane lane[LET_RIG_LANES_MAX];
+  lane lane[LET_RUNNER_LANES_MAX];
 };
 
-let_err let_rig_open(const char *device, const char *profile_dir, const char *plugin_dir, const let_model *models,
-                     uint32_t n, let_rig **ret, let_error *e) {
-  let_rig *r = calloc(1, sizeof *r);
+let_err let_runner_open(const char *device, const char *profile_dir, const char *plugin_dir, const let_model *models,
+                        uint32_t n, let_runner **ret, let_error *e) {
+  let_runner *r = calloc(1, sizeof *r);
   if (r) r->model = calloc(n ? n : 1, sizeof *r->model);
   if (!r || !r->model) {
     free(r);
@@ -80,7 +80,7 @@ let_err let_rig_open(const char *device, const char *profile_dir, const char *pl
   return LET_OK;
 }
 
-void let_rig_close(let_rig *r) {
+void let_runner_close(let_runner *r) {
   if (!r) return;
   for (uint32_t i = 0; i < r->n_models; i++)
     if (r->model[i].loaded) r->model[i].engine->unload(r->model[i].loaded);
@@ -89,9 +89,9 @@ void let_rig_close(let_rig *r) {
   free(r);
 }
 
-const let_device_type *let_rig_type(const let_rig *r) { return r->device->i->type(r->device); }
+const let_device_type *let_runner_type(const let_runner *r) { return r->device->i->type(r->device); }
 
-static let_err need(let_rig *r, uint32_t model, int cuda, let_error *e) {
+static let_err need(let_runner *r, uint32_t model, int cuda, let_error *e) {
   rig_model *m = &r->model[model];
   if (m->loaded) return LET_OK;
   let_err err = let_engine_open(r->models[model].backend, r->plugin_dir, &m->engine, e);
@@ -203,10 +203,10 @@ static let_err host_memory(lane *l, let_error *e) {
   return LET_OK;
 }
 
-static let_err open_lane(let_rig *r, field *f, uint32_t i, const let_rig_lane *want, let_rig_result *ret,
+static let_err open_lane(let_runner *r, field *f, uint32_t i, const let_runner_lane *want, let_runner_result *ret,
                          let_error *e) {
   lane *l = &f->lane[i];
-  const let_device_type *type = let_rig_type(r);
+  const let_device_type *type = let_runner_type(r);
   l->f = f, l->m = &r->models[want->model];
   let_err err = r->device->i->open(r->device, i, want->first, want->granules, false, &l->g, e);
   (void)type;
@@ -316,23 +316,23 @@ static double middle_ms(let_dur *v, uint32_t n) {
   return (double)v[n / 2] / 1e6;
 }
 
-static let_err times(lane *l, int way, let_rig_times *ret, let_error *e) {
+static let_err times(lane *l, int way, let_runner_times *ret, let_error *e) {
   uint32_t n = l->n_all[way];
   if (!n)
     return let_fail(e, LET_ERR_DEADLINE, "model '%s': no batch of %u fitted into the measuring window", l->m->name,
                     l->x->size);
   qsort(l->all[way], n, sizeof **l->all, by_dur);
-  *ret = (let_rig_times){.n = n,
-                         .p50_ms = middle_ms(l->middle[way], l->rounds[way]),
-                         .p99_ms = (double)l->all[way][(n - 1) * 99 / 100] / 1e6,
-                         .device_ms = middle_ms(l->middle_device[way], l->rounds[way])};
+  *ret = (let_runner_times){.n = n,
+                            .p50_ms = middle_ms(l->middle[way], l->rounds[way]),
+                            .p99_ms = (double)l->all[way][(n - 1) * 99 / 100] / 1e6,
+                            .device_ms = middle_ms(l->middle_device[way], l->rounds[way])};
   if (ret->p99_ms < ret->p50_ms) ret->p99_ms = ret->p50_ms; /* a round that most batches are not of */
   return LET_OK;
 }
 
-let_err let_rig_run(let_rig *r, const let_rig_lane *want, uint32_t n, let_dur length, let_rig_result *ret,
-                    let_error *e) {
-  LET_ASSERT(n >= 1 && n <= LET_RIG_LANES_MAX);
+let_err let_runner_run(let_runner *r, const let_runner_lane *want, uint32_t n, let_dur length, let_runner_result *ret,
+                       let_error *e) {
+  LET_ASSERT(n >= 1 && n <= LET_RUNNER_LANES_MAX);
   field *f = calloc(1, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   f->device = r->device, f->n = n;
@@ -341,7 +341,7 @@ let_err let_rig_run(let_rig *r, const let_rig_lane *want, uint32_t n, let_dur le
   memset(ret, 0, n * sizeof *ret);
   let_err err = LET_OK;
   for (uint32_t i = 0; !err && i < n; i++) err = open_lane(r, f, i, &want[i], &ret[i], e);
-  uint32_t rounds = n > 1 ? LET_RIG_ROUNDS : 1;
+  uint32_t rounds = n > 1 ? LET_RUNNER_ROUNDS : 1;
   for (uint32_t k = 0; !err && k < rounds; k++) {
     for (uint32_t i = 0; !err && i < n; i++) err = window(f, 1u << i, SOLO, length, rounds, e);
     if (!err && n > 1) err = window(f, (1u << n) - 1, TOGETHER, length, rounds, e);

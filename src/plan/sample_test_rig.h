@@ -1,6 +1,6 @@
-/* sample.h: for tests and the bench: profiles and workloads made from a seed. Header only. */
-#ifndef LET_PLAN_SAMPLE_H
-#define LET_PLAN_SAMPLE_H
+/* sample_test_rig.h: for tests and benchmarks: profiles and workloads made from a seed. Header only. */
+#ifndef LET_PLAN_SAMPLE_TEST_RIG_H
+#define LET_PLAN_SAMPLE_TEST_RIG_H
 
 #include <math.h>
 #include <stdio.h>
