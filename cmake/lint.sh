@@ -114,11 +114,6 @@ done <"$tmp/rows" >"$tmp/out"
 [ -s "$tmp/rows" ] || echo "test/limits.cmake: no row was understood" >>"$tmp/out"
 said "$tmp/out"
 
-# No files of a directory need each other in a circle: over the object files.
-if [ -n "${db:-}" ]; then
-  ./cmake/circles "${db%/*}" >"$tmp/out" 2>&1 || { cat "$tmp/out"; bad=1; }
-fi
-
 if command -v shellcheck >/dev/null 2>&1; then
   xargs shellcheck -S warning -e SC2155 <"$tmp/scripts" >"$tmp/out" 2>&1 || true
 else
