@@ -294,29 +294,38 @@ static void on_eof(conn *c) {
   else if (c->inflight) c->f->i.cancel(c->f->i.ctx, c->r);
 }
 
-static void on_readable(conn *c) {
+/* True: the read filled all the room it had, so more may be there at once. */
+static bool read_some(conn *c, size_t *budget) {
   bool body = c->state == CONN_BODY && !c->head.chunked;
   char *to = body ? (char *)c->f->i.at(c->f->i.ctx, c->slot) + c->got : c->in + c->n;
   size_t room = body ? (size_t)(c->body_bytes - c->got) : sizeof c->in - c->n;
   if (c->state == CONN_LINGER) to = c->in, room = sizeof c->in;
-  if (room > FRONT_TURN_BYTES) room = FRONT_TURN_BYTES;
+  if (room > *budget) room = *budget;
   if (!room) { /* pipelined requests fill the buffer while one is being worked on: TCP holds the rest */
-    conn_set_events(c, c->events & ~UV_READABLE);
-    return;
+    if (*budget) conn_set_events(c, c->events & ~UV_READABLE);
+    return false;
   }
   ssize_t n = read(c->fd, to, room);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
   if (n < 0) {
     conn_close(c);
-    return;
+    return false;
   }
   c->f->stats.bytes_in += (uint64_t)n;
+  *budget -= (size_t)n;
   if (n == 0) on_eof(c);
-  else if (c->state == CONN_LINGER) return;
+  else if (c->state == CONN_LINGER) return false;
   else if (body) c->got += (size_t)n;
   else c->n += (size_t)n;
   if (c->state == CONN_BODY) c->deadline = now_of(c->f) + c->f->o.body_timeout;
   conn_advance(c);
+  return (size_t)n == room;
+}
+
+/* A head is followed by its body in the same turn: a round of the loop may be long, and would be another wait. */
+static void on_readable(conn *c) {
+  size_t budget = FRONT_TURN_BYTES;
+  while (read_some(c, &budget) && !c->dead && c->state == CONN_BODY) {}
 }
 
 static void on_poll(uv_poll_t *h, int status, int events) {
