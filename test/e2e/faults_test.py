@@ -71,13 +71,15 @@ class Faults(unittest.TestCase):
                 with open(path, "w") as f:
                     f.write(plan_json([(0, [(4, [("lenet", batch)])])]))
             # the second set of lanes that a worker prepares is reported twice
-            with Server(os.path.join(d, "models"), "--plan", plans[0], devices="sim:h200", env={"GPULET_FAULT": "lie:2"}) as s:
+            models, fault = os.path.join(d, "models"), {"GPULET_FAULT": "lie:2"}
+            with Server(models, "--plan", plans[0], devices="sim:h200", env=fault) as s:
                 load = Load(s, "lenet", clients=2)
                 until(lambda: load.count() > 5, "load runs")
                 with open(plans[1]) as f:
                     s.json("PUT", "/v2/gpulet/plan", f.read())
                 until(lambda: s.metrics()["gpulet_worker_restarts"] >= 1, "the worker is replaced")
-                until(lambda: all(g["state"] == "serving" for g in s.json("GET", "/debug/server")[1]["groups"]), "a plan serves")
+                groups = lambda: s.json("GET", "/debug/server")[1]["groups"]
+                until(lambda: all(g["state"] == "serving" for g in groups()), "a plan serves")
                 seen = load.count()
                 until(lambda: load.count() > seen + 20, "requests go on")
                 self.check(load.stop(), 20)
