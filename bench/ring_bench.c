@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include "base/hist.h"
+#include "ipc/socket.h"
 #include "os/clock.h"
 #include "os/cpu.h"
-#include "ring/control.h"
 #include "ring/ring.h"
 #include "worker/worker.h"
 
@@ -24,23 +24,23 @@ static void must(let_err r, const let_error *e) {
   exit(1);
 }
 
-static void expect(int fd, const char *want) {
+static void expect(int fd, let_ipc_event_type want) {
   let_error e = {0};
   for (;;) {
-    int fds[LET_CONTROL_FDS_MAX], n;
-    json_t *doc;
-    let_err r = let_control_recv(fd, &doc, fds, &n, &e);
+    let_arena a;
+    let_ipc_event m;
+    let_arena_init(&a, &let_mem_libc);
+    let_err r = let_ipc_recv_event(fd, &a, &m, &e);
     if (r == LET_ERR_AGAIN) {
       struct pollfd f = {.fd = fd, .events = POLLIN};
       (void)poll(&f, 1, -1);
       continue;
     }
     must(r, &e);
-    const char *got = json_string_value(json_object_get(doc, "event"));
-    bool yes = got && strcmp(got, want) == 0, bad = got && (strcmp(got, "error") == 0 || strcmp(got, "failed") == 0);
-    if (bad) json_dumpf(doc, stderr, 0), exit(1);
-    json_decref(doc);
-    if (yes) return;
+    if (m.type == LET_IPC_ERROR) must(let_fail(&e, LET_ERR_GPULET, "%s", m.error.text), &e);
+    if (m.type == LET_IPC_FAILED) must(let_fail(&e, m.failed.code, "%s", m.failed.text), &e);
+    let_arena_fini(&a);
+    if (m.type == want) return;
   }
 }
 
@@ -54,7 +54,7 @@ typedef struct bench {
 static void start(bench *b, int spin_us) {
   int fds[2];
   let_error e = {0};
-  must(let_control_pair(fds, &e), &e);
+  must(let_ipc_pair(fds, &e), &e);
   if ((b->pid = fork()) == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     close(fds[0]);
@@ -66,18 +66,17 @@ static void start(bench *b, int spin_us) {
   must(let_lanes_new(1, &b->lanes, &e), &e);
   int arena = let_ring_arena_fd(b->arena),
       all[] = {let_lanes_fd(b->lanes), let_lanes_done_event(b->lanes), let_lanes_submit_event(b->lanes, 0)};
-  json_t *init =
-      json_pack("{ss ss ss ss si}", "op", "init", "device", "cpu", "profile", "", "plugin_dir", "", "spin_us", spin_us);
-  must(let_control_send(b->control, init, &arena, 1, &e), &e);
-  expect(b->control, "ready");
+  let_ipc_command init = {.type = LET_IPC_INIT, .init = {.device = "cpu", .arena_bytes = 64 << 20, .records = 256}};
+  init.init.spin = spin_us * LET_US;
+  must(let_ipc_send_command(b->control, &init, &arena, 1, &e), &e);
+  expect(b->control, LET_IPC_READY);
   let_model m = {.name = "null", .backend = "null", .max_batch = 32, .n_inputs = 1, .n_outputs = 1};
   m.input[0] = m.output[0] = (let_tensor_spec){.name = "X", .dtype = LET_DTYPE_UINT8, .rank = 1, .dims = {ROW}};
-  json_t *prepare =
-      json_pack("{ss si s[{si si si sb s[{so s[iii]}]}]}", "op", "prepare", "generation", 1, "lanes", "gpulet", 0,
-                "first", 0, "granules", 1, "shared", 1, "models", "spec", let_control_model_put(&m), "sizes", 1, 8, 32);
-  must(let_control_send(b->control, prepare, all, 3, &e), &e);
-  expect(b->control, "prepared");
-  json_decref(init), json_decref(prepare);
+  let_ipc_variant v = {.model = &m, .n_sizes = 3, .size = {1, 8, 32}, .needed = 3};
+  let_ipc_lane lane = {.granules = 1, .shared = true, .n_models = 1, .model = &v};
+  let_ipc_command prepare = {.type = LET_IPC_PREPARE, .prepare = {.set = {1}, .n_lanes = 1, .lane = &lane}};
+  must(let_ipc_send_command(b->control, &prepare, all, 3, &e), &e);
+  expect(b->control, LET_IPC_PREPARED);
 }
 
 static void stop(bench *b) {

@@ -9,6 +9,7 @@
 #include "cmd/cmd.h"
 #include "conf/repository.h"
 #include "device/device.h"
+#include "engine/open.h"
 #include "os/clock.h"
 
 typedef struct options {

@@ -72,7 +72,7 @@ static const let_option table[] = {
     {"idle-timeout", LET_OPTION_DUR, FIELD(serve.idle_timeout), "TIME", "5m",
      "longest pause between requests of a connection"},
     {"prepare-timeout", LET_OPTION_DUR, FIELD(serve.prepare_timeout), "TIME", "5m",
-     "a worker that takes longer to start or to prepare a plan is killed, and the plan taken back; 0: no limit"},
+     "a worker that takes longer to start or to prepare a plan is killed, and the plan is rolled back; 0: no limit"},
     {"exit-timeout", LET_OPTION_DUR, FIELD(serve.exit_timeout), "TIME", "30s",
      "after SIGTERM, wait this long for requests in flight"},
     {"spin", LET_OPTION_DUR, FIELD(serve.spin), "TIME", "0",

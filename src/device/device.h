@@ -15,7 +15,7 @@
 
 #include "base/err.h"
 #include "base/time.h"
-#include "engine/engine.h"
+#include "gpulet/engine.h"
 #include "model/profile.h"
 
 typedef struct let_device let_device;

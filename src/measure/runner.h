@@ -4,7 +4,7 @@
 #define LET_MEASURE_RUNNER_H
 
 #include "device/device.h"
-#include "engine/engine.h"
+#include "engine/open.h"
 #include "model/model.h"
 
 enum { LET_RUNNER_LANES_MAX = 8, LET_RUNNER_ROUNDS = 3 };

@@ -20,7 +20,7 @@ typedef struct let_plan_entry {
 } let_plan_entry;
 
 typedef struct let_plan_gpulet {
-  uint32_t first;    /* first granule; UINT32_MAX: not placed yet, apply chooses */
+  uint32_t first;    /* first granule; UINT32_MAX: not placed yet, let_plan_place chooses */
   uint32_t granules; /* how many; all of the device's with |shared| */
   bool shared;       /* overlaps its neighbours: plain streams, no partition (policy `shared`) */
   uint32_t n_entries;

@@ -1,14 +1,13 @@
 /* ring.h: the only bridge between the server and its workers.
  *
- * Three shared-memory objects, all memfds created by the server and passed over the control socket:
+ * Two kinds of shared memory, all memfds created by the server and passed over the control socket:
  *   arena    one per server: tensor slots and the table of let_records. Every worker maps it and, on a GPU,
  *            registers it as pinned memory. Only the server allocates in it.
- *   lanes    one per (worker, generation): a pair of single-producer single-consumer rings for each gpu-let,
+ *   lanes    one per lane set: a pair of single-producer single-consumer rings for each gpu-let,
  *            submissions (server -> gpu-let) and completions (gpu-let -> server).
- *   control  a SOCK_SEQPACKET pair per worker: JSON documents and file descriptors (control.h).
  *
  * Shared memory holds offsets and sequence numbers only, one writer per word. What a worker wrote is checked
- * before it is believed; a bad value fails that worker, never the server. */
+ * before it is believed; a bad value fails that worker, never the server. Messages are in ipc/ipc.h. */
 #ifndef LET_RING_RING_H
 #define LET_RING_RING_H
 

@@ -25,15 +25,10 @@ static int error_reply(int status, const char *text, let_buf *out, const char **
 /* ---- the plan ---------------------------------------------------------------------------------------------- */
 
 static int plan_get(server *s, let_buf *out, const char **type) {
-  if (!s->plan) return error_reply(503, "no plan serves yet", out, type);
+  if (!s->planning.plan) return error_reply(503, "no plan serves yet", out, type);
   *type = "application/json";
-  let_plan_to_json(s->plan, out);
-  sizes_count all = {0};
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-    if (!s->group[i].used || !let_apply_group_routed(s->apply, i)) continue;
-    sizes_count n = serve_group_sizes(s, i);
-    all.wanted += n.wanted, all.ready += n.ready, all.failed += n.failed;
-  }
+  let_plan_to_json(s->planning.plan, out);
+  let_fleet_sizes all = let_fleet_routed_sizes(s->fleet);
   while (out->n && out->p[out->n - 1] != '}') out->n--;
   out->n--;
   let_buf_fmt(out, ",\n  \"growing\": %s,\n  \"sizes\": {\"wanted\": %u, \"ready\": %u, \"failed\": %u}\n}\n",
@@ -49,79 +44,99 @@ static int plan_put(server *s, let_str body, let_buf *out, const char **type, vo
   let_err r = plan ? let_plan_parse(body.p, body.n, "request body", &arena, plan, &e)
                    : let_fail(&e, LET_ERR_NOMEM, "out of memory");
   if (!r && s->draining) r = let_fail(&e, LET_ERR_UNAVAILABLE, "the server is shutting down");
-  if (!r) r = serve_plan_begin(s, &arena, plan, call, &e);
+  if (!r) r = serve_plan_offer(&s->planning, &arena, plan, call, &e);
   let_arena_fini(&arena);
   if (r) return error_reply(r == LET_ERR_AGAIN ? 409 : let_err_http(r), e.text, out, type);
-  serve_fleet_step(s);
   return -1; /* answered when it serves, or has failed */
 }
 
 /* ---- metrics ----------------------------------------------------------------------------------------------- */
 
-static void gpulet_labels(const server *s, const group *g, const gpulet *l, char *out, size_t cap) {
-  snprintf(out, cap, "gpulet=\"%u\",device=\"%s\",first=\"%u\",granules=\"%u\"", l->number, s->device[g->device].name,
+static void gpulet_labels(const server *s, uint32_t device, const let_fleet_gpulet *l, char *out, size_t cap) {
+  snprintf(out, cap, "gpulet=\"%u\",device=\"%s\",first=\"%u\",granules=\"%u\"", l->id.n, s->device[device].name,
            l->first, l->granules);
 }
 
+typedef enum gpulet_figure { GPULET_BUSY, GPULET_UP, GPULET_BATCHES } gpulet_figure;
+
+static double gpulet_figure_of(const server *s, const let_fleet_group *g, const let_fleet_gpulet *l, gpulet_figure f) {
+  const lane_end *end = &s->lanes.gpulet[l->id.n];
+  if (f == GPULET_UP) return g->routed && l->up ? 1 : 0;
+  if (f == GPULET_BATCHES) return (double)end->batches;
+  double span = (double)(serve_now() - g->since), busy = g->since && span > 0 ? (double)end->busy / span : 0;
+  return busy > 1 ? 1 : busy;
+}
+
 static void gpulets_text(const server *s, let_buf *out) {
+  static const struct {
+    const char *name, *type, *help;
+  } rows[] = {
+      {"gpulet_busy_fraction", "gauge", "Part of the time in which the gpu-let ran batches, since it began to serve"},
+      {"gpulet_up", "gauge", "1 while the gpu-let can take batches"},
+      {"gpulet_batches", "counter", "Batches run"}};
   char labels[256];
-  let_time now = serve_now();
-  let_metrics_head(out, "gpulet_busy_fraction", "gauge",
-                   "Part of the time in which the gpu-let ran batches, since it began to serve");
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    for (uint32_t k = 0; s->group[i].used && k < s->group[i].n_gpulets; k++) {
-      const group *g = &s->group[i];
-      gpulet_labels(s, g, &g->gpulet[k], labels, sizeof labels);
-      double span = (double)(now - g->since);
-      double busy = g->since && span > 0 ? (double)g->gpulet[k].busy / span : 0;
-      let_metrics_value(out, "gpulet_busy_fraction", labels, busy > 1 ? 1 : busy);
+  for (int f = GPULET_BUSY; f <= GPULET_BATCHES; f++) {
+    let_metrics_head(out, rows[f].name, rows[f].type, rows[f].help);
+    for (uint32_t i = 0; i < let_fleet_groups(s->fleet); i++) {
+      let_fleet_group g;
+      if (!let_fleet_group_at(s->fleet, (let_group_id){i}, &g)) continue;
+      for (uint32_t k = 0; k < g.n_gpulets; k++) {
+        gpulet_labels(s, g.device, &g.gpulet[k], labels, sizeof labels);
+        let_metrics_value(out, rows[f].name, labels, gpulet_figure_of(s, &g, &g.gpulet[k], (gpulet_figure)f));
+      }
     }
-  let_metrics_head(out, "gpulet_up", "gauge", "1 while the gpu-let can take batches");
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    for (uint32_t k = 0; s->group[i].used && k < s->group[i].n_gpulets; k++) {
-      gpulet_labels(s, &s->group[i], &s->group[i].gpulet[k], labels, sizeof labels);
-      let_metrics_value(out, "gpulet_up", labels,
-                        let_apply_group_routed(s->apply, i) && s->group[i].gpulet[k].up ? 1 : 0);
-    }
-  let_metrics_head(out, "gpulet_batches", "counter", "Batches run");
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    for (uint32_t k = 0; s->group[i].used && k < s->group[i].n_gpulets; k++) {
-      gpulet_labels(s, &s->group[i], &s->group[i].gpulet[k], labels, sizeof labels);
-      let_metrics_value(out, "gpulet_batches", labels, (double)s->group[i].gpulet[k].batches);
-    }
+  }
+}
+
+typedef enum gpu_figure { GPU_UTILIZATION, GPU_POWER, GPU_MEMORY_USED, GPU_MEMORY_TOTAL } gpu_figure;
+
+/* -1: not known. */
+static double figure_of(const let_ipc_health *h, gpu_figure f) {
+  if (!h || !h->uuid[0]) return -1;
+  switch (f) {
+  case GPU_UTILIZATION: return h->utilization;
+  case GPU_POWER: return h->power_w;
+  case GPU_MEMORY_USED: return (double)h->memory_used;
+  case GPU_MEMORY_TOTAL: return (double)h->memory_total;
+  }
+  return -1;
+}
+
+/* What that worker said last; NULL: nothing, or it is a spare. */
+static const let_ipc_health *health_of(const server *s, uint32_t i) {
+  let_fleet_worker w;
+  const process *p = &s->processes.process[i];
+  if (!let_fleet_worker_at(s->fleet, (let_worker_id){i}, &w) || w.spare) return NULL;
+  return p->alive && p->control.has_health ? &p->control.health : NULL;
 }
 
 /* Has a worker before |i| told the same of this GPU? Under MPS it has several. */
-static bool told(const server *s, uint32_t i, const char *key, const char *uuid) {
-  for (uint32_t k = 0; k < i; k++) {
-    json_t *gpu = s->worker[k].alive ? json_object_get(s->worker[k].health, "gpu") : NULL;
-    const char *other = json_string_value(json_object_get(gpu, "uuid"));
-    if (other && strcmp(other, uuid) == 0 && json_number_value(json_object_get(gpu, key)) >= 0) return true;
-  }
+static bool told(const server *s, uint32_t i, gpu_figure f) {
+  for (uint32_t k = 0; k < i; k++)
+    if (figure_of(health_of(s, k), f) >= 0 && strcmp(health_of(s, k)->uuid, health_of(s, i)->uuid) == 0) return true;
   return false;
 }
 
 /* What the workers report about their GPUs, under Triton's names. */
 static void gpus_text(const server *s, let_buf *out) {
   static const struct {
-    const char *name, *key, *help;
-  } rows[] = {{"nv_gpu_utilization", "utilization", "GPU utilization, 0 to 1"},
-              {"nv_gpu_power_usage", "power_w", "GPU power, W"},
-              {"nv_gpu_memory_used_bytes", "memory_used", "GPU memory in use"},
-              {"nv_gpu_memory_total_bytes", "memory_total", "GPU memory"}};
+    const char *name;
+    gpu_figure figure;
+    const char *help;
+  } rows[] = {{"nv_gpu_utilization", GPU_UTILIZATION, "GPU utilization, 0 to 1"},
+              {"nv_gpu_power_usage", GPU_POWER, "GPU power, W"},
+              {"nv_gpu_memory_used_bytes", GPU_MEMORY_USED, "GPU memory in use"},
+              {"nv_gpu_memory_total_bytes", GPU_MEMORY_TOTAL, "GPU memory"}};
   for (unsigned r = 0; r < sizeof rows / sizeof *rows; r++) {
     bool head = false;
-    for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-      json_t *gpu = s->worker[i].alive ? json_object_get(s->worker[i].health, "gpu") : NULL;
-      json_t *v = json_object_get(gpu, rows[r].key);
-      const char *uuid = json_string_value(json_object_get(gpu, "uuid"));
-      if (!json_is_number(v) || json_number_value(v) < 0 || !uuid || !uuid[0] || told(s, i, rows[r].key, uuid))
-        continue;
+    for (uint32_t i = 0; i < s->processes.n; i++) {
+      double v = figure_of(health_of(s, i), rows[r].figure);
+      if (v < 0 || told(s, i, rows[r].figure)) continue;
       if (!head) let_metrics_head(out, rows[r].name, "gauge", rows[r].help);
       head = true;
       let_buf_fmt(out, "%s{", rows[r].name);
-      let_metrics_label(out, "gpu_uuid", uuid);
-      let_buf_fmt(out, "} %.9g\n", json_number_value(v));
+      let_metrics_label(out, "gpu_uuid", health_of(s, i)->uuid);
+      let_buf_fmt(out, "} %.9g\n", v);
     }
   }
 }
@@ -151,9 +166,9 @@ static void server_text(const server *s, let_buf *out) {
       {"gpulet_arena_used_bytes", "gauge", "Arena bytes in slots handed out", (double)let_ring_arena_used(s->arena)},
       {"gpulet_requests_in_flight", "gauge", "Requests between their first byte and their answer",
        (double)s->in_flight},
-      {"gpulet_worker_restarts", "counter", "Worker processes lost and replaced", (double)s->worker_restarts},
+      {"gpulet_worker_restarts", "counter", "Worker processes lost and replaced", (double)let_fleet_restarts(s->fleet)},
       {"gpulet_plan_generation", "gauge", "Generation of the plan being served",
-       s->plan ? (double)s->plan->generation : 0},
+       s->planning.plan ? (double)s->planning.plan->generation : 0},
       {"gpulet_uptime_seconds", "gauge", "Since the server started", (double)(serve_now() - s->began) / 1e9}};
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++) {
     let_metrics_head(out, rows[i].name, rows[i].type, rows[i].help);
@@ -261,36 +276,42 @@ static int all_statistics(server *s, let_buf *out, const char **type) {
 
 /* ---- /debug -------------------------------------------------------------------------------------------------- */
 
-static json_t *group_page(const server *s, uint32_t i) {
-  const group *g = &s->group[i];
+static json_t *entry_page(const server *s, const let_fleet_gpulet *l, const let_fleet_entry *x) {
+  json_t *sizes = json_array();
+  for (uint32_t z = 0; z < x->n_sizes; z++)
+    json_array_append_new(sizes,
+                          json_pack("{s:i, s:f, s:s}", "size", (int)x->size[z], "predicted_ms",
+                                    (double)let_core_predict(s->core, l->id.n, x->model, x->size[z]) / 1e6, "state",
+                                    x->ready[z]    ? "ready"
+                                    : x->failed[z] ? "failed"
+                                                   : "growing"));
+  return json_pack("{s:s, s:i, s:f, s:I, s:b, s:o}", "model", s->model[x->model].name, "batch", (int)x->batch, "rate",
+                   x->rate, "memory_bytes", (json_int_t)x->memory_bytes, "eager", x->eager, "sizes", sizes);
+}
+
+static json_t *group_page(const server *s, uint32_t i, const let_fleet_group *g) {
   json_t *lets = json_array();
   for (uint32_t k = 0; k < g->n_gpulets; k++) {
-    const gpulet *l = &g->gpulet[k];
-    json_t *places = json_array();
-    for (uint32_t j = 0; j < l->n_places; j++) {
-      const place *p = &l->place[j];
-      json_t *sizes = json_array();
-      for (uint32_t z = 0; z < p->n_sizes; z++)
-        json_array_append_new(sizes, json_pack("{s:i, s:f, s:s}", "size", (int)p->size[z], "predicted_ms",
-                                               (double)let_core_predict(s->core, l->number, p->model, p->size[z]) / 1e6,
-                                               "state",
-                                               p->ready[z]    ? "ready"
-                                               : p->failed[z] ? "failed"
-                                                              : "growing"));
-      json_array_append_new(places, json_pack("{s:s, s:i, s:f, s:I, s:b, s:o}", "model", s->model[p->model].name,
-                                              "batch", (int)p->batch, "rate", p->rate, "memory_bytes",
-                                              (json_int_t)p->memory_bytes, "eager", p->eager, "sizes", sizes));
-    }
+    const let_fleet_gpulet *l = &g->gpulet[k];
+    json_t *models = json_array();
+    for (uint32_t j = 0; j < l->n_entries; j++) json_array_append_new(models, entry_page(s, l, &l->entry[j]));
     json_array_append_new(lets,
-                          json_pack("{s:i, s:i, s:i, s:b, s:b, s:o}", "gpulet", (int)l->number, "first", (int)l->first,
-                                    "granules", (int)l->granules, "shared", l->shared, "up", l->up, "models", places));
+                          json_pack("{s:i, s:i, s:i, s:b, s:b, s:o}", "gpulet", (int)l->id.n, "first", (int)l->first,
+                                    "granules", (int)l->granules, "shared", l->shared, "up", l->up, "models", models));
   }
-  sizes_count n = serve_group_sizes(s, i);
+  let_fleet_sizes n = let_fleet_group_sizes(s->fleet, (let_group_id){i});
   return json_pack("{s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:o}", "group", (int)i, "device",
-                   s->device[g->device].name, "state", let_apply_group_state(s->apply, i), "generation",
-                   (json_int_t)g->generation, "worker", (int)let_apply_group_worker(s->apply, i), "growing",
-                   n.ready + n.failed < n.wanted, "sizes_wanted", (int)n.wanted, "sizes_ready", (int)n.ready,
-                   "sizes_failed", (int)n.failed, "gpulets", lets);
+                   s->device[g->device].name, "state", let_fleet_group_state_name(g->state), "generation",
+                   (json_int_t)g->generation.n, "worker", (int)g->worker.n, "growing", n.ready + n.failed < n.wanted,
+                   "sizes_wanted", (int)n.wanted, "sizes_ready", (int)n.ready, "sizes_failed", (int)n.failed, "gpulets",
+                   lets);
+}
+
+static json_t *health_page(const let_ipc_health *h) {
+  if (!h) return json_null();
+  return json_pack("{s:I, s:{s:f, s:f, s:I, s:I, s:s}}", "memory_bytes", (json_int_t)h->memory_bytes, "gpu",
+                   "utilization", h->utilization, "power_w", h->power_w, "memory_used", (json_int_t)h->memory_used,
+                   "memory_total", (json_int_t)h->memory_total, "uuid", h->uuid);
 }
 
 static json_t *hist_page(const let_hist *h) {
@@ -301,31 +322,34 @@ static json_t *hist_page(const let_hist *h) {
 }
 
 static int debug_server(server *s, let_buf *out, const char **type) {
-  json_t *groups = json_array(), *workers = json_array();
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-    if (s->group[i].used) json_array_append_new(groups, group_page(s, i));
-    const worker *w = &s->worker[i];
-    if (w->alive)
-      json_array_append_new(workers, json_pack("{s:i, s:i, s:s, s:b, s:I, s:O?}", "worker", (int)i, "pid",
-                                               w->process->pid, "device", s->device[w->device].name, "ready", w->ready,
-                                               "starts", (json_int_t)w->starts, "health", w->health));
+  json_t *groups = json_array(), *workers = json_array(), *spares = json_array();
+  for (uint32_t i = 0; i < let_fleet_groups(s->fleet); i++) {
+    let_fleet_group g;
+    if (let_fleet_group_at(s->fleet, (let_group_id){i}, &g)) json_array_append_new(groups, group_page(s, i, &g));
   }
-  json_t *spares = json_array();
-  for (uint32_t d = 0; d < SERVE_SPARES; d++) {
-    const worker *w = &s->worker[SERVE_GROUPS + d];
-    if (w->alive)
-      json_array_append_new(spares, json_pack("{s:i, s:s, s:b}", "pid", w->process->pid, "device", s->device[d].name,
-                                              "prepared", serve_spare_prepared(s, d)));
+  for (uint32_t i = 0; i < let_fleet_workers(s->fleet); i++) {
+    let_fleet_worker w;
+    int pid = serve_process_pid(&s->processes, (let_worker_id){i});
+    if (!let_fleet_worker_at(s->fleet, (let_worker_id){i}, &w) || !pid) continue;
+    const char *device = s->device[w.device].name;
+    if (w.spare)
+      json_array_append_new(spares, json_pack("{s:i, s:s, s:b}", "pid", pid, "device", device, "prepared",
+                                              let_fleet_spare_warm(s->fleet, w.device)));
+    else
+      json_array_append_new(workers, json_pack("{s:i, s:i, s:s, s:b, s:I, s:o}", "worker", (int)i, "pid", pid, "device",
+                                               device, "ready", w.state == LET_WORKER_READY, "starts",
+                                               (json_int_t)w.starts, "health", health_page(health_of(s, i))));
   }
   return json_reply(json_pack("{s:I, s:b, s:b, s:i, s:I, s:o, s:o, s:o, s:{s:o, s:o}}", "generation",
-                              (json_int_t)(s->plan ? s->plan->generation : 0), "changing", s->change.under_way,
-                              "draining", s->draining, "in_flight", (int)s->in_flight, "worker_restarts",
-                              (json_int_t)s->worker_restarts, "groups", groups, "workers", workers, "spares", spares,
-                              "loop", "lag", hist_page(&s->turn.lag), "decision_gap", hist_page(&s->turn.gap)),
+                              (json_int_t)(s->planning.plan ? s->planning.plan->generation : 0), "changing",
+                              s->planning.under_way, "draining", s->draining, "in_flight", (int)s->in_flight,
+                              "worker_restarts", (json_int_t)let_fleet_restarts(s->fleet), "groups", groups, "workers",
+                              workers, "spares", spares, "loop", "lag", hist_page(&s->turn.lag), "decision_gap",
+                              hist_page(&s->turn.gap)),
                     200, out, type);
 }
 
-/* ---- stage times ---------------------------------------------------------------------------------------------- */
+/* ---- stage times ------------------------------------------------------------------------------------------------- */
 
 static int stages(server *s, let_buf *out, const char **type) {
   const char *comma = "";
@@ -374,6 +398,7 @@ int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *
   if (let_str_is(path, "/v2/models/stats")) return all_statistics(s, out, type);
   if (starts(path, "/v2/models/", &rest)) return model_page(s, rest, out, type);
   if (let_str_is(path, "/debug/server")) return debug_server(s, out, type);
+  if (let_str_is(path, "/debug/fleet")) return *type = "application/json", let_fleet_dump(s->fleet, out), 200;
   if (let_str_is(path, "/debug/core")) return *type = "application/json", let_core_dump(s->core, out), 200;
   return 0;
 }

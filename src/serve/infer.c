@@ -1,12 +1,11 @@
 /* infer.c: the road of a request through the server: front -> core -> ring, and from the ring back to the front.
  * Every request leaves through finish(), once; its answer is written in turn.c. */
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "obs/log.h"
 #include "serve_int.h"
-
-let_time serve_now(void) { return (let_time)uv_hrtime(); /* CLOCK_MONOTONIC, the workers' clock too */ }
 
 /* ---- the pool ------------------------------------------------------------------------------------------- */
 
@@ -49,9 +48,13 @@ static void request_release(void *ctx, let_request *r) {
 
 /* ---- front -> core -------------------------------------------------------------------------------------- */
 
+/* It is answered later, by turn.c, in the order in which requests end. */
 static void finish(server *s, let_request *r) {
   r->state = LET_REQUEST_IDLE;
-  serve_answer_later(s, r);
+  r->next = NULL;
+  if (s->last_ended) s->last_ended->next = r;
+  else s->first_ended = r;
+  s->last_ended = r;
 }
 
 void serve_refuse(server *s, let_request *r, let_err why, const char *text) {
@@ -89,11 +92,14 @@ static void infer(void *ctx, let_request *r, let_dur timeout) {
                  "the arena is full: send fewer requests at once, or start the server with a larger --arena-size");
     return;
   }
-  if (r->rows > s->rows[r->model] && r->rows <= m->max_batch) s->rows[r->model] = r->rows;
+  if (r->rows > s->rows[r->model] && r->rows <= m->max_batch) {
+    s->rows[r->model] = r->rows;
+    serve_tell(s, (let_fleet_event){.kind = LET_FLEET_ROWS_SEEN, .model = r->model, .rows = r->rows});
+  }
   let_time now = serve_now();
   let_err why = let_core_arrive(s->core, r, now);
   if (!why) r->stamp[LET_STAGE_ADMITTED] = now;
-  if (why == LET_ERR_UNAVAILABLE) (void)serve_why_too_wide(s, r->model, r->rows, r->why, sizeof r->why);
+  if (why == LET_ERR_UNAVAILABLE) (void)let_fleet_why_too_wide(s->fleet, r->model, r->rows, r->why, sizeof r->why);
   if (why) serve_refuse(s, r, why, NULL);
 }
 
@@ -105,20 +111,14 @@ static void cancel(void *ctx, let_request *r) {
 
 /* ---- core -> ring --------------------------------------------------------------------------------------- */
 
-static uint32_t place_of(const gpulet *g, uint32_t model) {
-  for (uint32_t i = 0; i < g->n_places; i++)
-    if (g->place[i].model == model) return i;
-  return UINT32_MAX;
-}
-
 void serve_submit(server *s, const let_action *a, let_time now) {
-  group *g = &s->group[s->where[a->gpulet].group];
-  uint32_t lane = s->where[a->gpulet].lane;
-  LET_ASSERT(g->used && g->gpulet[lane].number == a->gpulet);
+  const lane_end *end = &s->lanes.gpulet[a->gpulet];
+  const let_fleet_gpulet *l = let_fleet_gpulet_at(s->fleet, (let_gpulet_id){a->gpulet});
+  LET_ASSERT(l);
   let_batch_msg msg;
   msg.batch = a->batch;
-  msg.model = place_of(&g->gpulet[lane], a->model);
-  LET_ASSERT(msg.model != UINT32_MAX);
+  msg.model = let_fleet_entry_of(l, a->model);
+  LET_ASSERT(msg.model != LET_ID_NONE);
   msg.size = a->size;
   msg.rows = a->rows;
   msg.n = a->n;
@@ -133,11 +133,9 @@ void serve_submit(server *s, const let_action *a, let_time now) {
     msg.record[i] = r->index;
     if (r->attempts) s->metrics[r->model].retries++;
   }
-  if (!g->lanes || !let_lane_submit(g->lanes, lane, &msg))
+  if (!end->set || !let_lane_submit(end->set->lanes, end->lane, &msg))
     let_core_batch_failed(s->core, a->batch, LET_ERR_GPULET, now);
-  else g->batches++;
-  uint32_t slot = s->where[a->gpulet].group;
-  if (slot >= s->turn.groups) s->turn.groups = slot + 1;
+  else end->set->batches++;
 }
 
 /* ---- ring -> front -------------------------------------------------------------------------------------- */
@@ -190,35 +188,27 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
   finish(s, r);
 }
 
-/* All that a worker serves goes with it: batches that come back must not be sent to its other gpu-lets. */
-void serve_worker_doomed(server *s, uint32_t w) {
-  for (uint32_t i = let_apply_group_of(s->apply, w, LET_APPLY_NONE); i != LET_APPLY_NONE;
-       i = let_apply_group_of(s->apply, w, i))
-    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
-      if (s->group[i].gpulet[k].declared) let_core_gpulet_down(s->core, s->group[i].gpulet[k].number);
-}
-
-/* False: this is no batch of that gpu-let's. */
-static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let_time now) {
+/* False: this is no batch of that lane's. */
+static bool batch_ended(server *s, lane_set *x, uint32_t lane, let_done_msg *d, let_time now) {
   static let_request *done[LET_BATCH_MAX];
-  uint32_t n = 0;
-  if (let_core_batch_gpulet(s->core, d->batch) != g->gpulet[lane].number) return false;
+  uint32_t n = 0, gpulet = x->gpulet[lane];
+  if (let_core_batch_gpulet(s->core, d->batch) != gpulet) return false;
   d->text[sizeof d->text - 1] = 0;
   if ((unsigned)d->status >= LET_ERR_COUNT) d->status = LET_ERR_INTERNAL;
   if (d->started > now || d->started < 0) d->started = now;
   if (d->finished > now || d->finished < d->started) d->finished = now;
   if (d->status == LET_ERR_GPULET || d->status == LET_ERR_DEVICE) {
     /* Its requests go elsewhere once the worker is seen dead: until then it may still write into their slots. */
-    let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", g->gpulet[lane].number, d->text);
-    serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), d->text);
+    let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", gpulet, d->text);
+    serve_tell(s, (let_fleet_event){.kind = LET_FLEET_GPULET_BROKEN, .gpulet = {gpulet}, .text = d->text});
     return true;
   }
   let_dur took = d->finished - d->started;
   if (!let_core_batch_done(s->core, d->batch, d->started, d->finished, now, done, &n)) return false;
-  g->batches--;
+  x->batches--;
   let_hist_add(&s->turn.lag, now - d->finished); /* ours, and never held against the gpu-let */
-  g->gpulet[lane].busy += took;
-  g->gpulet[lane].batches++;
+  s->lanes.gpulet[gpulet].busy += took;
+  s->lanes.gpulet[gpulet].batches++;
   uint32_t rows = 0;
   for (uint32_t i = 0; i < n; i++) rows += done[i]->rows;
   if (n) let_metrics_batch(&s->metrics[done[0]->model], rows, took);
@@ -229,94 +219,78 @@ static bool batch_ended(server *s, group *g, uint32_t lane, let_done_msg *d, let
   return true;
 }
 
-/* True: something had ended. A worker that wrote nonsense is killed. */
-static bool take_all(server *s, group *g) {
+/* True: something had ended. A worker that wrote nonsense is broken. */
+static bool take_all(server *s, lane_set *x) {
   static let_done_msg d;
   let_time now = serve_now();
   bool corrupt = false, any = false;
-  for (uint32_t lane = 0; lane < g->n_gpulets && g->lanes; lane++)
-    while (g->lanes && let_lane_take_done(g->lanes, lane, &d, &corrupt)) {
+  for (uint32_t lane = 0; lane < x->n; lane++)
+    while (let_lane_take_done(x->lanes, lane, &d, &corrupt)) {
       any = true;
-      if (!batch_ended(s, g, lane, &d, now)) corrupt = true;
+      if (!batch_ended(s, x, lane, &d, now)) corrupt = true;
     }
   if (corrupt)
-    serve_fleet_kill(s, let_apply_group_worker(s->apply, (uint32_t)(g - s->group)), "wrote nonsense on its ring");
+    serve_tell(s, (let_fleet_event){
+                      .kind = LET_FLEET_GPULET_BROKEN, .gpulet = {x->gpulet[0]}, .text = "wrote nonsense on its ring"});
   return any;
 }
 
-static void arm(group *g) {
-  let_lanes_arm_done(g->lanes);
-  g->armed = true;
-}
-
-void serve_group_done_events(server *s, group *g) {
-  if (!g->lanes) return;
-  arm(g); /* and so drains the event */
-  (void)take_all(s, g);
-  serve_pump(s);
+void serve_take_done_of(server *s, lane_set *x) {
+  serve_lanes_arm(x); /* and so drains the event */
+  (void)take_all(s, x);
 }
 
 /* Awake, the server looks by itself, so the workers need not signal. */
 void serve_take_done(server *s) {
-  for (uint32_t i = 0; i < s->turn.groups; i++) {
-    group *g = &s->group[i];
-    if (!g->lanes || !g->batches) continue;
-    if (g->armed) let_lanes_disarm_done(g->lanes);
-    g->armed = false;
-    (void)take_all(s, g);
+  for (uint32_t i = 0; i < s->lanes.n; i++) {
+    lane_set *x = &s->lanes.set[i];
+    if (!x->batches) continue;
+    if (x->armed) serve_lanes_disarm(x);
+    (void)take_all(s, x);
   }
 }
 
 bool serve_arm_lanes(server *s) {
   bool any = false;
-  for (uint32_t i = 0; i < s->turn.groups; i++) {
-    group *g = &s->group[i];
-    if (!g->lanes || !g->batches || g->armed) continue;
-    arm(g);
-    any |= take_all(s, g); /* what came between the last look and the arming */
+  for (uint32_t i = 0; i < s->lanes.n; i++) {
+    lane_set *x = &s->lanes.set[i];
+    if (!x->batches || x->armed) continue;
+    serve_lanes_arm(x);
+    any |= take_all(s, x); /* what came between the last look and the arming */
   }
   return any;
 }
 
-void serve_group_lost(server *s, group *g) {
+/* Nothing of that set runs any more. What was finished before is finished; the core gets the rest back. */
+void serve_reclaim(server *s, const let_fleet_action *a) {
   let_time now = serve_now();
-  if (g->lanes) { /* what it finished before it died is finished */
+  lane_set *x = serve_lanes_find(&s->lanes, a->set);
+  for (uint32_t lane = 0; x && lane < x->n; lane++) {
     static let_done_msg d;
     bool corrupt = false;
-    for (uint32_t lane = 0; lane < g->n_gpulets; lane++)
-      while (let_lane_take_done(g->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET &&
-             d.status != LET_ERR_DEVICE)
-        (void)batch_ended(s, g, lane, &d, now);
+    while (let_lane_take_done(x->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE)
+      (void)batch_ended(s, x, lane, &d, now);
   }
-  serve_group_down(s, (uint32_t)(g - s->group));
-  for (uint32_t i = 0; i < g->n_gpulets; i++) {
-    if (!g->gpulet[i].declared) continue;
-    for (uint64_t b; (b = let_core_batch_on(s->core, g->gpulet[i].number)) != 0;)
+  let_fleet_group g;
+  if (x) x->batches = 0;
+  if (!let_fleet_group_at(s->fleet, a->group, &g)) return;
+  for (uint32_t i = 0; i < g.n_gpulets; i++)
+    for (uint64_t b; g.gpulet[i].declared && (b = let_core_batch_on(s->core, g.gpulet[i].id.n)) != 0;)
       let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
-  }
-  g->batches = 0;
 }
 
 /* ---- what the front sees of the server ------------------------------------------------------------------- */
 
-static bool model_ready(void *ctx, uint32_t model) {
-  const server *s = ctx;
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-    if (!s->group[i].used || !let_apply_group_routed(s->apply, i)) continue;
-    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
-      if (s->group[i].gpulet[k].up && place_of(&s->group[i].gpulet[k], model) != UINT32_MAX) return true;
-  }
-  return false;
-}
+static bool model_ready(void *ctx, uint32_t model) { return let_fleet_model_up(((server *)ctx)->fleet, model); }
 
 static bool ready(void *ctx) {
   server *s = ctx;
-  if (!s->serving || s->draining) return false;
-  for (uint32_t p = 0; p < s->plan->n_gpus; p++)
-    for (uint32_t k = 0; k < s->plan->gpu[p].n_gpulets; k++)
-      for (uint32_t j = 0; j < s->plan->gpu[p].gpulet[k].n_entries; j++)
+  if (!s->planning.plan || s->draining) return false;
+  for (uint32_t p = 0; p < s->planning.plan->n_gpus; p++)
+    for (uint32_t k = 0; k < s->planning.plan->gpu[p].n_gpulets; k++)
+      for (uint32_t j = 0; j < s->planning.plan->gpu[p].gpulet[k].n_entries; j++)
         for (uint32_t m = 0; m < s->n_models; m++)
-          if (strcmp(s->model[m].name, s->plan->gpu[p].gpulet[k].entry[j].name) == 0 && !model_ready(s, m))
+          if (strcmp(s->model[m].name, s->planning.plan->gpu[p].gpulet[k].entry[j].name) == 0 && !model_ready(s, m))
             return false;
   return true;
 }
@@ -343,7 +317,5 @@ void serve_front_interface(server *s, let_front_i *ret) {
                        .request_take = request_take,
                        .request_release = request_release,
                        .infer = infer,
-                       .cancel = cancel,
-                       .turn = serve_turn,
-                       .extra = serve_extra};
+                       .cancel = cancel};
 }

@@ -1,7 +1,7 @@
-/* serve.h: the server: wires front, core, ring, apply and the workers together on one event loop.
+/* serve.h: the server: wires front, core, ring, fleet and the workers together on one event loop.
  *
- *   request:   front -> core (queue, batch, route) -> ring -> worker -> ring -> front       infer.c
- *   decision:  plan -> apply -> fleet (start, prepare, switch, drain, retire)               plan.c, fleet.c
+ *   request:   front -> core (queue, batch, route) -> ring -> worker -> ring -> front       infer.c, turn.c
+ *   decision:  plan -> fleet (start, prepare, switch, drain, retire)                        offer.c, perform.c
  *
  * It never sees a device or an engine: those live in the workers. */
 #ifndef LET_SERVE_SERVE_H
@@ -62,7 +62,8 @@ typedef struct let_serve_options {
   const char *profile_dir; /* for sim devices, "" otherwise */
   const char *plugin_dir;  /* where libgpulet_torch.so is, "" for the usual places */
   const char *program;     /* path of the gpulet binary, started with "worker" */
-  let_dur prepare_timeout; /* a worker that takes longer to start or to prepare is killed, and the plan taken back */
+  let_dur
+      prepare_timeout; /* a worker that takes longer to start or to prepare is killed, and the plan is rolled back */
   const let_serve_helper *helper; /* NULL: none */
   bool spare;                     /* a second, prepared worker for every device with a worker of its own */
   const char *ready_file;         /* written once serving: "http PORT\nmetrics PORT\n"; NULL: none */

@@ -11,11 +11,31 @@
 #include "obs/log.h"
 #include "serve_int.h"
 
-/* After every round of events: what the core and apply now want done. */
+/* Whoever waits for a plan hears what became of it. */
+static void tell_outcome(server *s) {
+  plan_outcome o;
+  if (!serve_plan_outcome(&s->planning, &o) || s->stopping) return;
+  if (o.call) {
+    let_buf b;
+    let_buf_init(&b, &let_mem_libc);
+    serve_plan_outcome_text(&s->planning, &o, &b);
+    let_front_reply(s->front, o.call, o.ok ? 200 : 409, "application/json", (let_str){b.p, b.n});
+    let_buf_fini(&b);
+  }
+  if (o.ok || let_fleet_serving(s->fleet)) return;
+  s->failed = true; /* the very first plan: there is nothing to fall back to */
+  let_fail(&s->error, LET_ERR_UNAVAILABLE, "%s", o.why);
+  uv_stop(&s->loop);
+}
+
+/* After every round of events: what the fleet and the core now want done. Silence is judged after all that had been
+ * said was read. */
 static void on_check(uv_check_t *check) {
   server *s = check->data;
-  serve_fleet_step(s);
-  serve_fleet_watch(s, serve_now());
+  serve_perform(s);
+  serve_look(s);
+  serve_perform(s);
+  tell_outcome(s);
   serve_pump(s);
 }
 
@@ -41,17 +61,17 @@ static void on_timer(uv_poll_t *poll, int status, int events) {
 static void maybe_leave(uv_check_t *check) {
   server *s = check->data;
   on_check(check);
-  if (let_apply_idle(s->apply)) uv_stop(&s->loop);
+  if (let_fleet_idle(s->fleet)) uv_stop(&s->loop);
 }
 
 static void on_drained(void *ctx) {
   server *s = ctx;
   s->stopping = true;
-  let_apply_stop_all(s->apply);
+  serve_tell(s, (let_fleet_event){.kind = LET_FLEET_STOP_ALL});
   uv_check_stop(&s->check);
   uv_check_start(&s->check, maybe_leave);
-  serve_fleet_step(s);
-  if (let_apply_idle(s->apply)) uv_stop(&s->loop);
+  serve_perform(s);
+  if (let_fleet_idle(s->fleet)) uv_stop(&s->loop);
 }
 
 static void begin_drain(server *s, const char *why) {
@@ -63,7 +83,8 @@ static void begin_drain(server *s, const char *why) {
     return;
   }
   let_log(LET_LOG_INFO, "serve", "%s: answering %u requests in flight, then leaving", why, s->in_flight);
-  s->draining = true;
+  s->draining = s->planning.leaving = true;
+  serve_tell(s, (let_fleet_event){.kind = LET_FLEET_DRAIN});
   s->exit_by = serve_now() + s->o->exit_timeout;
   let_front_drain(s->front, on_drained, s);
 }
@@ -71,11 +92,13 @@ static void begin_drain(server *s, const char *why) {
 static void on_signal(uv_signal_t *h, int sig) {
   server *s = h->data;
   switch (sig) {
-  case SIGHUP: serve_plan_reload(s); break;
+  case SIGHUP: serve_plan_again(&s->planning); break;
   case SIGUSR1: {
     let_buf b;
     let_buf_init(&b, &let_mem_libc);
     let_core_dump(s->core, &b);
+    let_buf_str(&b, "\n");
+    let_fleet_dump(s->fleet, &b);
     fprintf(stderr, "%.*s\n", (int)b.n, b.p ? b.p : "");
     let_buf_fini(&b);
     break;
@@ -127,19 +150,55 @@ static let_err open_models(server *s, let_error *e) {
   s->out_bytes = calloc(s->n_models + 1, sizeof *s->out_bytes);
   s->model = calloc(s->n_models + 1, sizeof *s->model);
   s->rows = calloc(s->n_models + 1, sizeof *s->rows);
-  s->took = calloc(s->n_models + 1, sizeof *s->took);
-  if (!s->metrics || !s->out_bytes || !s->model || !s->rows || !s->took)
-    return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  if (!s->metrics || !s->out_bytes || !s->model || !s->rows) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   let_err r = let_stages_new(s->n_models, &let_mem_libc, &s->stages, e);
   if (r) return r;
   for (uint32_t i = 0; i < s->n_models; i++) {
     s->model[i] = s->given[i];
-    s->model[i].slo = serve_slo_configured(s, i);
+    s->model[i].slo = let_fleet_slo(s->fleet, i);
     s->out_bytes[i] = output_bytes(&s->model[i]);
     r = let_core_model_set(s->core, i, &s->model[i], e);
     if (r) return r;
   }
   return LET_OK;
+}
+
+static let_dur watchdog(void) {
+  const char *text = getenv("GPULET_WATCHDOG_MS"); /* the workers read it too */
+  let_dur d = text && atol(text) > 0 && atol(text) < 1000000 ? atol(text) * LET_MS : 5 * LET_S;
+  return d < LET_S ? LET_S : d; /* they report once a second */
+}
+
+static let_err open_fleet(server *s, let_error *e) {
+  s->fleet_device = calloc(s->n_devices + 1, sizeof *s->fleet_device);
+  if (!s->fleet_device) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  for (uint32_t i = 0; i < s->n_devices; i++) {
+    const let_serve_device *d = &s->device[i];
+    s->fleet_device[i] = (let_fleet_device){.name = d->name,
+                                            .type = &d->type,
+                                            .depth = d->depth,
+                                            .worker_per_gpulet = d->worker_per_gpulet,
+                                            .own_share = d->environment != NULL};
+  }
+  let_fleet_options o = {.model = s->given,
+                         .n_models = s->n_models,
+                         .device = s->fleet_device,
+                         .n_devices = s->n_devices,
+                         .groups = SERVE_GROUPS,
+                         .gpulets = SERVE_GPULETS,
+                         .watchdog = watchdog(),
+                         .prepare_timeout = s->o->prepare_timeout,
+                         .default_slo = s->o->default_slo,
+                         .spare = s->o->spare};
+  let_err r = let_fleet_new(&o, &let_mem_libc, &s->fleet, e);
+  if (r) return r;
+  s->processes = (process_table){
+      .loop = &s->loop, .fleet = s->fleet, .o = s->o, .device = s->device, .arena = s->arena, .now = serve_now};
+  s->planning.loop = &s->loop, s->planning.fleet = s->fleet, s->planning.planner = s->planner,
+  s->planning.now = serve_now;
+  s->mps_watch = (mps_watch){.loop = &s->loop, .fleet = s->fleet, .helper = s->o->helper, .now = serve_now};
+  s->lanes.loop = &s->loop, s->lanes.done = serve_lanes_done, s->lanes.ctx = s;
+  return serve_processes_open(&s->processes, e);
 }
 
 static let_err open_all(server *s, let_error *e) {
@@ -155,9 +214,8 @@ static let_err open_all(server *s, let_error *e) {
                             .requests = s->n_requests,
                             .queue = (uint32_t)o->queue};
   if ((r = let_core_new(&limits, &let_mem_libc, &s->core, e))) return r;
-  if ((r = let_apply_new(SERVE_GROUPS, &let_mem_libc, &s->apply, e))) return r;
-  if (o->prepare_timeout > 0) let_apply_set_patience(s->apply, o->prepare_timeout);
-  if ((r = serve_helper_open(s, e))) return r;
+  if ((r = open_fleet(s, e))) return r;
+  if ((r = serve_mps_watch_open(&s->mps_watch, e))) return r;
   if ((r = open_models(s, e))) return r;
   let_front_options fo = {.host = o->host,
                           .port = (uint16_t)o->http_port,
@@ -170,6 +228,7 @@ static let_err open_all(server *s, let_error *e) {
                           .server_version = LET_VERSION};
   let_front_i fi;
   serve_front_interface(s, &fi);
+  fi.turn = serve_turn, fi.extra = serve_extra;
   if ((r = let_front_new(&s->loop, &fo, &fi, &let_mem_libc, &s->front, e))) return r;
   if (o->metrics_port >= 0 && (r = let_front_listen_metrics(s->front, o->host, (uint16_t)o->metrics_port, e))) return r;
   return LET_OK;
@@ -193,26 +252,16 @@ static let_err write_ready_file(const server *s, let_error *e) {
 
 /* ---- end ----------------------------------------------------------------------------------------------------- */
 
-static bool any_worker(const server *s) {
-  for (uint32_t i = 0; i < SERVE_WORKERS; i++)
-    if (s->worker[i].alive) return true;
-  return false;
-}
-
 static void close_all(server *s) {
-  s->draining = true; /* a plan that is still being made comes too late */
-  if (s->apply) let_apply_stop_all(s->apply);
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++)
-    if (s->worker[i].alive) serve_fleet_kill(s, i, "the server leaves");
-  serve_spare_close(s);
-  while (any_worker(s) && uv_run(&s->loop, UV_RUN_ONCE)) {} /* SIGKILL was sent: their exits are on the way */
-  if (s->front) let_front_close(s->front);
-  for (uint32_t i = 0; i < SERVE_GROUPS; i++) {
-    for (uint32_t k = 0; k < s->group[i].n_gpulets; k++)
-      s->group[i].gpulet[k].declared = false; /* the core goes as a whole */
-    serve_group_free(s, i);
+  s->draining = s->stopping = s->planning.leaving = true;
+  if (s->fleet) {
+    serve_tell(s, (let_fleet_event){.kind = LET_FLEET_ABANDON});
+    serve_perform(s);
+    while (!let_fleet_idle(s->fleet) && uv_run(&s->loop, UV_RUN_ONCE)) serve_perform(s); /* exits are on the way */
   }
-  serve_helper_close(s);
+  if (s->front) let_front_close(s->front);
+  serve_lanes_close_all(&s->lanes);
+  serve_mps_watch_close(&s->mps_watch);
   uv_close((uv_handle_t *)&s->prepare, NULL);
   uv_close((uv_handle_t *)&s->check, NULL);
   uv_close((uv_handle_t *)&s->timer, NULL);
@@ -222,17 +271,17 @@ static void close_all(server *s) {
   uv_loop_close(&s->loop);
   close(s->timer_fd);
   let_core_free(s->core);
-  let_apply_free(s->apply);
+  serve_processes_close(&s->processes);
+  let_fleet_free(s->fleet);
+  free(s->fleet_device);
   let_ring_arena_free(s->arena);
-  let_arena_fini(&s->plan_arena);
-  let_arena_fini(&s->change.arena);
+  serve_planning_close(&s->planning);
   let_stages_free(s->stages);
   free(s->request);
   free(s->metrics);
   free(s->out_bytes);
   free(s->model);
   free(s->rows);
-  free(s->took);
 }
 
 static void announce(server *s) {
@@ -248,20 +297,15 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
   if (!s) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   s->o = o, s->given = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices,
   s->planner = planner;
-  s->began = s->watched = serve_now();
-  const char *watchdog = getenv("GPULET_WATCHDOG_MS"); /* the workers read it too */
-  s->watchdog = watchdog && atol(watchdog) > 0 && atol(watchdog) < 1000000 ? atol(watchdog) * LET_MS : 5 * LET_S;
-  if (s->watchdog < LET_S) s->watchdog = LET_S; /* they report once a second */
-  s->plan_arena.mem = s->change.arena.mem = &let_mem_libc;
-  for (uint32_t i = 0; i < SERVE_WORKERS; i++) s->worker[i].control = -1, s->worker[i].server = s;
-  for (uint32_t i = 0; i < SERVE_SPARES; i++) s->spare[i].group = LET_APPLY_NONE;
+  s->began = serve_now();
+  serve_planning_open(&s->planning);
   let_err r = open_all(s, e);
-  if (!r) r = serve_plan_first(s, e);
+  if (!r) r = serve_plan_first(&s->planning, e);
   if (!r) {
-    serve_fleet_step(s);
+    serve_perform(s);
     /* until the first plan serves, then until told to leave */
-    while (!s->serving && !s->failed && !s->stopping && uv_run(&s->loop, UV_RUN_ONCE)) {}
-    if (s->serving && !s->failed && !s->draining) {
+    while (!let_fleet_serving(s->fleet) && !s->failed && !s->stopping && uv_run(&s->loop, UV_RUN_ONCE)) {}
+    if (let_fleet_serving(s->fleet) && !s->failed && !s->draining) {
       r = write_ready_file(s, e);
       if (!r) announce(s);
     }

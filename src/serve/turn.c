@@ -28,6 +28,7 @@ static void decide(server *s, let_time now) {
   let_hist_add(&s->turn.gap, now - stretch_began(s, now));
   s->turn.stale = false;
   serve_take_done(s);
+  serve_perform(s); /* nothing goes to a worker that has just been found broken */
   now = serve_now();
   while (let_core_step(s->core, now, &a)) {
     if (a.kind == LET_ACTION_SUBMIT) serve_submit(s, &a, now);
@@ -49,10 +50,10 @@ static bool decide_when_due(server *s) {
 
 static void write_answers(server *s) {
   s->turn.answering = true;
-  while (s->turn.first) {
-    let_request *r = s->turn.first;
-    s->turn.first = r->next;
-    if (!r->next) s->turn.last = NULL;
+  while (s->first_ended) {
+    let_request *r = s->first_ended;
+    s->first_ended = r->next;
+    if (!r->next) s->last_ended = NULL;
     r->next = NULL;
     let_front_done(s->front, r);
     (void)decide_when_due(s);
@@ -65,13 +66,6 @@ void serve_turn(void *ctx) {
   if (decide_when_due(s) && !s->turn.answering) write_answers(s);
 }
 
-void serve_answer_later(server *s, let_request *r) {
-  r->next = NULL;
-  if (s->turn.last) s->turn.last->next = r;
-  else s->turn.first = r;
-  s->turn.last = r;
-}
-
 /* What is written makes clients' next requests visible, and those want a decision before the loop sleeps. */
 void serve_pump(server *s) {
   LET_ASSERT(!s->turn.answering);
@@ -82,9 +76,7 @@ void serve_pump(server *s) {
 }
 
 static void arm_timer(server *s) {
-  let_time at = let_core_wake(s->core), t = let_apply_wake(s->apply);
-  if (t < at) at = t;
-  t = serve_fleet_wake(s);
+  let_time at = let_core_wake(s->core), t = let_fleet_wake(s->fleet);
   if (t < at) at = t;
   if (s->draining && !s->stopping && s->exit_by < at) at = s->exit_by;
   if (at == s->timer_at) return;
@@ -96,6 +88,12 @@ static void arm_timer(server *s) {
     spec.it_value.tv_nsec = at % LET_S;
   }
   timerfd_settime(s->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
+}
+
+void serve_lanes_done(void *ctx, lane_set *x) {
+  server *s = ctx;
+  serve_take_done_of(s, x);
+  serve_pump(s);
 }
 
 void serve_before_sleep(uv_prepare_t *prepare) {

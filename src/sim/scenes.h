@@ -4,12 +4,7 @@
 
 #include "sim/sim.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { LET_SCENE_SEEDS = 1 }; /* the sanitizers look for something else, and slowly */
-#else
-enum { LET_SCENE_SEEDS = 3 };
-#endif
-enum { LET_SCENES_MAX = 200 };
+enum { LET_SCENE_SEEDS = 3, LET_SCENES_MAX = 200 };
 
 /* What a scene asks of core/, beside the two rules that hold for each (see scenes_test.c). */
 typedef struct let_scene {

@@ -1,4 +1,4 @@
-/* bring_up.c: a generation's steps: open, load, prepare, measure; later the same for further sizes, beside the lane
+/* bring_up.c: a lane set's steps: open, load, prepare, measure; later the same for further sizes, beside the lane
  * that serves; and in the end its frees, one by one. */
 #include <errno.h>
 #include <stdlib.h>
@@ -7,98 +7,74 @@
 #include <unistd.h>
 
 #include "os/clock.h"
-#include "ring/control.h"
 #include "worker/worker_int.h"
 
 /* ---- what the server asks for -------------------------------------------------------------------------------- */
 
-static bool number(const json_t *doc, const char *key, int64_t least, int64_t most, int64_t *ret) {
-  const json_t *v = json_object_get(doc, key);
-  if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > most) return false;
-  *ret = json_integer_value(v);
-  return true;
-}
-
-static let_err read_model(const json_t *doc, let__lane_model *m, let_error *e) {
-  const json_t *sizes = json_object_get(doc, "sizes");
-  size_t n = json_array_size(sizes);
-  int64_t needed = (int64_t)n, slo_us = 0;
-  if (!json_is_array(sizes) || n < 1 || n > LET_SIZES_MAX)
-    return let_fail(e, LET_ERR_INVALID, "field 'sizes' is not a list of 1 to %d batch sizes", LET_SIZES_MAX);
-  for (size_t i = 0; i < n; i++) {
-    json_int_t size = json_integer_value(json_array_get(sizes, i));
-    if (size < 1 || size > LET_BATCH_MAX)
-      return let_fail(e, LET_ERR_INVALID, "sizes[%zu] is not a batch size of 1 to %d", i, LET_BATCH_MAX);
-    m->size[m->n_sizes++] = (uint32_t)size;
+static let_err take_lane(const let_ipc_lane *from, let__lane *l, let_error *e) {
+  l->gpulet = from->gpulet;
+  l->first = from->first;
+  l->granules = from->granules;
+  l->shared = from->shared;
+  l->cost = from->cost;
+  l->model = calloc(from->n_models, sizeof *l->model);
+  if (!l->model) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u models", from->n_models);
+  l->n_models = from->n_models;
+  for (uint32_t i = 0; i < from->n_models; i++) {
+    const let_ipc_variant *v = &from->model[i];
+    let__lane_model *m = &l->model[i];
+    m->n_sizes = v->n_sizes;
+    memcpy(m->size, v->size, sizeof m->size);
+    m->needed = v->needed;
+    m->slo = v->slo;
+    m->planned = v->planned;
   }
-  if (json_object_get(doc, "needed") && !number(doc, "needed", 1, (int64_t)n, &needed))
-    return let_fail(e, LET_ERR_INVALID, "field 'needed' is not a number of sizes");
-  if (json_object_get(doc, "slo_us") && !number(doc, "slo_us", 0, INT64_MAX / LET_US, &slo_us))
-    return let_fail(e, LET_ERR_INVALID, "field 'slo_us' is not a time");
-  m->needed = (uint32_t)needed, m->slo = slo_us * LET_US, m->planned = json_is_true(json_object_get(doc, "planned"));
   return LET_OK;
-}
-
-static let_err read_lane(const json_t *doc, let__lane *l, let_error *e) {
-  const json_t *models = json_object_get(doc, "models");
-  int64_t gpulet, first, granules, cost = 0;
-  size_t n = json_array_size(models);
-  if (!number(doc, "gpulet", 0, UINT32_MAX, &gpulet) || !number(doc, "first", 0, UINT32_MAX, &first) ||
-      !number(doc, "granules", 1, UINT32_MAX, &granules) || !json_is_array(models) || n < 1 ||
-      (json_object_get(doc, "cost_us") && !number(doc, "cost_us", 0, INT64_MAX, &cost)))
-    return let_fail(e, LET_ERR_INVALID, "a lane needs 'gpulet', 'first', 'granules' (numbers) and 'models' (a list)");
-  l->gpulet = (uint32_t)gpulet, l->first = (uint32_t)first, l->granules = (uint32_t)granules, l->cost = (uint64_t)cost;
-  l->shared = json_is_true(json_object_get(doc, "shared"));
-  l->model = calloc(n, sizeof *l->model);
-  if (!l->model) return let_fail(e, LET_ERR_NOMEM, "out of memory for %zu models", n);
-  l->n_models = (uint32_t)n;
-  let_err r = LET_OK;
-  for (size_t i = 0; !r && i < n; i++) r = read_model(json_array_get(models, i), &l->model[i], e);
-  return r;
 }
 
 /* Cheap lanes first: most of them serve again long before the dearest is ready. What is not known goes first, too: of
  * equal ones the order stays. */
-static void sort(let__generation *g) {
-  for (uint32_t i = 0; i < g->n; i++) {
+static void sort(let__lane_set *set) {
+  for (uint32_t i = 0; i < set->n; i++) {
     uint32_t k = i;
-    for (; k > 0 && g->lane[g->order[k - 1]].cost > g->lane[i].cost; k--) g->order[k] = g->order[k - 1];
-    g->order[k] = i;
+    for (; k > 0 && set->lane[set->order[k - 1]].cost > set->lane[i].cost; k--) set->order[k] = set->order[k - 1];
+    set->order[k] = i;
   }
 }
 
-let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_fds, let__generation **ret,
-                            let_error *e) {
-  const json_t *list = json_object_get(doc, "lanes");
-  size_t n = json_array_size(list);
-  let__generation *g = n && n <= LET__GPULETS_MAX ? calloc(1, sizeof *g) : NULL;
+let_err let__lane_set_new(let__worker *w, let_arena *a, const let_ipc_prepare *asked, int *fds, let__lane_set **ret,
+                          let_error *e) {
+  uint32_t n = asked->n_lanes, n_fds = 2 + n;
+  let__lane_set *set = calloc(1, sizeof *set);
   let_err r = LET_OK;
-  if (g) g->stop_fd = -1, g->number = (uint64_t)json_integer_value(json_object_get(doc, "generation"));
-  if (!json_is_array(list) || n < 1 || n > LET__GPULETS_MAX || (size_t)n_fds != n + 2)
-    r = let_fail(e, LET_ERR_INVALID,
-                 "'prepare' with %zu lanes and %d descriptors: one per lane and two more are needed", n, n_fds);
-  else if (!g || !(g->lane = calloc(n, sizeof *g->lane)))
-    r = let_fail(e, LET_ERR_NOMEM, "out of memory for %zu lanes", n);
-  else if (!(r = let_lanes_map(fds[0], (uint32_t)n, fds + 2, fds[1], &g->lanes, e)))
-    for (int i = 1; i < n_fds; i++) fds[i] = -1; /* the lanes own them now */
-  for (int i = 0; i < n_fds; i++)
+  if (set) set->stop_fd = -1, set->id = asked->set;
+  if (!set || !(set->lane = calloc(n, sizeof *set->lane)))
+    r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
+  else if (!(r = let_lanes_map(fds[0], n, fds + 2, fds[1], &set->lanes, e)))
+    for (uint32_t i = 1; i < n_fds; i++) fds[i] = -1; /* the lanes own them now */
+  for (uint32_t i = 0; i < n_fds; i++)
     if (fds[i] >= 0) close(fds[i]);
-  if (!r && (g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+  if (!r && (set->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
     r = let_fail(e, LET_ERR_IO, "cannot create an eventfd: %s", strerror(errno));
-  for (size_t i = 0; !r && i < n; i++) {
-    let__lane *l = &g->lane[g->n++];
-    *l = (let__lane){.w = &w->view, .lanes = g->lanes, .index = (uint32_t)i, .stop_fd = g->stop_fd, .due = LET_NEVER};
-    r = read_lane(json_array_get(list, i), l, e);
-    for (uint32_t k = 0; !r && k < l->n_models; k++) g->total += l->model[k].needed;
+  for (uint32_t i = 0; !r && i < n; i++) {
+    let__lane *l = &set->lane[set->n++];
+    *l = (let__lane){.w = &w->view, .lanes = set->lanes, .index = i, .stop_fd = set->stop_fd, .due = LET_NEVER};
+    r = take_lane(&asked->lane[i], l, e);
+    for (uint32_t k = 0; !r && k < l->n_models; k++) set->total += l->model[k].needed;
   }
+  let_ipc_prepare *kept = r ? NULL : let_arena_alloc(a, sizeof *kept);
+  if (!r && !kept) r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   if (r) {
-    if (g) let__generation_free(w, g);
+    if (set) let__lane_set_free(w, set);
     return r;
   }
-  g->beside = json_is_true(json_object_get(doc, "beside"));
-  g->doc = json_incref((json_t *)(uintptr_t)doc);
-  sort(g);
-  *ret = g;
+  *kept = *asked;
+  set->asked = kept;
+  set->arena = *a;
+  *a = (let_arena){.mem = a->mem};
+  set->beside = asked->beside;
+  sort(set);
+  *ret = set;
   return LET_OK;
 }
 
@@ -106,8 +82,8 @@ let_err let__generation_new(let__worker *w, const json_t *doc, int *fds, int n_f
 
 static uint64_t batches_run(const let__worker *w) {
   uint64_t n = 0;
-  for (const let__generation *g = w->generations; g; g = g->next)
-    for (uint32_t i = 0; i < g->n; i++) n += atomic_load_explicit(&g->lane[i].batches, memory_order_relaxed);
+  for (const let__lane_set *set = w->lane_sets; set; set = set->next)
+    for (uint32_t i = 0; i < set->n; i++) n += atomic_load_explicit(&set->lane[i].batches, memory_order_relaxed);
   return n;
 }
 
@@ -131,14 +107,10 @@ static let_err open_gpulet(let__worker *w, const let__lane *l, let_gpulet **ret,
   return LET_OK;
 }
 
-static let_err load_model(let__worker *w, let__generation *g, const let__lane *l, let__lane_model *m, let_error *e) {
-  let_model spec;
-  size_t index = (size_t)(m - l->model);
-  const json_t *doc =
-      json_array_get(json_object_get(json_array_get(json_object_get(g->doc, "lanes"), l->index), "models"), index);
-  let_err r = let_control_model_get(json_object_get(doc, "spec"), &spec, e);
-  if (r) return r;
-  memcpy(g->model, spec.name, sizeof g->model);
+static let_err load_model(let__worker *w, let__lane_set *set, const let__lane *l, let__lane_model *m, let_error *e) {
+  let_model spec = *set->asked->lane[l->index].model[m - l->model].model;
+  let_err r;
+  memcpy(set->model, spec.name, sizeof set->model);
   if (let__simulated(w)) spec.null_us = 0; /* the profile says how long it takes */
   for (uint32_t i = 0; i < m->n_sizes; i++)
     if (spec.max_batch == 0 && m->size[i] != 1)
@@ -148,22 +120,22 @@ static let_err load_model(let__worker *w, let__generation *g, const let__lane *l
   return LET_OK;
 }
 
-/* Which exec the cell under way lacks; 2: none. */
-static int lacks(const let__worker *w, const let__cell *c) {
-  if (!c->x[0]) return 0;
-  return !c->x[1] && w->view.device->i->depth > 1 && !c->x[0]->dynamic ? 1 : 2;
+/* Which exec the variant under way lacks; 2: none. */
+static int lacks(const let__worker *w, const let__batch_variant *v) {
+  if (!v->x[0]) return 0;
+  return !v->x[1] && w->view.device->i->depth > 1 && !v->x[0]->dynamic ? 1 : 2;
 }
 
-static let_err prepare(let__lane_model *m, let_gpulet *on, let__cell *c, int instance, let_error *e) {
+static let_err prepare(let__lane_model *m, let_gpulet *on, let__batch_variant *v, int instance, let_error *e) {
   let_engine_target t;
   const char *note = NULL;
   on->device->i->target(on, &t);
   if (instance == 0 && !m->measured) let__fault(LET__STAGE_PREPARE);
-  c->size = m->size[m->next];
-  let_err r = m->engine->prepare(m->loaded->em, &t, c->size, instance, &c->x[instance], &note, e);
+  v->size = m->size[m->next];
+  let_err r = m->engine->prepare(m->loaded->em, &t, v->size, instance, &v->x[instance], &note, e);
   if (r) return r;
-  c->x[instance]->model = m->m->name;
-  c->dirty[instance] = c->size;
+  v->x[instance]->model = m->m->name;
+  v->dirty[instance] = v->size;
   if (note) m->note = note;
   return LET_OK;
 }
@@ -173,7 +145,7 @@ typedef struct measuring {
   let_gpulet *g;
   const let_engine *engine;
   _Atomic let_time *due;
-  let__cell *cell;
+  let__batch_variant *variant;
   let__effort effort;
   let_err result;
   let_error error;
@@ -185,94 +157,94 @@ static void measure(void *arg) {
   x->g->device->i->target(x->g, &t);
   x->result = x->g->device->i->enter(x->g, &x->error);
   if (!x->result) x->result = x->engine->enter(&t, &x->error);
-  if (!x->result) x->result = let__measure(x->w, x->g, x->due, x->cell, x->effort, &x->error);
+  if (!x->result) x->result = let__measure(x->w, x->g, x->due, x->variant, x->effort, &x->error);
 }
 
 /* How long a run may take, from the sizes that are known: in proportion, and twice that. */
 static let_dur expected(const let__lane_model *m, uint32_t size) {
   let_dur most = 0;
-  for (uint32_t i = 0; i < let__cells(m); i++) {
-    const let__cell *c = &m->cell[i];
-    let_dur t = 2 * c->p99 * (size > c->size ? (size + c->size - 1) / c->size : 1);
+  for (uint32_t i = 0; i < let__variants(m); i++) {
+    const let__batch_variant *v = &m->variant[i];
+    let_dur t = 2 * v->p99 * (size > v->size ? (size + v->size - 1) / v->size : 1);
     if (t > most) most = t;
   }
   return most;
 }
 
-/* Measures the cell on |on|, in |hand|'s thread; what was measured in this process before is not measured again. Nor is
+/* Measures the variant on |on|, in |thread|; what was measured in this process before is not measured again. Nor is
  * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to
  * measure it holds up the small ones of whoever serves on the same SMs until it is done. */
-static let_err measure_with(let__worker *w, let__hand *hand, const let__lane *l, let__lane_model *m, let_gpulet *on,
-                            _Atomic let_time *due, bool beside, let__cell *c, let_error *e) {
-  let_err r = let__hand_start(hand, e);
+static let_err measure_with(let__worker *w, let__job_thread *thread, const let__lane *l, let__lane_model *m,
+                            let_gpulet *on, _Atomic let_time *due, bool beside, let__batch_variant *v, let_error *e) {
+  let_err r = let__job_thread_start(thread, e);
   if (r) return r;
-  const let__known *known = let__model_known(m->loaded, c->size, l->granules, l->shared);
-  bool again = known && (!known->beside || beside);
-  c->p99 = expected(m, c->size);
-  if (again) c->p50 = known->p50, c->p99 = known->p99, c->beside = known->beside;
-  else if (beside && m->planned && w->view.device->i->depth > 1) return c->beside = true, c->p99 = 0, LET_OK;
+  const let__cached_latency *cached = let__model_latency(m->loaded, v->size, l->granules, l->shared);
+  bool again = cached && (!cached->beside || beside);
+  v->p99 = expected(m, v->size);
+  if (again) v->p50 = cached->p50, v->p99 = cached->p99, v->beside = cached->beside;
+  else if (beside && m->planned && w->view.device->i->depth > 1) return v->beside = true, v->p99 = 0, LET_OK;
   measuring x = {.w = &w->view,
                  .g = on,
                  .engine = m->engine,
                  .due = due,
-                 .cell = c,
+                 .variant = v,
                  .effort = again    ? LET__ONCE
                            : beside ? LET__BESIDE
                                     : LET__ALONE};
   uint64_t before = batches_run(w);
-  let__hand_give(hand, measure, &x);
-  let__hand_wait(hand);
+  let__job_thread_run(thread, measure, &x);
+  let__job_thread_wait(thread);
   if (x.result) {
     if (e) *e = x.error;
-    return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, c->size), x.result;
+    return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, v->size), x.result;
   }
   if (x.effort == LET__ALONE && batches_run(w) != before)
-    c->beside = true, c->p99 = c->p50; /* it was not alone after all */
-  if (!again && c->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, c);
+    v->beside = true, v->p99 = v->p50; /* it was not alone after all */
+  if (!again && v->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, v);
   return LET_OK;
 }
 
 static void publish(let__lane_model *m) {
   m->next++;
-  atomic_store_explicit(&m->n_cells, let__cells(m) + 1, memory_order_release);
+  atomic_store_explicit(&m->n_variants, let__variants(m) + 1, memory_order_release);
 }
 
 /* The planned batch alone is too slow for single requests to be padded to it within the SLO (a plan that promises
  * none): one more size before the lane serves. */
-static bool too_slow(const let__lane_model *m, const let__cell *c) {
-  return m->slo > 0 && !c->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 &&
-         m->size[1] < c->size && 2 * c->p50 > m->slo;
+static bool too_slow(const let__lane_model *m, const let__batch_variant *v) {
+  return m->slo > 0 && !v->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 &&
+         m->size[1] < v->size && 2 * v->p50 > m->slo;
 }
 
-let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, let_error *e) {
-  let__lane *l = &g->lane[g->order[g->up]];
+let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, let_error *e) {
+  let__lane *l = &set->lane[set->order[set->up]];
   let__lane_model *m = l->model;
   let_err r;
   while (m < l->model + l->n_models && m->next >= m->needed) m++;
   *ret_lane = l;
-  g->model[0] = 0;
+  set->model[0] = 0;
   if (!l->g) {
     if ((r = open_gpulet(w, l, &l->g, &l->number, e))) return r;
   } else if (m == l->model + l->n_models) {
-    g->up++;
+    set->up++;
     let__lane_serve(l);
     return LET_OK;
   } else if (!m->loaded) {
-    g->began = let_now();
-    if ((r = load_model(w, g, l, m, e))) return r;
+    set->began = let_now();
+    if ((r = load_model(w, set, l, m, e))) return r;
   } else {
-    let__cell *c = &m->cell[let__cells(m)];
-    int instance = lacks(w, c);
+    let__batch_variant *v = &m->variant[let__variants(m)];
+    int instance = lacks(w, v);
     if (instance < 2) {
-      memcpy(g->model, m->m->name, sizeof g->model);
-      if ((r = prepare(m, l->g, c, instance, e))) return r;
+      memcpy(set->model, m->m->name, sizeof set->model);
+      if ((r = prepare(m, l->g, v, instance, e))) return r;
     } else {
-      if ((r = measure_with(w, &l->hand, l, m, l->g, &l->due, g->beside || let__busy(w), c, e))) return r;
+      if ((r = measure_with(w, &l->thread, l, m, l->g, &l->due, set->beside || let__busy(w), v, e))) return r;
       publish(m);
-      memcpy(g->model, m->m->name, sizeof g->model);
-      g->done++;
-      if (too_slow(m, c)) m->needed++, g->total++;
-      m->took = let_now() - g->began;
+      memcpy(set->model, m->m->name, sizeof set->model);
+      set->done++;
+      if (too_slow(m, v)) m->needed++, set->total++;
+      m->took = let_now() - set->began;
     }
   }
   *ret_lane = NULL;
@@ -282,10 +254,10 @@ let_err let__bring_up(let__worker *w, let__generation *g, let__lane **ret_lane, 
 /* ---- growing -------------------------------------------------------------------------------------------------- */
 
 /* Every model gets its next size before any gets the one after. */
-static let__lane_model *next_to_grow(const let__generation *g, let__lane **ret_lane) {
+static let__lane_model *next_to_grow(const let__lane_set *set, let__lane **ret_lane) {
   let__lane_model *best = NULL;
-  for (uint32_t i = 0; i < g->up; i++) {
-    let__lane *l = &g->lane[g->order[i]];
+  for (uint32_t i = 0; i < set->up; i++) {
+    let__lane *l = &set->lane[set->order[i]];
     for (uint32_t k = 0; k < l->n_models; k++) {
       let__lane_model *m = &l->model[k];
       if (m->next < m->n_sizes && (!best || m->next < best->next)) best = m, *ret_lane = l;
@@ -294,39 +266,39 @@ static let__lane_model *next_to_grow(const let__generation *g, let__lane **ret_l
   return best;
 }
 
-bool let__growing(const let__generation *g) {
+bool let__growing(const let__lane_set *set) {
   let__lane *l;
-  return g->up == g->n && next_to_grow(g, &l);
+  return set->up == set->n && next_to_grow(set, &l);
 }
 
-static void discard(const let__lane_model *m, let__cell *c) {
+static void discard(const let__lane_model *m, let__batch_variant *v) {
   for (int x = 0; x < 2; x++)
-    if (c->x[x]) m->engine->discard(c->x[x]);
-  memset(c, 0, sizeof *c);
+    if (v->x[x]) m->engine->discard(v->x[x]);
+  memset(v, 0, sizeof *v);
 }
 
 static bool scarce(let_err r) { return r == LET_ERR_NOMEM || r == LET_ERR_OVERLOADED; }
 
-static void let_go(let__lane *l) {
-  if (l->tried) l->tried_by->discard(l->tried);
-  l->tried = NULL;
+static void free_scratch_graph(let__lane *l) {
+  if (l->scratch_graph) l->scratch_engine->discard(l->scratch_graph);
+  l->scratch_graph = NULL;
 }
 
-static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__cell *c, int instance,
+static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, let__batch_variant *v, int instance,
                             let_error *e) {
-  let_err r = prepare(m, on, c, instance, e);
-  if (!scarce(r) || !l->tried) return r;
-  let_go(l);
-  return prepare(m, on, c, instance, e);
+  let_err r = prepare(m, on, v, instance, e);
+  if (!scarce(r) || !l->scratch_graph) return r;
+  free_scratch_graph(l);
+  return prepare(m, on, v, instance, e);
 }
 
-/* What the twin told is kept; its graph is not to serve. */
-static void measured(let__lane *l, let__lane_model *m, let__cell *c) {
+/* What the scratch gpu-let told is kept; its graph is not to serve. */
+static void measured(let__lane *l, let__lane_model *m, let__batch_variant *v) {
   m->measured = true;
-  if (!c->x[0]->n_graphs) return;
-  let_go(l);
-  l->tried = c->x[0], l->tried_by = m->engine;
-  c->x[0] = NULL;
+  if (!v->x[0]->n_graphs) return;
+  free_scratch_graph(l);
+  l->scratch_graph = v->x[0], l->scratch_engine = m->engine;
+  v->x[0] = NULL;
 }
 
 static bool lane_grows(const let__lane *l) {
@@ -335,60 +307,60 @@ static bool lane_grows(const let__lane *l) {
   return false;
 }
 
-static let_err grow(let__worker *w, const let__generation *g, let__lane *l, let__lane_model *m, let__cell *c,
+static let_err grow(let__worker *w, const let__lane_set *set, let__lane *l, let__lane_model *m, let__batch_variant *v,
                     uint32_t *ret_size, let_error *e) {
-  if (!l->twin) return open_gpulet(w, l, &l->twin, &l->twin_number, e);
-  if (!m->measured && !c->x[0]) return prepare_more(l, m, l->twin, c, 0, e);
+  if (!l->scratch_gpulet) return open_gpulet(w, l, &l->scratch_gpulet, &l->scratch_number, e);
+  if (!m->measured && !v->x[0]) return prepare_more(l, m, l->scratch_gpulet, v, 0, e);
   if (!m->measured) {
-    let_err r = measure_with(w, &w->prober, l, m, l->twin, &w->prober_due, g->beside || let__busy(w), c, e);
-    if (!r) measured(l, m, c);
+    let_err r = measure_with(w, &w->prober, l, m, l->scratch_gpulet, &w->prober_due, set->beside || let__busy(w), v, e);
+    if (!r) measured(l, m, v);
     return r;
   }
-  int instance = lacks(w, c);
-  if (instance < 2) return prepare_more(l, m, c->x[0] && !c->x[0]->n_graphs ? l->twin : l->g, c, instance, e);
-  *ret_size = c->size, m->measured = false, publish(m);
-  if (!lane_grows(l)) let_go(l);
+  int instance = lacks(w, v);
+  if (instance < 2) return prepare_more(l, m, v->x[0] && !v->x[0]->n_graphs ? l->scratch_gpulet : l->g, v, instance, e);
+  *ret_size = v->size, m->measured = false, publish(m);
+  if (!lane_grows(l)) free_scratch_graph(l);
   return LET_OK;
 }
 
-let_err let__grow(let__worker *w, let__generation *g, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
+let_err let__grow(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
                   let_error *e) {
   let__lane *l = NULL;
-  let__lane_model *m = next_to_grow(g, &l);
-  let__cell *c = &m->cell[let__cells(m)];
+  let__lane_model *m = next_to_grow(set, &l);
+  let__batch_variant *v = &m->variant[let__variants(m)];
   *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
-  let_err r = grow(w, g, l, m, c, ret_size, e);
+  let_err r = grow(w, set, l, m, v, ret_size, e);
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE)
     return r; /* what was launched may still run: nothing of it is freed */
   if (!r) return LET_OK;
-  discard(m, c);
+  discard(m, v);
   m->measured = false;
-  /* Another generation is about to go, or to be taken back: what is missing will be there then. */
-  if (scarce(r) && w->generations->next) return LET_ERR_AGAIN;
+  /* Another lane set is about to go, or to be taken back: what is missing will be there then. */
+  if (scarce(r) && w->lane_sets->next) return LET_ERR_AGAIN;
   *ret_size = m->size[m->next++];
-  if (!lane_grows(l)) let_go(l);
+  if (!lane_grows(l)) free_scratch_graph(l);
   return r;
 }
 
 /* ---- the end -------------------------------------------------------------------------------------------------- */
 
-void let__generation_halt(let__generation *g) {
+void let__lane_set_halt(let__lane_set *set) {
   uint64_t one = 1;
-  if (!g) return;
-  if (g->stop_fd >= 0) (void)!write(g->stop_fd, &one, sizeof one);
-  for (uint32_t i = 0; i < g->n; i++) let__lane_join(&g->lane[i]);
-  let_lanes_free(g->lanes);
-  if (g->stop_fd >= 0) close(g->stop_fd);
-  json_decref(g->doc);
-  g->lanes = NULL, g->stop_fd = -1, g->doc = NULL;
+  if (!set) return;
+  if (set->stop_fd >= 0) (void)!write(set->stop_fd, &one, sizeof one);
+  for (uint32_t i = 0; i < set->n; i++) let__lane_join(&set->lane[i]);
+  let_lanes_free(set->lanes);
+  if (set->stop_fd >= 0) close(set->stop_fd);
+  let_arena_fini(&set->arena);
+  set->lanes = NULL, set->stop_fd = -1, set->asked = NULL;
 }
 
 static bool free_exec(let__lane_model *m) {
-  for (uint32_t c = LET_SIZES_MAX; c-- > 0;)
+  for (uint32_t v = LET_SIZES_MAX; v-- > 0;)
     for (int x = 2; x-- > 0;)
-      if (m->cell[c].x[x]) {
-        m->engine->discard(m->cell[c].x[x]);
-        m->cell[c].x[x] = NULL;
+      if (m->variant[v].x[x]) {
+        m->engine->discard(m->variant[v].x[x]);
+        m->variant[v].x[x] = NULL;
         return true;
       }
   return false;
@@ -401,7 +373,7 @@ static void shut(let__worker *w, let_gpulet **g, uint32_t number) {
 }
 
 static bool free_of_lane(let__worker *w, let__lane *l) {
-  if (l->tried) return let_go(l), true;
+  if (l->scratch_graph) return free_scratch_graph(l), true;
   for (uint32_t k = 0; k < l->n_models; k++)
     if (free_exec(&l->model[k])) return true;
   for (uint32_t k = 0; k < l->n_models; k++)
@@ -410,21 +382,21 @@ static bool free_of_lane(let__worker *w, let__lane *l) {
       l->model[k].loaded = NULL;
       return true;
     }
-  if (l->twin) return shut(w, &l->twin, l->twin_number), true;
+  if (l->scratch_gpulet) return shut(w, &l->scratch_gpulet, l->scratch_number), true;
   if (l->g) return shut(w, &l->g, l->number), true;
   return false;
 }
 
-bool let__generation_free_step(let__worker *w, let__generation *g) {
-  for (uint32_t i = 0; i < g->n; i++)
-    if (free_of_lane(w, &g->lane[i])) return true;
-  for (uint32_t i = 0; i < g->n; i++) free(g->lane[i].model);
-  free(g->lane);
-  free(g);
+bool let__lane_set_free_step(let__worker *w, let__lane_set *set) {
+  for (uint32_t i = 0; i < set->n; i++)
+    if (free_of_lane(w, &set->lane[i])) return true;
+  for (uint32_t i = 0; i < set->n; i++) free(set->lane[i].model);
+  free(set->lane);
+  free(set);
   return false;
 }
 
-void let__generation_free(let__worker *w, let__generation *g) {
-  let__generation_halt(g);
-  while (g && let__generation_free_step(w, g)) {}
+void let__lane_set_free(let__worker *w, let__lane_set *set) {
+  let__lane_set_halt(set);
+  while (set && let__lane_set_free_step(w, set)) {}
 }

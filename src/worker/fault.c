@@ -9,7 +9,8 @@ int let__fault_stage = -1;
 static _Atomic long left;
 
 void let__fault_init(void) {
-  static const char *const names[] = {"init", "prepare", "take", "copied", "launched", "before_done", "after_done"};
+  static const char *const names[] = {"init",     "prepare",     "take",       "copied",
+                                      "launched", "before_done", "after_done", "lie"};
   const char *s = getenv("GPULET_FAULT");
   const char *colon = s ? strchr(s, ':') : NULL;
   if (!s || !*s) return;
@@ -22,11 +23,12 @@ void let__fault_init(void) {
     }
   fprintf(stderr,
           "gpulet worker: GPULET_FAULT=\"%s\" is not \"stage:n\" with a stage of init, prepare, take, copied, "
-          "launched, before_done, after_done\n",
+          "launched, before_done, after_done, lie\n",
           s);
 }
 
-void let__fault_raise(let__stage s) {
-  (void)s;
-  if (atomic_fetch_sub(&left, 1) == 1) raise(SIGKILL);
+bool let__fault_hits(void) { return atomic_fetch_sub(&left, 1) == 1; }
+
+void let__fault_raise(void) {
+  if (let__fault_hits()) raise(SIGKILL);
 }

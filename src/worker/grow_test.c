@@ -2,38 +2,30 @@
  * Lanes that come up one by one, and sizes that are added while they serve. */
 #include "worker/worker_rig.h"
 
-static json_t *model_in(const server *s, size_t lane, size_t model) {
-  return json_array_get(json_object_get(json_array_get(json_object_get(s->last, "lanes"), lane), "models"), model);
-}
+static uint32_t sizes_in(const server *s, uint32_t lane, uint32_t model) { return model_in(s, lane, model)->n_sizes; }
 
-static size_t sizes_in(const server *s, size_t lane, size_t model) {
-  return json_array_size(json_object_get(model_in(s, lane, model), "sizes"));
-}
-
-/* Waits for a `size` event of generation |g|; returns the size, negative when it failed. */
+/* Waits for a SIZE of lane set |g|; returns the size, negative when it failed. */
 static int more(server *s, int g) {
-  expect(event(s), "size");
-  assert_int_equal(json_integer_value(json_object_get(s->last, "generation")), g);
-  const json_t *x = json_object_get(s->last, "size");
-  int size = (int)json_integer_value(json_object_get(x, "size"));
-  return json_object_get(x, "failed") ? -size : size;
+  expect(event(s), LET_IPC_SIZE);
+  assert_int_equal(number_of(s, s->last.size.set), g % SETS_MAX);
+  int size = (int)s->last.size.time.size;
+  return s->last.size.failed[0] ? -size : size;
 }
 
 /* The next event |want|, whatever was said before it. */
-static void await(server *s, const char *want) {
-  const char *got;
-  while ((got = event(s)) && strcmp(got, want) != 0)
-    assert_true(strcmp(got, "size") == 0 || strcmp(got, "prepared") == 0);
-  assert_non_null(got);
+static void await(server *s, int want) {
+  int got;
+  while ((got = event(s)) && got != want) assert_true(got == LET_IPC_SIZE || got == LET_IPC_PREPARED);
+  assert_int_not_equal(got, GONE);
 }
 
-static let_err run_batch(server *s, int generation, uint32_t lane, uint32_t size, uint32_t rows) {
+static let_err run_batch(server *s, int number, uint32_t lane, uint32_t size, uint32_t rows) {
   let_done_msg d;
-  uint32_t base = base_of(generation, lane);
+  uint32_t base = base_of(number, lane);
   let_record *r = request(s, base, rows, size);
   let_batch_msg m = batch(base, size, 0, size, rows, 1);
-  assert_true(let_lane_submit(s->lanes[generation % GEN_MAX], lane, &m));
-  assert_true(outcome(s, generation, lane, &d));
+  assert_true(let_lane_submit(s->lanes[number % SETS_MAX], lane, &m));
+  assert_true(outcome(s, number, lane, &d));
   if (!d.status) check_outputs(s, r);
   return d.status;
 }
@@ -46,16 +38,15 @@ static void test_lanes_come_one_by_one(void **state) {
   expect_ready(&s);
   s.all = true, cost_us[0] = 3000, cost_us[1] = 0, cost_us[2] = 200;
   static const int order[] = {11, 12, 10};
-  expect(prepare(&s, 1, 3, &m, 1), "lane");
+  expect(prepare(&s, 1, 3, &m, 1), LET_IPC_LANE_UP);
   for (int i = 0; i < 3; i++) {
-    if (i > 0) expect(event(&s), "lane");
-    json_t *lane = json_array_get(json_object_get(s.last, "lanes"), 0);
-    assert_int_equal(json_integer_value(json_object_get(lane, "gpulet")), order[i]);
-    assert_int_equal(sizes_in(&s, 0, 0), 3);
+    if (i > 0) expect(event(&s), LET_IPC_LANE_UP);
+    assert_int_equal(10 + s.last.lane_up.lane, order[i]);
+    assert_int_equal(s.last.lane_up.model[0].n_sizes, 3);
     assert_int_equal(run_batch(&s, 1, (uint32_t)order[i] - 10, 8, 5), LET_OK); /* it serves already */
   }
-  expect(event(&s), "prepared");
-  assert_int_equal(json_array_size(json_object_get(s.last, "lanes")), 3);
+  expect(event(&s), LET_IPC_PREPARED);
+  assert_int_equal(s.n_up[1], 3);
   memset(cost_us, 0, sizeof cost_us);
   assert_int_equal(finish(&s), 0);
 }
@@ -69,15 +60,14 @@ static void test_grows_while_serving(void **state) {
   start(&s, NULL, "cpu");
   expect_ready(&s);
   needed = 1;
-  expect(prepare(&s, 1, 2, &m, 1), "prepared");
+  expect(prepare(&s, 1, 2, &m, 1), LET_IPC_PREPARED);
   assert_int_equal(sizes_in(&s, 0, 0), 1);
   assert_int_equal(run_batch(&s, 1, 0, 8, 5), LET_ERR_INTERNAL); /* the server does not send what is not ready */
   for (uint32_t k = 0; k < 4; k++) {
     assert_int_equal(run_batch(&s, 1, k & 1, 4, 3), LET_OK);
     assert_int_equal(more(&s, 1), k < 2 ? 1 : 8); /* both get the second size before any gets the third */
-    const json_t *x = json_object_get(s.last, "size");
-    assert_true(json_real_value(json_object_get(x, "p50_us")) >= 20000);
-    assert_true(json_is_true(json_object_get(x, "beside"))); /* batches ran meanwhile */
+    assert_true(s.last.size.time.p50 >= 20 * LET_MS);
+    assert_true(s.last.size.time.beside); /* batches ran meanwhile */
     assert_int_equal(run_batch(&s, 1, k & 1, k < 2 ? 1 : 8, 1), LET_OK);
   }
   needed = 0;
@@ -93,14 +83,14 @@ static void test_too_slow_for_padding(void **state) {
   start(&s, NULL, "cpu");
   expect_ready(&s);
   needed = 1;
-  expect(prepare(&s, 1, 1, m, 2), "prepared");
+  expect(prepare(&s, 1, 1, m, 2), LET_IPC_PREPARED);
   assert_int_equal(sizes_in(&s, 0, 0), 1);
   assert_int_equal(sizes_in(&s, 0, 1), 2);
   needed = 0;
   assert_int_equal(finish(&s), 0);
 }
 
-/* Change of plan, taking it back, and the end, while a generation grows. */
+/* Change of plan, taking it back, and the end, while a lane set grows. */
 static void test_changes_while_growing(void **state) {
   (void)state;
   server s;
@@ -111,28 +101,28 @@ static void test_changes_while_growing(void **state) {
   needed = 1;
   for (int g = 1; g <= 6; g++) {
     ask(&s, g, 2, &m, 1);
-    await(&s, "prepared");
-    if (g % 3 == 0) await(&s, "size");
+    await(&s, LET_IPC_PREPARED);
+    if (g % 3 == 0) await(&s, LET_IPC_SIZE);
     if (g == 1) continue;
     assert_int_equal(run_batch(&s, g - 1, 0, 4, 2), LET_OK); /* until it is retired, the old one serves */
-    op(&s, "retire", g - 1);
-    await(&s, "retired");
+    retire(&s, g - 1);
+    await(&s, LET_IPC_RETIRED);
     assert_int_equal(run_batch(&s, g, 1, 4, 2), LET_OK);
   }
-  while (s.grown[6 % GEN_MAX] < 4) assert_non_null(event(&s));
+  while (s.grown[6 % SETS_MAX] < 4) assert_int_not_equal(event(&s), GONE);
   needed = 2;
   ask(&s, 7, 2, &m, 1); /* and taken back, before it is ready or after */
-  op(&s, "retire", 7);
-  await(&s, "retired");
+  retire(&s, 7);
+  await(&s, LET_IPC_RETIRED);
   assert_int_equal(run_batch(&s, 6, 0, 8, 8), LET_OK);
   needed = 1;
   ask(&s, 8, 1, &m, 1); /* the end comes while it grows */
-  await(&s, "prepared");
+  await(&s, LET_IPC_PREPARED);
   needed = 0;
   assert_int_equal(finish(&s), 0);
 }
 
-/* 64 gpu-lets are all that a device has numbers for: the second generation grows once the first is gone, and loses
+/* 64 gpu-lets are all that a device has numbers for: the second lane set grows once the first is gone, and loses
  * nothing. */
 static void test_grows_when_there_is_room(void **state) {
   (void)state;
@@ -141,12 +131,12 @@ static void test_grows_when_there_is_room(void **state) {
   start(&s, NULL, "cpu");
   expect_ready(&s);
   needed = 1;
-  expect(prepare(&s, 1, 30, &m, 1), "prepared");
+  expect(prepare(&s, 1, 30, &m, 1), LET_IPC_PREPARED);
   while (s.grown[1] < 60) assert_true(more(&s, 1) > 0);
-  expect(prepare(&s, 2, 3, &m, 1), "prepared");
+  expect(prepare(&s, 2, 3, &m, 1), LET_IPC_PREPARED);
   assert_true(more(&s, 2) == 1); /* one more number is free */
-  op(&s, "retire", 1);
-  expect(event(&s), "retired");
+  retire(&s, 1);
+  expect(event(&s), LET_IPC_RETIRED);
   while (s.grown[2] < 6) assert_true(more(&s, 2) > 0);
   needed = 0;
   assert_int_equal(finish(&s), 0);
@@ -161,18 +151,16 @@ static void test_killed_while_growing(void **state) {
     start(&s, faults[i], "cpu");
     expect_ready(&s);
     needed = 1;
-    expect(prepare(&s, 1, 1, &m, 1), "prepared");
+    expect(prepare(&s, 1, 1, &m, 1), LET_IPC_PREPARED);
     if (i == 1) assert_int_equal(more(&s, 1), 1);
-    assert_null(event(&s));
+    assert_int_equal(event(&s), GONE);
     needed = 0;
     int status = finish(&s);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
   }
 }
 
-static double p50_of(const server *s, size_t size) {
-  return json_real_value(json_object_get(json_array_get(json_object_get(model_in(s, 0, 0), "sizes"), size), "p50_us"));
-}
+static let_dur p50_of(const server *s, size_t size) { return model_in(s, 0, 0)->size[size].p50; }
 
 /* A -> B -> A: what was measured is not measured again, on as many granules; and the model is loaded again when nobody
  * has kept it. */
@@ -183,22 +171,22 @@ static void test_measures_once(void **state) {
   m[0].null_us = 3000;
   uint32_t cores[LET_CPU_MAX];
   int wide = let_cpu_allowed(cores) > 1 ? 2 : 1;
-  double first[3], other[3];
+  let_dur first[3], other[3];
   start(&s, NULL, "cpu");
   expect_ready(&s);
-  expect(prepare(&s, 1, 1, &m[0], 1), "prepared");
+  expect(prepare(&s, 1, 1, &m[0], 1), LET_IPC_PREPARED);
   for (size_t i = 0; i < 3; i++) first[i] = p50_of(&s, i);
-  op(&s, "retire", 1);
-  expect(event(&s), "retired");
+  retire(&s, 1);
+  expect(event(&s), LET_IPC_RETIRED);
   granules = wide;
-  expect(prepare(&s, 2, 1, &m[0], 1), "prepared");
+  expect(prepare(&s, 2, 1, &m[0], 1), LET_IPC_PREPARED);
   granules = 1;
   for (size_t i = 0; i < 3; i++) other[i] = p50_of(&s, i);
   if (wide > 1) assert_true(first[0] != other[0] || first[1] != other[1] || first[2] != other[2]);
-  expect(prepare(&s, 3, 1, &m[1], 1), "prepared");
-  op(&s, "retire", 2);
-  expect(event(&s), "retired");
-  expect(prepare(&s, 4, 1, &m[0], 1), "prepared");
+  expect(prepare(&s, 3, 1, &m[1], 1), LET_IPC_PREPARED);
+  retire(&s, 2);
+  expect(event(&s), LET_IPC_RETIRED);
+  expect(prepare(&s, 4, 1, &m[0], 1), LET_IPC_PREPARED);
   for (size_t i = 0; i < 3; i++) assert_true(p50_of(&s, i) == first[i]);
   assert_int_equal(run_batch(&s, 4, 0, 8, 8), LET_OK);
   assert_int_equal(finish(&s), 0);

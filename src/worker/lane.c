@@ -17,7 +17,7 @@ enum { ALIGN = 64 };
 typedef struct job {
   const let_batch_msg *msg;
   let__lane_model *model;
-  let__cell *cell;
+  let__batch_variant *variant;
   int instance;
   let_err status;
   let_error error;
@@ -32,8 +32,8 @@ static let_record *record_of(const let__lane *l, const job *j, uint32_t i) {
 
 static bool batches(const job *j) { return j->model->m->max_batch > 0; }
 
-static let_dur watchdog(const let__worker_view *w, const let__cell *c) {
-  return c->p99 > w->watchdog / 10 ? 10 * c->p99 : w->watchdog;
+static let_dur watchdog(const let__worker_view *w, const let__batch_variant *v) {
+  return v->p99 > w->watchdog / 10 ? 10 * v->p99 : w->watchdog;
 }
 
 /* From here on until |time| the lane may be stuck inside a call; the control thread looks. */
@@ -54,7 +54,7 @@ let_err let__zero(const let__worker_view *w, let_gpulet *g, char *to, uint64_t b
 /* Are the tensors of this request what the model takes? Sets rec->status. */
 static bool accept(const let__lane *l, const job *j, let_record *rec, let_error *e) {
   const let_model *m = j->model->m;
-  const let_exec *x = j->cell->x[0]; /* as large as its twin; of varying shape there is only this one */
+  const let_exec *x = j->variant->x[0]; /* as large as the other one; of varying shape there is only this one */
   rec->status = LET_OK, rec->out_need = 0;
   if (rec->n_in != m->n_inputs || rec->n_in > LET_TENSORS_MAX)
     return rec->status = LET_ERR_INTERNAL,
@@ -114,7 +114,7 @@ static let_err deliver(let__lane *l, job *j, const let_exec *x, let_record *rec,
 /* Enqueues requests [first, first + n) as one run of the exec. Requests that are not acceptable keep their status. */
 static let_err enqueue_fixed(let__lane *l, job *j, uint32_t first, uint32_t n, let_error *e) {
   const let_device_i *d = l->w->device->i;
-  let_exec *x = j->cell->x[j->instance];
+  let_exec *x = j->variant->x[j->instance];
   uint32_t rows = 0;
   let_err r = LET_OK;
   for (uint32_t i = first; !r && i < first + n; i++) {
@@ -129,7 +129,7 @@ static let_err enqueue_fixed(let__lane *l, job *j, uint32_t first, uint32_t n, l
     rows += rec->rows;
   }
   if (r || rows == 0) return r;
-  uint32_t *dirty = &j->cell->dirty[j->instance];
+  uint32_t *dirty = &j->variant->dirty[j->instance];
   for (unsigned k = 0; !r && *dirty > rows && k < x->n_in; k++)
     r = let__zero(l->w, l->g, (char *)x->in[k].data + rows * x->in[k].row_bytes, (*dirty - rows) * x->in[k].row_bytes,
                   e);
@@ -224,29 +224,29 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
   return r;
 }
 
-let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__cell *c, int instance,
-                      let_time *started, let_time *finished, let_error *e) {
-  let_dur limit = watchdog(w, c);
+let_err let__wait_for(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, const let__batch_variant *v,
+                      int instance, let_time *started, let_time *finished, let_error *e) {
+  let_dur limit = watchdog(w, v);
   atomic_store_explicit(due, let_now() + 2 * limit,
                         memory_order_relaxed); /* in case the device cannot keep its own limit */
   let_err r = w->device->i->wait(g, instance, limit, started, finished, e);
   if (r == LET_ERR_DEADLINE)
-    r = let_fail(e, LET_ERR_GPULET, "a batch of size %u did not finish within %.1f s", c->size,
+    r = let_fail(e, LET_ERR_GPULET, "a batch of size %u did not finish within %.1f s", v->size,
                  (double)limit / (double)LET_S);
   atomic_store_explicit(due, LET_NEVER, memory_order_relaxed);
   return r;
 }
 
-static let_err wait_for(let__lane *l, const let__cell *c, int instance, let_time *started, let_time *finished,
+static let_err wait_for(let__lane *l, const let__batch_variant *v, int instance, let_time *started, let_time *finished,
                         let_error *e) {
-  return let__wait_for(l->w, l->g, &l->due, c, instance, started, finished, e);
+  return let__wait_for(l->w, l->g, &l->due, v, instance, started, finished, e);
 }
 
 /* Runs the batch in groups of equal shapes, each to its end. The staging buffer and out[] are used again by the next.
  */
 static let_err run_varying(let__lane *l, job *j, let_error *e) {
   const let_device_i *d = l->w->device->i;
-  let_exec *x = j->cell->x[0];
+  let_exec *x = j->variant->x[0];
   bool done[LET_BATCH_MAX] = {false}, take[LET_BATCH_MAX];
   let_exec_tensor in[LET_TENSORS_MAX];
   for (uint32_t i = 0; i < j->msg->n; i++) done[i] = record_of(l, j, i)->status != LET_OK;
@@ -260,7 +260,7 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
     call c = {.x = *x, .inner = x, .in = in};
     c.x.n_graphs = 0, c.x.run = run_call, c.x.impl = &c, c.x.size = rows;
     let__fault(LET__STAGE_COPIED);
-    due(l, let_now() + watchdog(l->w, j->cell));
+    due(l, let_now() + watchdog(l->w, j->variant));
     r = d->launch(l->g, &c.x, e);
     let__fault(LET__STAGE_LAUNCHED);
     for (uint32_t k = 0; k < j->msg->n; k++) {
@@ -274,7 +274,7 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
     if (r == LET_ERR_INVALID) j->error = *e;
     let_time s, f;
     let_err q = d->mark(l->g, j->instance, e);
-    if (!q) q = wait_for(l, j->cell, j->instance, &s, &f, e);
+    if (!q) q = wait_for(l, j->variant, j->instance, &s, &f, e);
     if (q) return q;
     if (r && r != LET_ERR_INVALID) return r;
     if (!j->started) j->started = s;
@@ -292,9 +292,9 @@ static let_err check(const let__lane *l, job *j, let_error *e) {
   if (m->n < 1 || m->n > LET_BATCH_MAX || m->model >= l->n_models)
     return let_fail(e, LET_ERR_INTERNAL, "a batch of %u requests for model %u of %u", m->n, m->model, l->n_models);
   j->model = &l->model[m->model];
-  for (uint32_t i = 0, n = let__cells(j->model); i < n; i++)
-    if (j->model->cell[i].size == m->size) j->cell = &j->model->cell[i];
-  if (!j->cell)
+  for (uint32_t i = 0, n = let__variants(j->model); i < n; i++)
+    if (j->model->variant[i].size == m->size) j->variant = &j->model->variant[i];
+  if (!j->variant)
     return let_fail(e, LET_ERR_INTERNAL, "model '%s' is not prepared for batch size %u here", j->model->m->name,
                     m->size);
   for (uint32_t i = 0; i < m->n; i++) {
@@ -329,7 +329,7 @@ static void report(let__lane *l, job *j) {
 /* Waits for what enqueue() started, and reports it. */
 static void complete(let__lane *l, job *j) {
   let_error e = {0};
-  let_err r = wait_for(l, j->cell, j->instance, &j->started, &j->finished, &e);
+  let_err r = wait_for(l, j->variant, j->instance, &j->started, &j->finished, &e);
   if (r) j->status = r, j->error = e;
   report(l, j);
 }
@@ -341,11 +341,11 @@ static let_err isolate(let__lane *l, job *j, let_error *e) {
     let_record *rec = record_of(l, j, i);
     let_time s, f;
     if (rec->status) continue;
-    due(l, let_now() + watchdog(l->w, j->cell));
+    due(l, let_now() + watchdog(l->w, j->variant));
     let_err r = enqueue_fixed(l, j, i, 1, e), q = LET_OK;
     if (r == LET_ERR_INVALID) rec->status = r, last = *e, r = LET_OK;
     q = l->w->device->i->mark(l->g, j->instance, e);
-    if (!q) q = wait_for(l, j->cell, j->instance, &s, &f, e);
+    if (!q) q = wait_for(l, j->variant, j->instance, &s, &f, e);
     if (q) return q;
     if (r) return r;
     if (!j->started) j->started = s;
@@ -363,10 +363,10 @@ static bool enqueue(let__lane *l, job *j) {
   for (uint32_t i = 0; !r && i < j->msg->n; i++) (void)accept(l, j, record_of(l, j, i), &j->error);
   if (r) {
     j->status = r;
-  } else if (j->cell->x[0]->dynamic) {
+  } else if (j->variant->x[0]->dynamic) {
     if ((j->status = run_varying(l, j, &e))) j->error = e;
   } else {
-    due(l, let_now() + watchdog(l->w, j->cell));
+    due(l, let_now() + watchdog(l->w, j->variant));
     r = enqueue_fixed(l, j, 0, j->msg->n, &e);
     due(l, LET_NEVER);
     if (!fatal(r)) {
@@ -374,7 +374,7 @@ static bool enqueue(let__lane *l, job *j) {
       let_error late = {0};
       let_err q = l->w->device->i->mark(l->g, j->instance, &late);
       if (!q && !r) return true;
-      if (!q) q = wait_for(l, j->cell, j->instance, &j->started, &j->finished, &late);
+      if (!q) q = wait_for(l, j->variant, j->instance, &j->started, &j->finished, &late);
       if (q) r = q, e = late;
       else if (r == LET_ERR_INVALID) r = isolate(l, j, &e);
     }
@@ -421,7 +421,7 @@ static void serve_batches(let__lane *l) {
     *j = (job){.msg = &l->msg[turn], .instance = (int)turn};
     /* Batches of varying shape run to their end at once: those ahead of them go first. */
     uint32_t model = j->msg->model;
-    if (ahead && (model >= l->n_models || l->model[model].cell[0].x[0]->dynamic)) complete(l, ahead), ahead = NULL;
+    if (ahead && (model >= l->n_models || l->model[model].variant[0].x[0]->dynamic)) complete(l, ahead), ahead = NULL;
     bool pending = enqueue(l, j);
     if (ahead) complete(l, ahead), ahead = NULL;
     if (!pending) {
@@ -444,7 +444,7 @@ static void serve(void *arg) {
 
 void let__lane_serve(let__lane *l) {
   l->serves = true;
-  let__hand_give(&l->hand, serve, l);
+  let__job_thread_run(&l->thread, serve, l);
 }
 
-void let__lane_join(let__lane *l) { let__hand_stop(&l->hand); }
+void let__lane_join(let__lane *l) { let__job_thread_stop(&l->thread); }

@@ -3,11 +3,11 @@
  * What the core should believe. Alone, 20 runs give the median and the worst, and the worst is what a batch may be
  * counted on to take. Beside traffic neither means anything: the runs give way to the batches of the neighbours (and
  * are slowed down by them, and by the very preparing), so the spread tells of the neighbours' load at this moment and
- * not of this cell. A figure too high would have the core refuse what can be served, and keep refusing, since what is
- * refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
+ * not of this variant. A figure too high would have the core refuse what can be served, and keep refusing, since what
+ * is refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
  * first batch that runs corrects it (core/route.c goes up fast). So beside traffic the least of a few runs
  * counts, for both: it is the closest to the truth, and errs to the side that heals. The server holds it against the
- * plan's own latency (serve/routes.c). */
+ * plan's own latency (fleet/routes.c). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,49 +24,49 @@ static int by_length(const void *a, const void *b) {
 
 static let_err run_nothing(let_exec *x, void *stream, let_error *e) { return (void)x, (void)stream, (void)e, LET_OK; }
 
-static let_err clear(const let__worker_view *w, let_gpulet *g, let__cell *c, let_error *e) {
+static let_err clear(const let__worker_view *w, let_gpulet *g, let__batch_variant *v, let_error *e) {
   let_err r = LET_OK;
-  for (int i = 0; i < 2 && c->x[i]; i++)
-    for (unsigned k = 0; !r && k < c->x[i]->n_in; k++)
-      r = let__zero(w, g, c->x[i]->in[k].data, c->size * c->x[i]->in[k].row_bytes, e);
+  for (int i = 0; i < 2 && v->x[i]; i++)
+    for (unsigned k = 0; !r && k < v->x[i]->n_in; k++)
+      r = let__zero(w, g, v->x[i]->in[k].data, v->size * v->x[i]->in[k].row_bytes, e);
   return r;
 }
 
-static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let_exec *x,
-                        let_dur *ret, let_error *e) {
+static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__batch_variant *v,
+                        let_exec *x, let_dur *ret, let_error *e) {
   const let_device_i *d = w->device->i;
   let_time started, finished, begin = let_now();
   let_err r = d->launch(g, x, e);
   if (!r) r = d->mark(g, 0, e);
-  if (!r) r = let__wait_for(w, g, due, c, 0, &started, &finished, e);
+  if (!r) r = let__wait_for(w, g, due, v, 0, &started, &finished, e);
   *ret = let_now() - begin;
   return r;
 }
 
-/* Runs zeros through the cell. How long inputs of varying shape take depends on the shapes to come: not measured,
+/* Runs zeros through the variant. How long inputs of varying shape take depends on the shapes to come: not measured,
  * except where time comes from a profile. */
-let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__cell *c, let__effort effort,
-                     let_error *e) {
+let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__batch_variant *v,
+                     let__effort effort, let_error *e) {
   const let_device_i *d = w->device->i;
-  bool dynamic = c->x[0]->dynamic, simulated = strcmp(d->name, "sim") == 0; /* no need to sleep through many */
+  bool dynamic = v->x[0]->dynamic, simulated = strcmp(d->name, "sim") == 0; /* no need to sleep through many */
   if (dynamic && !simulated) return LET_OK;
   if (effort == LET__ONCE && d->depth > 1) return LET_OK; /* preparing has run it */
   let_dur took[RUNS], total = 0;
   uint32_t n = 0, most = effort == LET__ALONE && !simulated ? RUNS : effort == LET__ONCE ? 1 : RUNS_FEW;
   bool warm = d->depth == 1 && effort != LET__ONCE;
-  let_exec nothing = *c->x[0];
+  let_exec nothing = *v->x[0];
   nothing.run = run_nothing, nothing.n_graphs = 0;
-  if (c->p99 <= 0) c->p99 = 12 * w->watchdog; /* nothing is known of the first run: a minute, tenfold */
-  let_err r = dynamic ? LET_OK : clear(w, g, c, e);
+  if (v->p99 <= 0) v->p99 = 12 * w->watchdog; /* nothing is known of the first run: a minute, tenfold */
+  let_err r = dynamic ? LET_OK : clear(w, g, v, e);
   while (!r && n < most && (n < 2 || total < LONG_ENOUGH)) {
-    r = run_once(w, g, due, c, dynamic ? &nothing : c->x[n & 1 && c->x[1] ? 1 : 0], &took[n], e);
+    r = run_once(w, g, due, v, dynamic ? &nothing : v->x[n & 1 && v->x[1] ? 1 : 0], &took[n], e);
     if (!warm || took[n] >= LET_S) total += took[n++];
     warm = false;
   }
   if (r || effort == LET__ONCE) return r;
   qsort(took, n, sizeof *took, by_length);
-  c->p50 = effort == LET__ALONE ? took[n / 2] : took[0];
-  c->p99 = effort == LET__ALONE ? took[n - 1] : took[0];
-  c->beside = effort == LET__BESIDE;
+  v->p50 = effort == LET__ALONE ? took[n / 2] : took[0];
+  v->p99 = effort == LET__ALONE ? took[n - 1] : took[0];
+  v->beside = effort == LET__BESIDE;
   return LET_OK;
 }

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/open.h"
 #include "worker/worker_int.h"
 
 bool let__simulated(const let__worker *w) { return strcmp(w->view.device->i->name, "sim") == 0; }
@@ -37,23 +38,23 @@ void let__model_drop(let__loaded *l) {
   l->em = NULL;
 }
 
-static let__known *find(const let__loaded *l, uint32_t size, uint32_t granules, bool shared) {
-  for (uint32_t i = 0; i < l->n_known && i < LET__KNOWN_MAX; i++) {
-    const let__known *k = &l->known[i];
-    if (k->size == size && k->granules == granules && k->shared == shared) return (let__known *)(uintptr_t)k;
+static let__cached_latency *find(const let__loaded *l, uint32_t size, uint32_t granules, bool shared) {
+  for (uint32_t i = 0; i < l->n_cached && i < LET__LATENCY_CACHE_MAX; i++) {
+    const let__cached_latency *k = &l->latency_cache[i];
+    if (k->size == size && k->granules == granules && k->shared == shared) return (let__cached_latency *)(uintptr_t)k;
   }
   return NULL;
 }
 
-const let__known *let__model_known(const let__loaded *l, uint32_t size, uint32_t granules, bool shared) {
+const let__cached_latency *let__model_latency(const let__loaded *l, uint32_t size, uint32_t granules, bool shared) {
   return find(l, size, granules, shared);
 }
 
-void let__model_note(let__loaded *l, uint32_t granules, bool shared, const let__cell *c) {
-  let__known *k = find(l, c->size, granules, shared);
-  if (k && !k->beside && c->beside) return;
-  if (k && k->beside && c->beside && k->p50 <= c->p50) return;
-  if (!k) k = &l->known[l->n_known++ % LET__KNOWN_MAX];
-  *k = (let__known){
-      .size = c->size, .granules = granules, .shared = shared, .beside = c->beside, .p50 = c->p50, .p99 = c->p99};
+void let__model_note(let__loaded *l, uint32_t granules, bool shared, const let__batch_variant *v) {
+  let__cached_latency *k = find(l, v->size, granules, shared);
+  if (k && !k->beside && v->beside) return;
+  if (k && k->beside && v->beside && k->p50 <= v->p50) return;
+  if (!k) k = &l->latency_cache[l->n_cached++ % LET__LATENCY_CACHE_MAX];
+  *k = (let__cached_latency){
+      .size = v->size, .granules = granules, .shared = shared, .beside = v->beside, .p50 = v->p50, .p99 = v->p99};
 }

@@ -1,5 +1,5 @@
 /* worker.h: the process that owns gpu-lets and runs batches. The server starts it and talks to it over a control
- * socket (ring/control.h) and lanes (ring/ring.h); nobody starts it by hand.
+ * socket (ipc/socket.h) and lanes (ring/ring.h); nobody starts it by hand.
  *
  * Threads: the control thread (the caller of let_worker_run) opens devices, loads and prepares; each lane has one
  * thread that takes batches off its ring and runs them on its gpu-let. A lane thread never allocates while it
@@ -15,7 +15,8 @@
  *   init         before `ready` is sent             prepare     before a (model, size) is prepared
  *   take         a batch was taken off the ring     copied      its inputs were copied
  *   launched     it was launched                    before_done it finished, not yet reported
- *   after_done   it was reported */
+ *   after_done   it was reported
+ * and at the n-th passage of "lie" PREPARED is sent a second time, which is out of turn. */
 #ifndef LET_WORKER_WORKER_H
 #define LET_WORKER_WORKER_H
 

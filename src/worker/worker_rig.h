@@ -14,17 +14,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "ipc/conversation.h"
+#include "ipc/socket.h"
 #include "os/clock.h"
 #include "os/cpu.h"
-#include "ring/control.h"
 #include "ring/ring.h"
 
-enum { ROW = 100, RECORDS = 64, GEN_MAX = 4 };
+enum { ROW = 100, RECORDS = 64, SETS_MAX = 4 };
 
 /* Whether the worker has lost memory, where a sanitizer can tell. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -38,10 +40,16 @@ typedef struct server {
   pid_t pid;
   int control;
   let_ring_arena *arena;
-  let_lanes *lanes[GEN_MAX];
-  json_t *last; /* most recent event that was not progress or health, nor lane unless |all| */
+  let_lanes *lanes[SETS_MAX];
+  let_ipc_conversation *conversation; /* believes every event that a worker sends */
+  let_arena events;                   /* all that came */
+  let_ipc_event last;                 /* most recent one that was not PROGRESS or HEALTH, nor LANE_UP unless |all| */
   bool all;
-  int grown[GEN_MAX]; /* `size` events by generation */
+  uint64_t newest;               /* lane set */
+  let_lane_set_id set[SETS_MAX]; /* by the number that a test gives it */
+  let_ipc_lane_up up[SETS_MAX][LET_IPC_LANES_MAX];
+  uint32_t n_up[SETS_MAX]; /* lanes reported */
+  int grown[SETS_MAX];     /* SIZE events */
   uint64_t in[RECORDS], out[RECORDS];
 } server;
 
@@ -60,11 +68,42 @@ static inline let_model null_model(const char *name, uint32_t max_batch) {
 
 static const char *profile_dir = "";
 
+enum { GONE = 0 }; /* instead of an event: the end of file */
+
+static inline void send_raw(server *s, const void *p, size_t n, int fd) {
+  union {
+    char buf[CMSG_SPACE(sizeof fd)];
+    struct cmsghdr align;
+  } control = {{0}};
+  struct iovec iov = {(void *)(uintptr_t)p, n};
+  struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+  if (fd >= 0) {
+    m.msg_control = control.buf, m.msg_controllen = sizeof control.buf;
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(c), &fd, sizeof fd);
+  }
+  assert_int_equal(sendmsg(s->control, &m, MSG_NOSIGNAL), (ssize_t)n);
+}
+
+/* INIT without a device's name, which cannot be encoded: that of "c" without the c. */
+static inline void send_nameless(server *s, const let_ipc_command *init, int arena) {
+  let_ipc_command m = *init;
+  let_buf b;
+  let_buf_init(&b, &let_mem_libc);
+  m.init.device = "c";
+  assert_int_equal(let_ipc_command_encode(&m, &b, NULL), LET_OK);
+  b.p[8]--, b.p[LET_IPC_HEADER]--; /* lengths of message and name */
+  memmove(b.p + LET_IPC_HEADER + 2, b.p + LET_IPC_HEADER + 3, b.n - LET_IPC_HEADER - 3);
+  send_raw(s, b.p, b.n - 1, arena);
+  let_buf_fini(&b);
+}
+
 static inline void start(server *s, const char *fault, const char *device) {
   int fds[2];
   let_error e = {0};
   memset(s, 0, sizeof *s);
-  assert_int_equal(let_control_pair(fds, &e), LET_OK);
+  assert_int_equal(let_ipc_pair(fds, &e), LET_OK);
   fflush(NULL);
   s->pid = fork();
   assert_true(s->pid >= 0);
@@ -77,104 +116,125 @@ static inline void start(server *s, const char *fault, const char *device) {
   }
   close(fds[1]);
   s->control = fds[0];
+  s->conversation = let_ipc_conversation_new(&let_mem_libc);
+  let_arena_init(&s->events, &let_mem_libc);
   assert_int_equal(let_ring_arena_new(8 << 20, RECORDS, &let_mem_libc, &s->arena, &e), LET_OK);
   int arena = let_ring_arena_fd(s->arena);
-  json_t *doc =
-      json_pack("{ss ss sI si ss ss si}", "op", "init", "device", device, "arena_bytes", (json_int_t)(8 << 20),
-                "records", RECORDS, "profile", profile_dir, "plugin_dir", "", "spin_us", 0);
-  assert_int_equal(let_control_send(s->control, doc, &arena, 1, &e), LET_OK);
-  json_decref(doc);
+  let_ipc_command m = {.type = LET_IPC_INIT, .init = {.device = device, .profile_dir = profile_dir}};
+  m.init.arena_bytes = 8 << 20, m.init.records = RECORDS;
+  if (!device[0]) {
+    send_nameless(s, &m, arena);
+    return;
+  }
+  assert_int_equal(let_ipc_conversation_send(s->conversation, &m, &e), LET_OK);
+  assert_int_equal(let_ipc_send_command(s->control, &m, &arena, 1, &e), LET_OK);
 }
 
-/* The next event other than progress and health; NULL at the end of file. */
-static inline const char *event(server *s) {
+/* Which of the tests' numbers has this lane set; the oldest that could. */
+static inline int number_of(const server *s, let_lane_set_id set) {
+  for (int g = 0; g < SETS_MAX; g++)
+    if (let_lane_set_id_eq(s->set[g], set)) return g;
+  fail();
+  return 0;
+}
+
+/* The next event other than PROGRESS and HEALTH; GONE at the end of file. What comes must be believable. */
+static inline int event(server *s) {
   for (;;) {
-    let_error e;
-    int fds[LET_CONTROL_FDS_MAX], n;
-    json_t *doc;
-    let_err r = let_control_recv(s->control, &doc, fds, &n, &e);
+    let_error e = {0};
+    let_ipc_event m;
+    let_err r = let_ipc_recv_event(s->control, &s->events, &m, &e);
     if (r == LET_ERR_AGAIN) {
       struct pollfd f = {.fd = s->control, .events = POLLIN};
       assert_int_equal(poll(&f, 1, 60000), 1);
       continue;
     }
-    if (r == LET_ERR_IO) return NULL;
-    assert_int_equal(r, LET_OK);
-    assert_int_equal(n, 0);
-    const char *name = json_string_value(json_object_get(doc, "event"));
-    assert_non_null(name);
-    if (strcmp(name, "progress") == 0 || strcmp(name, "health") == 0 || (!s->all && strcmp(name, "lane") == 0)) {
-      json_decref(doc);
-      continue;
+    if (r == LET_ERR_IO) return GONE;
+    if (!r) r = let_ipc_conversation_hear(s->conversation, &m, &e);
+    if (r) fail_msg("%s", e.text);
+    assert_true(let_ipc_conversation_validate(s->conversation));
+    if (m.type == LET_IPC_LANE_UP) {
+      int g = number_of(s, m.lane_up.set);
+      s->up[g][m.lane_up.lane] = m.lane_up, s->n_up[g]++;
     }
-    if (strcmp(name, "size") == 0) s->grown[json_integer_value(json_object_get(doc, "generation")) % GEN_MAX]++;
-    json_decref(s->last);
-    s->last = doc;
-    return name;
+    if (m.type == LET_IPC_PROGRESS || m.type == LET_IPC_HEALTH || (!s->all && m.type == LET_IPC_LANE_UP)) continue;
+    if (m.type == LET_IPC_SIZE) s->grown[number_of(s, m.size.set)]++;
+    s->last = m;
+    return (int)m.type;
   }
 }
 
-static inline void expect_ready(server *s) {
-  const char *got = event(s);
-  assert_non_null(got);
-  assert_string_equal(got, "ready");
+/* What the last PREPARED's set was reported to have. */
+static inline const let_ipc_model_report *model_in(const server *s, uint32_t lane, uint32_t model) {
+  assert_int_equal(s->last.type, LET_IPC_PREPARED);
+  const let_ipc_lane_up *up = &s->up[number_of(s, s->last.prepared.set)][lane];
+  assert_true(model < up->n_models);
+  return &up->model[model];
 }
 
-static inline void op(server *s, const char *name, int generation) {
+static inline void expect_ready(server *s) { assert_int_equal(event(s), LET_IPC_READY); }
+
+static inline void say(server *s, const let_ipc_command *m) {
   let_error e;
-  json_t *doc = json_pack("{ss si}", "op", name, "generation", generation);
-  assert_int_equal(let_control_send(s->control, doc, NULL, 0, &e), LET_OK);
-  json_decref(doc);
+  (void)!let_ipc_conversation_send(s->conversation, m, &e); /* a test may say what the server would not */
+  assert_int_equal(let_ipc_send_command(s->control, m, NULL, 0, &e), LET_OK);
+}
+
+static inline void retire(server *s, int number) {
+  say(s, &(let_ipc_command){.type = LET_IPC_RETIRE, .retire = {s->set[number % SETS_MAX]}});
+}
+
+static inline void stop(server *s) { say(s, &(let_ipc_command){.type = LET_IPC_STOP}); }
+
+/* A header that promises what no command is. */
+static inline void nonsense(server *s, unsigned type) {
+  const unsigned char header[LET_IPC_HEADER] = {'L', 'E', 'T', '1', LET_IPC_VERSION, 0, (unsigned char)type};
+  send_raw(s, header, sizeof header, -1);
 }
 
 static int granules = 1;   /* of each gpu-let */
 static int needed;         /* sizes before a lane serves; 0: all */
 static int64_t cost_us[8]; /* of each lane, last time */
 
-/* One generation of |n| gpu-lets, each with all |n_models|. */
-static inline void ask(server *s, int generation, uint32_t n, const let_model *m, uint32_t n_models) {
-  let_error e;
-  int fds[LET_CONTROL_FDS_MAX], n_fds = 0;
-  let_lanes **l = &s->lanes[generation % GEN_MAX];
-  s->grown[generation % GEN_MAX] = 0;
+/* One lane set of |n| gpu-lets, each with all |n_models|. */
+static inline void ask(server *s, int number, uint32_t n, const let_model *m, uint32_t n_models) {
+  let_error e = {0};
+  int fds[LET_IPC_FDS_MAX];
+  uint32_t n_fds = 0;
+  let_lanes **l = &s->lanes[number % SETS_MAX];
+  let_ipc_variant variant[8] = {0};
+  let_ipc_lane lane[LET_IPC_LANES_MAX] = {0};
+  s->grown[number % SETS_MAX] = 0, s->n_up[number % SETS_MAX] = 0;
+  s->set[number % SETS_MAX].n = ++s->newest;
   let_lanes_free(*l);
   assert_int_equal(let_lanes_new(n, l, &e), LET_OK);
   fds[n_fds++] = let_lanes_fd(*l), fds[n_fds++] = let_lanes_done_event(*l);
-  json_t *lanes = json_array();
+  for (uint32_t k = 0; k < n_models; k++) {
+    variant[k] = (let_ipc_variant){.model = &m[k], .n_sizes = 3, .size = {1, 4, 8}, .needed = 3};
+    if (needed) variant[k].size[0] = 4, variant[k].size[1] = 1;
+    if (needed) variant[k].needed = (uint8_t)needed, variant[k].slo = m[k].slo;
+  }
   for (uint32_t i = 0; i < n; i++) {
-    json_t *models = json_array();
-    for (uint32_t k = 0; k < n_models; k++) {
-      json_t *one =
-          json_pack("{so s[iii]}", "spec", let_control_model_put(&m[k]), "sizes", needed ? 4 : 1, needed ? 1 : 4, 8);
-      if (needed) json_object_set_new(one, "needed", json_integer(needed));
-      if (needed) json_object_set_new(one, "slo_us", json_integer(m[k].slo / LET_US));
-      json_array_append_new(models, one);
-    }
-    json_array_append_new(lanes,
-                          json_pack("{si si si sb sI so}", "gpulet", (int)(10 + i), "first", 0, "granules", granules,
-                                    "shared", 0, "cost_us", (json_int_t)cost_us[i % 8], "models", models));
+    lane[i] = (let_ipc_lane){.gpulet = {10 + i}, .granules = (uint32_t)granules, .cost = cost_us[i % 8] * LET_US};
+    lane[i].n_models = n_models, lane[i].model = variant;
     fds[n_fds++] = let_lanes_submit_event(*l, i);
   }
-  json_t *doc = json_pack("{ss si so}", "op", "prepare", "generation", generation, "lanes", lanes);
-  assert_int_equal(let_control_send(s->control, doc, fds, n_fds, &e), LET_OK);
-  json_decref(doc);
+  let_ipc_command prepare = {.type = LET_IPC_PREPARE, .prepare = {.n_lanes = n, .lane = lane}};
+  prepare.prepare.set = s->set[number % SETS_MAX];
+  assert_int_equal(let_ipc_conversation_send(s->conversation, &prepare, &e), LET_OK);
+  assert_int_equal(let_ipc_send_command(s->control, &prepare, fds, n_fds, &e), LET_OK);
 }
 
-static inline const char *prepare(server *s, int generation, uint32_t n, const let_model *m, uint32_t n_models) {
-  ask(s, generation, n, m, n_models);
+static inline int prepare(server *s, int number, uint32_t n, const let_model *m, uint32_t n_models) {
+  ask(s, number, n, m, n_models);
   return event(s);
 }
 
-static inline void expect(const char *got, const char *want) {
-  assert_non_null(got);
-  assert_string_equal(got, want);
-}
+static inline void expect(int got, int want) { assert_int_equal(got, want); }
 
 /* Records and slots of one lane: no lane's thread ever touches another's, because the thread sanitizer does not see
  * that the server, another process, stands between them. */
-static inline uint32_t base_of(int generation, uint32_t lane) {
-  return (uint32_t)(generation % GEN_MAX) * 16 + lane * 8;
-}
+static inline uint32_t base_of(int number, uint32_t lane) { return (uint32_t)(number % SETS_MAX) * 16 + lane * 8; }
 
 static inline let_record *request_n(server *s, uint32_t index, uint32_t rows, uint32_t row, unsigned seed,
                                     uint64_t out_bytes) {
@@ -219,8 +279,8 @@ static inline void check_outputs(server *s, const let_record *r) {
 }
 
 /* Waits for an outcome of |lane|; false at the worker's end of file. */
-static inline bool outcome(server *s, int generation, uint32_t lane, let_done_msg *ret) {
-  let_lanes *l = s->lanes[generation % GEN_MAX];
+static inline bool outcome(server *s, int number, uint32_t lane, let_done_msg *ret) {
+  let_lanes *l = s->lanes[number % SETS_MAX];
   bool corrupt = false;
   for (;;) {
     if (let_lane_take_done(l, lane, ret, &corrupt)) return true;
@@ -228,7 +288,7 @@ static inline bool outcome(server *s, int generation, uint32_t lane, let_done_ms
     let_lanes_arm_done(l);
     if (let_lane_take_done(l, lane, ret, &corrupt)) return true;
     struct pollfd f[2] = {{.fd = let_lanes_done_event(l), .events = POLLIN},
-                          {.fd = s->control}}; /* its documents are for event() */
+                          {.fd = s->control}}; /* its events are for event() */
     assert_true(poll(f, 2, 60000) > 0);
     if (!(f[0].revents & POLLIN) && f[1].revents & POLLHUP) return false;
   }
@@ -246,24 +306,25 @@ static inline int finish(server *s) {
   int status;
   close(s->control);
   assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
-  for (int i = 0; i < GEN_MAX; i++) let_lanes_free(s->lanes[i]);
+  for (int i = 0; i < SETS_MAX; i++) let_lanes_free(s->lanes[i]);
   for (int i = 0; i < RECORDS; i++)
     if (s->in[i]) let_ring_slot_free(s->arena, s->in[i]), let_ring_slot_free(s->arena, s->out[i]);
   assert_int_equal(let_ring_arena_used(s->arena), 0);
   assert_true(let_ring_arena_validate(s->arena));
   let_ring_arena_free(s->arena);
-  json_decref(s->last);
+  let_ipc_conversation_free(s->conversation);
+  let_arena_fini(&s->events);
   return status;
 }
 
-static inline void one(server *s, int generation, uint32_t lane, uint64_t number, unsigned seed) {
+static inline void one(server *s, int number, uint32_t lane, uint64_t batch_number, unsigned seed) {
   let_done_msg d;
-  uint32_t base = base_of(generation, lane);
+  uint32_t base = base_of(number, lane);
   let_record *r = request(s, base, 1, seed);
-  let_batch_msg m = batch(base, number, 0, 1, 1, 1);
-  assert_true(let_lane_submit(s->lanes[generation % GEN_MAX], lane, &m));
-  assert_true(outcome(s, generation, lane, &d));
-  assert_int_equal(d.batch, number);
+  let_batch_msg m = batch(base, batch_number, 0, 1, 1, 1);
+  assert_true(let_lane_submit(s->lanes[number % SETS_MAX], lane, &m));
+  assert_true(outcome(s, number, lane, &d));
+  assert_int_equal(d.batch, batch_number);
   assert_int_equal(d.status, LET_OK);
   assert_true(d.finished >= d.started && d.started >= m.submitted);
   check_outputs(s, r);

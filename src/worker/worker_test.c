@@ -18,12 +18,12 @@ static void test_batches(void **state) {
   let_done_msg d;
   start(&s, NULL, "cpu");
   expect_ready(&s);
-  assert_string_equal(json_string_value(json_object_get(s.last, "type")), "cpu");
-  expect(prepare(&s, 1, 2, m, 2), "prepared");
-  json_t *model = json_array_get(json_object_get(json_array_get(json_object_get(s.last, "lanes"), 1), "models"), 1);
-  assert_string_equal(json_string_value(json_object_get(model, "name")), "b");
-  assert_int_equal(json_integer_value(json_object_get(model, "output_row_bytes")), 300);
-  assert_int_equal(json_array_size(json_object_get(model, "sizes")), 3);
+  assert_string_equal(s.last.ready.device_type, "cpu");
+  expect(prepare(&s, 1, 2, m, 2), LET_IPC_PREPARED);
+  const let_ipc_model_report *model = model_in(&s, 1, 1);
+  assert_string_equal(model->name, "b");
+  assert_int_equal(model->output_row_bytes, 300);
+  assert_int_equal(model->n_sizes, 3);
   one(&s, 1, 0, 77, 5);
   one(&s, 1, 1, 78, 6);
   /* Formed batches of 1, 3 and 2 rows, padded; then a smaller one in the same buffers. */
@@ -38,19 +38,19 @@ static void test_batches(void **state) {
     assert_int_equal(d.rows, total);
     for (uint32_t i = 0; i < n; i++) check_outputs(&s, r[i]);
   }
-  /* A second generation beside the first, which then drains. */
-  expect(prepare(&s, 2, 1, m, 1), "prepared");
+  /* A second lane set beside the first, which then drains. */
+  expect(prepare(&s, 2, 1, m, 1), LET_IPC_PREPARED);
   one(&s, 2, 0, 1, 9);
   one(&s, 1, 0, 2, 9);
-  op(&s, "retire", 1);
-  expect(event(&s), "retired");
+  retire(&s, 1);
+  expect(event(&s), LET_IPC_RETIRED);
   one(&s, 2, 0, 3, 9);
-  op(&s, "retire", 1);
-  expect(event(&s), "error");
-  op(&s, "dance", 1);
-  expect(event(&s), "error");
-  op(&s, "stop", 0);
-  assert_null(event(&s));
+  retire(&s, 1);
+  expect(event(&s), LET_IPC_ERROR);
+  nonsense(&s, 99);
+  expect(event(&s), LET_IPC_ERROR);
+  stop(&s);
+  assert_int_equal(event(&s), GONE);
   assert_int_equal(finish(&s), 0);
 }
 
@@ -62,7 +62,7 @@ static void test_refusals(void **state) {
   let_done_msg d;
   start(&s, NULL, "cpu");
   expect_ready(&s);
-  expect(prepare(&s, 1, 1, &m, 1), "prepared");
+  expect(prepare(&s, 1, 1, &m, 1), LET_IPC_PREPARED);
   let_record *good = request(&s, 0, 2, 1), *tight = request_n(&s, 1, 2, ROW, 2, 300),
              *short_one = request_n(&s, 2, 1, ROW - 1, 3, 8192), *outside = request(&s, 3, 1, 4),
              *last = request(&s, 4, 1, 5);
@@ -107,7 +107,7 @@ static void test_varying(void **state) {
   let_done_msg d;
   start(&s, NULL, "cpu");
   expect_ready(&s);
-  expect(prepare(&s, 1, 1, &m, 1), "prepared");
+  expect(prepare(&s, 1, 1, &m, 1), LET_IPC_PREPARED);
   for (int round = 0; round < 10; round++) {
     uint32_t width[] = {10, 30, 10, 7, 30}, rows[] = {1, 2, 3, 1, 1};
     let_record *r[5];
@@ -128,7 +128,7 @@ static void test_varying(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
-/* A generation that cannot be prepared leaves nothing behind, and the old one serves on. */
+/* A lane set that cannot be prepared leaves nothing behind, and the old one serves on. */
 static void test_failing_prepare(void **state) {
   (void)state;
   server s;
@@ -136,22 +136,22 @@ static void test_failing_prepare(void **state) {
   snprintf(m[1].backend, sizeof m[1].backend, "onnx");
   start(&s, NULL, "cpu");
   expect_ready(&s);
-  expect(prepare(&s, 1, 1, m, 1), "prepared");
+  expect(prepare(&s, 1, 1, m, 1), LET_IPC_PREPARED);
   for (int i = 0; i < 3; i++) {
-    expect(prepare(&s, 2, 2, m, 2), "failed");
-    assert_int_equal(json_integer_value(json_object_get(s.last, "generation")), 2);
-    assert_string_equal(json_string_value(json_object_get(s.last, "model")), "b");
-    assert_int_equal(json_integer_value(json_object_get(s.last, "code")), LET_ERR_UNSUPPORTED);
-    assert_non_null(strstr(json_string_value(json_object_get(s.last, "text")), "onnx"));
+    expect(prepare(&s, 2, 2, m, 2), LET_IPC_FAILED);
+    assert_int_equal(number_of(&s, s.last.failed.set), 2);
+    assert_string_equal(s.last.failed.model, "b");
+    assert_int_equal(s.last.failed.code, LET_ERR_UNSUPPORTED);
+    assert_non_null(strstr(s.last.failed.text, "onnx"));
     one(&s, 1, 0, 5, 3);
   }
   m[1] = null_model("b", 4); /* does not batch by 8, as prepare asks */
   m[1].output[0].dtype = LET_DTYPE_BYTES;
-  expect(prepare(&s, 2, 1, m, 2), "failed");
+  expect(prepare(&s, 2, 1, m, 2), LET_IPC_FAILED);
   m[1] = null_model("b", 0);
-  expect(prepare(&s, 2, 1, m, 2), "failed");
-  op(&s, "prepare", 3); /* no lanes, no descriptors */
-  expect(event(&s), "failed");
+  expect(prepare(&s, 2, 1, m, 2), LET_IPC_FAILED);
+  nonsense(&s, LET_IPC_PREPARE); /* no lanes, no descriptors */
+  expect(event(&s), LET_IPC_ERROR);
   one(&s, 1, 0, 6, 3);
   assert_int_equal(finish(&s), 0);
 }
@@ -162,8 +162,8 @@ static void test_bad_init(void **state) {
   for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
     server s;
     start(&s, NULL, devices[i]);
-    expect(event(&s), "error");
-    assert_null(event(&s));
+    expect(event(&s), LET_IPC_ERROR);
+    assert_int_equal(event(&s), GONE);
     assert_int_equal(WEXITSTATUS(finish(&s)), 1);
   }
 }
@@ -177,14 +177,14 @@ static void test_killed(void **state) {
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
     server s;
     start(&s, faults[i], "cpu");
-    const char *got = event(&s);
-    if (i == 0) assert_null(got);
+    int got = event(&s);
+    if (i == 0) assert_int_equal(got, GONE);
     else {
-      expect(got, "ready");
+      expect(got, LET_IPC_READY);
       got = prepare(&s, 1, 1, &m, 1);
-      if (i < 3) assert_null(got);
+      if (i < 3) assert_int_equal(got, GONE);
       else {
-        expect(got, "prepared");
+        expect(got, LET_IPC_PREPARED);
         int sent = 10, done = 0;
         let_done_msg d;
         for (int k = 0; k < sent; k++) {
@@ -227,7 +227,7 @@ static long number_in(pid_t pid, const char *what) {
 }
 
 /* Fifty plan changes under load: no descriptor and no memory is left behind. */
-static void test_generations(void **state) {
+static void test_lane_sets(void **state) {
   (void)state;
   server s;
   let_model m[2] = {null_model("a", 8), null_model("b", 8)};
@@ -235,17 +235,17 @@ static void test_generations(void **state) {
   start(&s, NULL, "cpu");
   expect_ready(&s);
   for (int g = 1; g <= 50; g++) {
-    expect(prepare(&s, g, 2, m, 2), "prepared");
+    expect(prepare(&s, g, 2, m, 2), LET_IPC_PREPARED);
     if (g > 1) {
       one(&s, g - 1, 0, 1, 1);
-      op(&s, "retire", g - 1);
-      expect(event(&s), "retired");
+      retire(&s, g - 1);
+      expect(event(&s), LET_IPC_RETIRED);
     }
     one(&s, g, 1, 2, 2);
     if (g == 25) fds = number_in(s.pid, "fd"), rss = number_in(s.pid, "status");
   }
   assert_int_equal(number_in(s.pid, "fd"), fds);
-  printf("worker RSS: %ld KiB after 25 generations, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
+  printf("worker RSS: %ld KiB after 25 lane sets, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
   if (!SANITIZED) assert_true(number_in(s.pid, "status") < rss + 2048);
   assert_int_equal(finish(&s), 0);
 }
@@ -269,17 +269,13 @@ static void test_sim(void **state) {
     snprintf(name, sizeof name, "sim:h200#%d", i);
     start(&s[i], NULL, name);
     expect_ready(&s[i]);
-    assert_string_equal(json_string_value(json_object_get(s[i].last, "type")), "h200");
-    assert_int_equal(json_integer_value(json_object_get(s[i].last, "granules")), 16);
-    expect(prepare(&s[i], 1, LANES, m, 2), "prepared");
+    assert_string_equal(s[i].last.ready.device_type, "h200");
+    assert_int_equal(s[i].last.ready.granules, 16);
+    expect(prepare(&s[i], 1, LANES, m, 2), LET_IPC_PREPARED);
   }
-  json_t *size = json_array_get(
-      json_object_get(
-          json_array_get(json_object_get(json_array_get(json_object_get(s[0].last, "lanes"), 0), "models"), 1),
-          "sizes"),
-      2);
-  assert_int_equal(json_integer_value(json_object_get(size, "size")), 8);
-  assert_true(json_real_value(json_object_get(size, "p50_us")) >= 390); /* of varying shape too: the profile knows */
+  const let_ipc_size_time *size = &model_in(&s[0], 0, 1)->size[2];
+  assert_int_equal(size->size, 8);
+  assert_true(size->p50 >= 390 * LET_US); /* of varying shape too: the profile knows */
   for (uint64_t k = 0; k < BATCHES; k += 2) {
     for (int i = 0; i < DEVICES; i++)
       for (uint32_t l = 0; l < LANES; l++)
@@ -300,9 +296,9 @@ static void test_sim(void **state) {
         }
   }
   m[0] = null_model("unheard-of", 8);
-  expect(prepare(&s[0], 2, 1, m, 1), "failed");
-  assert_string_equal(json_string_value(json_object_get(s[0].last, "model")), "");
-  assert_non_null(strstr(json_string_value(json_object_get(s[0].last, "text")), "unheard-of"));
+  expect(prepare(&s[0], 2, 1, m, 1), LET_IPC_FAILED);
+  assert_string_equal(s[0].last.failed.model, "");
+  assert_non_null(strstr(s[0].last.failed.text, "unheard-of"));
   for (int i = DEVICES; i-- > 0;)
     assert_int_equal(finish(&s[i]), 0); /* later children hold earlier ones' sockets: fork without exec */
   unlink(path);
@@ -321,13 +317,13 @@ static void test_stuck(void **state) {
   start(&s, NULL, "cpu");
   unsetenv("GPULET_WATCHDOG_MS");
   expect_ready(&s);
-  expect(prepare(&s, 1, 1, &m, 1), "prepared");
+  expect(prepare(&s, 1, 1, &m, 1), LET_IPC_PREPARED);
   request_n(&s, 0, 1, 10, 0, 8192);
   let_batch_msg b = batch(0, 1, 0, 1, 1, 1);
   assert_true(let_lane_submit(s.lanes[1], 0, &b));
-  expect(event(&s), "error");
-  assert_non_null(strstr(json_string_value(json_object_get(s.last, "text")), "stuck"));
-  assert_null(event(&s));
+  expect(event(&s), LET_IPC_ERROR);
+  assert_non_null(strstr(s.last.error.text, "stuck"));
+  assert_int_equal(event(&s), GONE);
   assert_int_equal(WEXITSTATUS(finish(&s)), 1);
 }
 
@@ -335,7 +331,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_batches),         cmocka_unit_test(test_refusals), cmocka_unit_test(test_varying),
       cmocka_unit_test(test_failing_prepare), cmocka_unit_test(test_bad_init), cmocka_unit_test(test_killed),
-      cmocka_unit_test(test_generations),     cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
+      cmocka_unit_test(test_lane_sets),       cmocka_unit_test(test_sim),      cmocka_unit_test(test_stuck),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

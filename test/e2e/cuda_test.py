@@ -346,7 +346,7 @@ class Base:
 
 
     def test_hung_prepare(self):
-        """A worker that hangs in the driver while it prepares: the plan is taken back, the old one serves again."""
+        """A worker that hangs in the driver while it prepares: the plan is rolled back, the old one serves again."""
         with self.serve(self.two(), self.models(), "--prepare-timeout", "2s") as s:
             load, neighbour = self.load(s, "a", clients=2), self.load(s, "b", clients=2)
             others = self.workers(s, 1)

@@ -62,6 +62,30 @@ class Faults(unittest.TestCase):
                     self.assertGreater(sum(o[2] == 200 for o in outcomes), 50)
                     self.assertEqual(s.metrics()["gpulet_requests_in_flight"], 0)
 
+    def test_worker_that_talks_out_of_turn(self):
+        """It is killed and said so, what it says is not believed, and requests go on."""
+        with tempfile.TemporaryDirectory() as d:
+            repository(os.path.join(d, "models"), lenet=null_model("lenet", slo_ms=20000))
+            plans = [os.path.join(d, f"{batch}.json") for batch in (4, 8)]
+            for path, batch in zip(plans, (4, 8)):
+                with open(path, "w") as f:
+                    f.write(plan_json([(0, [(4, [("lenet", batch)])])]))
+            # the second set of lanes that a worker prepares is reported twice
+            models, fault = os.path.join(d, "models"), {"GPULET_FAULT": "lie:2"}
+            with Server(models, "--plan", plans[0], devices="sim:h200", env=fault) as s:
+                load = Load(s, "lenet", clients=2)
+                until(lambda: load.count() > 5, "load runs")
+                with open(plans[1]) as f:
+                    s.json("PUT", "/v2/gpulet/plan", f.read())
+                until(lambda: s.metrics()["gpulet_worker_restarts"] >= 1, "the worker is replaced")
+                groups = lambda: s.json("GET", "/debug/server")[1]["groups"]
+                until(lambda: all(g["state"] == "serving" for g in groups()), "a plan serves")
+                seen = load.count()
+                until(lambda: load.count() > seen + 20, "requests go on")
+                self.check(load.stop(), 20)
+                self.assertRegex(s.log(), r"is killed: unexpected PREPARED message: lane set \d+ is prepared already")
+                self.assertEqual(s.metrics()["gpulet_requests_in_flight"], 0)
+
     def test_worker_that_cannot_start(self):
         for stage in ("init", "prepare"):
             with self.subTest(stage=stage), tempfile.TemporaryDirectory() as d:

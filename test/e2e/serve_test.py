@@ -190,6 +190,19 @@ class Lifecycle(unittest.TestCase):
                     len(lost), 6, lost[:5]
                 )  # at most one idle keep-alive connection per client closes under it
 
+    def test_sigusr1_shows_core_and_fleet(self):
+        with tempfile.TemporaryDirectory() as d:
+            with Server(repository(d, null=null_model())) as s:
+                status, fleet = s.json("GET", "/debug/fleet")
+                self.assertEqual((status, fleet["change"], fleet["groups"][0]["state"]), (200, "idle", "serving"))
+                os.kill(s.proc.pid, signal.SIGUSR1)
+                def shown():
+                    lines = [line for line in s.log().split("\n") if line.startswith("{")]
+                    return len(lines) == 2 and s.log().endswith("}\n") and [json.loads(line) for line in lines]
+                core, said = until(shown, "both dumps are written")
+                self.assertIn("models", core)
+                self.assertEqual([g["state"] for g in said["groups"]], ["serving"] * len(fleet["groups"]))
+
     def test_start_failures_are_explained(self):
         with tempfile.TemporaryDirectory() as d:
             s = Server(os.path.join(d, "nothing"), wait=False)

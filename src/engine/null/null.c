@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/engine.h"
+#include "engine/open.h"
 
 struct let_engine_model {
   const let_model *m;

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "engine/engine.h"
+#include "gpulet/engine.h"
 #include "engine_check.h"
 
 enum { SIZES = 3, GPULETS = 2, ROUNDS = 20 };

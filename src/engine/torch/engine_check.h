@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "engine/engine.h"
+#include "gpulet/engine.h"
 
 typedef struct let_check_gpu {
   int ordinal; /* -1: CPU */

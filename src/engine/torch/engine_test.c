@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
-#include "engine/engine.h"
+#include "gpulet/engine.h"
 
 static const char *plugin, *fixtures;
 static const let_engine *engine;

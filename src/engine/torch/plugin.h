@@ -22,7 +22,7 @@
 #  define _Noreturn [[noreturn]]
 #endif
 extern "C" {
-#include "engine/engine.h"
+#include "gpulet/engine.h"
 }
 
 namespace gpulet {

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/engine.h"
+#include "gpulet/engine.h"
 #include "fake_cuda.h"
 
 enum { WEIGHTS = 1 << 20, GPULETS = 64 };
