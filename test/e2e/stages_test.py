@@ -182,6 +182,26 @@ class Stages(unittest.TestCase):
             median = {m: statistics.median(self.ask(s, m, 60)[1]) for m in ("with_slo", "without")}
             self.assertLess(abs(median["with_slo"] - median["without"]), 1.5, median)
 
+    def test_a_closed_loop_on_a_fresh_server_is_not_refused(self):
+        """Four clients back to back, from the first request on: 4 * 37 ms of 600 are needed, so nothing may be refused,
+        although so far nothing is known but what the worker measured at the start."""
+        batches = {"max_batch": 8, "null_us": 37000, "slo_ms": 600}
+        for delay_us in (0, None):  # with dynamic_batching, and without
+            with self.subTest(delay_us=delay_us):
+                with Server(self.models(m=null_model("m", delay_us=delay_us, **batches)), devices="cpu:0") as s:
+                    got, threads = [], []
+                    for _ in range(4):
+                        threads.append(threading.Thread(target=lambda: got.append(self.ask(s, "m", 40))))
+                    for t in threads:
+                        t.start()
+                    for t in threads:
+                        t.join()
+                    statuses = [status for one, _ in got for status in one]
+                    self.assertEqual(statuses, [200] * 160)
+                    m = self.stages(s, "m")
+                    self.assertEqual((m["requests"], m["refused_door"], m["dropped_queue"]), (160, 0, 0))
+                    self.assertLess(statistics.median(x for _, times in got for x in times), 4 * 37 + 50)
+
 
 if __name__ == "__main__":
     main()
