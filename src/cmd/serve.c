@@ -122,6 +122,17 @@ static let_err isolate(let_serve_device *d, uint32_t n, let_mps_helper *mps, let
   return LET_OK;
 }
 
+/* Found out before anything is prepared, which may take minutes. */
+static let_err check_ready_file(const char *path, let_error *e) {
+  char probe[4200];
+  snprintf(probe, sizeof probe, "%s.tmp", path);
+  FILE *f = fopen(probe, "we");
+  if (!f) return let_fail(e, LET_ERR_IO, "--ready-file %s: cannot be written: %s", path, strerror(errno));
+  fclose(f);
+  unlink(probe);
+  return LET_OK;
+}
+
 static int run(const void *opts, int n_args, char **args) {
   (void)n_args, (void)args;
   options o = *(const options *)opts;
@@ -159,7 +170,8 @@ static int run(const void *opts, int n_args, char **args) {
   uint32_t n_models = 0, n_devices = 0;
   static let_serve_device devices[DEVICES];
   let_notes notes = {0};
-  let_err r = let_repository_load_notes(o.repository, &arena, &models, &n_models, &notes, &e);
+  let_err r = o.serve.ready_file ? check_ready_file(o.serve.ready_file, &e) : LET_OK;
+  if (!r) r = let_repository_load_notes(o.repository, &arena, &models, &n_models, &notes, &e);
   for (const let_note *x = notes.first; x; x = x->next) let_log(LET_LOG_INFO, "serve", "%s", x->text);
   if (!r) set_delays(models, n_models, strcmp(o.batching, "deferred") == 0);
   if (!r) r = inventory(&o, devices, &n_devices, &e);

@@ -56,6 +56,7 @@ class CommandLine(unittest.TestCase):
         for args, word in [
             (("serve", "--model-repository", "/no/such/dir"), "/no/such/dir"),
             (("run", "/no/such/model"), "/no/such/model"),
+            (("serve", "--model-repository", "/no/models", "--ready-file", "/no/such/r"), "--ready-file /no/such/r"),
             (("plan", "--profile", "/no/such", "--workload", "/no/w.yaml", "--gpus", "1"), "/no/"),
         ]:
             code, out, err = gpulet(*args)
