@@ -112,7 +112,8 @@ static let_err gpus_parse(const options *o, let_plan_pool *pool, uint32_t n, let
                       pool[0].profile->device.name);
     int64_t v;
     let_error why = {0};
-    if (let_parse_i64(count, 0, 1000000, &v, &why)) return let_fail(e, LET_ERR_INVALID, "--gpus: %s", why.text);
+    if (let_parse_i64(count, 0, 1000000, &v, &why))
+      return let_fail(e, LET_ERR_INVALID, "--gpus: %s: write 4, or %s:4", why.text, pool[0].profile->device.name);
     pool[at].count += (uint32_t)v;
     any = true;
   }
