@@ -82,7 +82,8 @@ static const let_option table[] = {
      .type = LET_OPTION_BOOL,
      .offset = offsetof(options, resume),
      .def = "true",
-     .help = "Go on from the journal when it is of the same device and models."},
+     .help = "Go on from the journal when it is of the same device and models, as it does by itself; --no-resume "
+             "measures all anew."},
     {.name = "profile",
      .type = LET_OPTION_STR,
      .offset = offsetof(options, profile_dir),
