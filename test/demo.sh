@@ -29,7 +29,7 @@ trap 'exit 129' HUP
 step() { "$@" & child=$!; r=0; wait "$child" || r=$?; child=""; return $r; }
 
 # The models as they are, with latencies to promise on a few slow cores. Triton's knob says how long a request may wait
-# for company; without it, it waits as long as its SLO allows, which fills batches and spares GPUs.
+# for company; without it a batch starts as soon as its gpu-let is idle.
 serve() { # model slo_ms delay_ms rate
   mkdir -p "$tmp/models/$1"
   ln -s "$models/$1/1" "$tmp/models/$1/1"
@@ -65,3 +65,4 @@ step "$python" "$here/python/digits.py" --url "$url" --models "$models" --at-lea
 echo "Driving every model for ${DEMO_SECONDS:-15} s (Poisson arrivals)..." >&2
 step "$gpulet" load --url "$url" --workload "$tmp/workload.yaml" --warmup 1s --duration "${DEMO_SECONDS:-15}s" \
   --seed 1 --bottleneck warn # it shares the machine's cores with the models
+echo "Next: 'Serve your models' in README.md; build/release/bin/gpulet help" >&2
