@@ -373,7 +373,7 @@ static void finish(session *s) {
   if (s->out) d->unpin(s->device, s->out);
   free(s->out);
   free(s->took);
-  if (s->g) d->shut(s->g);
+  if (s->g) d->close(s->g);
   if (s->device) d->close(s->device);
 }
 

@@ -84,7 +84,7 @@ void let_runner_close(let_runner *r) {
   if (!r) return;
   for (uint32_t i = 0; i < r->n_models; i++)
     if (r->model[i].loaded) r->model[i].engine->unload(r->model[i].loaded);
-  r->device->i->close(r->device);
+  r->device->i->close_device(r->device);
   free(r->model);
   free(r);
 }
@@ -211,7 +211,7 @@ static let_err open_lane(let_runner *r, field *f, uint32_t i, const let_runner_l
   let_err err = r->device->i->open(r->device, i, want->first, want->granules, false, &l->g, e);
   (void)type;
   if (err) return err;
-  if ((err = r->device->i->exact(l->g, e)) != LET_OK) return err;
+  if ((err = r->device->i->timing_exact(l->g, e)) != LET_OK) return err;
   r->device->i->target(l->g, &l->target);
   if ((err = need(r, want->model, l->target.cuda, e)) != LET_OK) return err;
   l->engine = r->model[want->model].engine;
@@ -241,7 +241,7 @@ static void close_field(field *f) {
     if (l->x) l->engine->discard(l->x);
     if (l->host) f->device->i->unpin(f->device, l->host);
     free(l->host);
-    if (l->g) f->device->i->shut(l->g);
+    if (l->g) f->device->i->close(l->g);
   }
   pthread_cond_destroy(&f->changed);
   pthread_mutex_destroy(&f->lock);

@@ -366,8 +366,8 @@ static bool free_exec(let__lane_model *m) {
   return false;
 }
 
-static void shut(let__worker *w, let_gpulet **g, uint32_t number) {
-  w->view.device->i->shut(*g);
+static void close_gpulet(let__worker *w, let_gpulet **g, uint32_t number) {
+  w->view.device->i->close(*g);
   w->numbers &= ~(UINT64_C(1) << number);
   *g = NULL;
 }
@@ -382,8 +382,8 @@ static bool free_of_lane(let__worker *w, let__lane *l) {
       l->model[k].loaded = NULL;
       return true;
     }
-  if (l->scratch_gpulet) return shut(w, &l->scratch_gpulet, l->scratch_number), true;
-  if (l->g) return shut(w, &l->g, l->number), true;
+  if (l->scratch_gpulet) return close_gpulet(w, &l->scratch_gpulet, l->scratch_number), true;
+  if (l->g) return close_gpulet(w, &l->g, l->number), true;
   return false;
 }
 

@@ -34,7 +34,7 @@ static let_err init(let__worker *w, const let_ipc_command *m, int arena_fd, let_
   const let_device_i *d = w->view.device->i;
   r = d->pin(w->view.device, let_ring_arena_base(w->view.arena), let_ring_arena_size(w->view.arena), e);
   if (!r) r = d->pin(w->view.device, w->view.zeros, LET__ZEROS, e);
-  if (!r) r = d->stock(w->view.device, e);
+  if (!r) r = d->prewarm(w->view.device, e);
   return r;
 }
 
@@ -139,7 +139,7 @@ int let_worker_run(int control_fd) {
   if (w.view.device) {
     if (w.view.zeros) w.view.device->i->unpin(w.view.device, w.view.zeros);
     w.view.device->i->unpin(w.view.device, let_ring_arena_base(w.view.arena));
-    w.view.device->i->close(w.view.device);
+    w.view.device->i->close_device(w.view.device);
   }
   free(w.view.zeros);
   let_ring_arena_free(w.view.arena);

@@ -53,7 +53,7 @@ static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint3
   return LET_OK;
 }
 
-static void shut(let_gpulet *g) { free(g); }
+static void close_gpulet(let_gpulet *g) { free(g); }
 
 static void target(const let_gpulet *g, let_engine_target *ret) {
   const cpu_gpulet *c = (const cpu_gpulet *)g;
@@ -98,20 +98,20 @@ static let_err wait_mark(let_gpulet *g, int instance, let_dur timeout, let_time 
   return LET_OK;
 }
 
-static let_err stock(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
+static let_err prewarm(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
 
-static let_err exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
+static let_err timing_exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
 static int done_fd(const let_gpulet *g, int instance) { return (void)g, (void)instance, -1; }
 
 static const let_device_i cpu_i = {
     .name = "cpu",
-    .close = close_device,
+    .close_device = close_device,
     .type = type,
     .health = health,
     .pin = pin,
     .unpin = unpin,
     .open = open_gpulet,
-    .shut = shut,
+    .close = close_gpulet,
     .target = target,
     .enter = enter,
     .copy_in = copy,
@@ -120,8 +120,8 @@ static const let_device_i cpu_i = {
     .mark = mark,
     .wait = wait_mark,
     .done_fd = done_fd,
-    .exact = exact,
-    .stock = stock,
+    .timing_exact = timing_exact,
+    .prewarm = prewarm,
     .depth = 1,
 };
 

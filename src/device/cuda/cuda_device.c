@@ -125,11 +125,11 @@ static void cuda_close(let_device *base) {
     nanosleep(&nap, NULL);
   }
   let_cuda__watch_end(d);
-  while (d->ladder) {
-    let_cuda_rung *rung = d->ladder;
-    d->ladder = rung->next;
-    (void)a->cuGreenCtxDestroy(rung->green);
-    free(rung);
+  while (d->contexts) {
+    let_cuda_context *x = d->contexts;
+    d->contexts = x->next;
+    (void)a->cuGreenCtxDestroy(x->green);
+    free(x);
   }
   while (d->n_spare) (void)a->cuMemFree(d->spare[--d->n_spare]);
   (void)a->cuCtxSetCurrent(NULL);
@@ -165,14 +165,14 @@ static let_err cuda_health(let_device *base, let_device_health *ret, let_error *
 
 static const let_device_i cuda_i = {
     .name = "cuda",
-    .close = cuda_close,
+    .close_device = cuda_close,
     .type = cuda_type,
     .health = cuda_health,
     .pin = let_cuda__pin,
     .unpin = let_cuda__unpin,
-    .stock = let_cuda__stock,
+    .prewarm = let_cuda__prewarm,
     .open = let_cuda__open,
-    .shut = let_cuda__shut,
+    .close = let_cuda__close,
     .target = let_cuda__target,
     .enter = let_cuda__enter,
     .copy_in = let_cuda__copy_in,
@@ -181,7 +181,7 @@ static const let_device_i cuda_i = {
     .mark = let_cuda__mark,
     .wait = let_cuda__wait,
     .done_fd = let_cuda__done_fd,
-    .exact = let_cuda__exact,
+    .timing_exact = let_cuda__timing_exact,
     .depth = 2,
 };
 

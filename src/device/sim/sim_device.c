@@ -128,7 +128,7 @@ static void unpin(let_device *d, void *p) { (void)d, (void)p; }
 
 /* ---- gpu-lets ------------------------------------------------------------------------------------------------ */
 
-static void shut(let_gpulet *g) {
+static void close_gpulet(let_gpulet *g) {
   sim_device *s = (sim_device *)g->device;
   pthread_mutex_lock(&s->lock);
   s->run[((sim_gpulet *)g)->number].finish = 0;
@@ -151,7 +151,7 @@ static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint3
   let_rng_seed(&g->rng, s->seed + first * 64 + granules);
   for (int i = 0; i < 2; i++) g->timer[i] = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   if (g->timer[0] < 0 || g->timer[1] < 0) {
-    shut(&g->g);
+    close_gpulet(&g->g);
     return let_fail(e, LET_ERR_IO, "cannot make a timer: %s", strerror(errno));
   }
   *ret = &g->g;
@@ -232,9 +232,9 @@ static let_err mark(let_gpulet *base, int instance, let_error *e) {
              : LET_OK;
 }
 
-static let_err stock(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
+static let_err prewarm(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
 
-static let_err exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
+static let_err timing_exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
 static int done_fd(const let_gpulet *g, int instance) { return ((const sim_gpulet *)g)->timer[instance]; }
 
 static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
@@ -252,13 +252,13 @@ static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_ti
 
 static const let_device_i sim_i = {
     .name = "sim",
-    .close = close_device,
+    .close_device = close_device,
     .type = type_of,
     .health = health,
     .pin = pin,
     .unpin = unpin,
     .open = open_gpulet,
-    .shut = shut,
+    .close = close_gpulet,
     .target = target,
     .enter = enter,
     .copy_in = copy,
@@ -267,8 +267,8 @@ static const let_device_i sim_i = {
     .mark = mark,
     .wait = wait_mark,
     .done_fd = done_fd,
-    .exact = exact,
-    .stock = stock,
+    .timing_exact = timing_exact,
+    .prewarm = prewarm,
     .depth = 2,
 };
 
