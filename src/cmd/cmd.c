@@ -111,7 +111,10 @@ static void markdown(let_buf *out) {
                 (*c)->n_options ? " [OPTIONS]" : "", (*c)->arguments && (*c)->arguments[0] ? " " : "",
                 (*c)->arguments ? (*c)->arguments : "", (*c)->summary);
     if ((*c)->text && (*c)->text[0]) let_buf_fmt(out, "\n```text\n%s```\n", (*c)->text);
-    if ((*c)->n_options) let_buf_str(out, "\n"), let_options_markdown((*c)->option, (*c)->n_options, out);
+    if ((*c)->n_options) {
+      let_buf_str(out, "\n");
+      let_options_markdown((*c)->option, (*c)->n_options, out);
+    }
   }
 }
 

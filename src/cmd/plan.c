@@ -156,10 +156,11 @@ static int run_in(const options *o, let_arena *a) {
   if (gpus_parse(o, pool, n, &e)) return let_cmd_usage("plan", &e);
   if (workload_load(o->workload, a, &w, &e)) return let_cmd_fail("plan", &e);
   for (uint32_t i = 0; i < w.n; i++)
-    if (!w.demand[i].slo)
-      return let_fail(&e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload,
-                      w.demand[i].name),
-             let_cmd_fail("plan", &e);
+    if (!w.demand[i].slo) {
+      let_fail(&e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload,
+               w.demand[i].name);
+      return let_cmd_fail("plan", &e);
+    }
   if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
   double until = let_cmd_now_ms(NULL) + (double)o->time_limit / 1e6;
   let_plan_input in = {.workload = &w,

@@ -141,7 +141,8 @@ static let_err choose(let_model *m, uint32_t *n, const char *list, let_error *e)
       return let_fail(e, LET_ERR_NOT_FOUND, "--models: there is no model '%.*s' in the repository", (int)len, at);
     if (i >= kept) {
       let_model swap = m[kept];
-      m[kept++] = m[i], m[i] = swap;
+      m[kept++] = m[i];
+      m[i] = swap;
     }
     at += len;
     if (*at) at++;

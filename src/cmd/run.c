@@ -168,12 +168,19 @@ static let_err take_outputs(session *s, let_error *e) {
   uint64_t rows = rows_of(s), need = 0, at = 0;
   for (unsigned k = 0; k < s->x->n_out; k++) need += s->x->out[k].row_bytes * rows;
   if (need > s->out_bytes) { /* only the first time, or when shapes vary: before anything is in flight into it */
-    if (s->out) d->unpin(s->device, s->out), free(s->out);
+    if (s->out) {
+      d->unpin(s->device, s->out);
+      free(s->out);
+    }
     s->out_bytes = 0;
     if (!(s->out = malloc(need)))
       return let_fail(e, LET_ERR_NOMEM, "out of memory for %llu bytes of outputs", (unsigned long long)need);
     let_err r = d->pin(s->device, s->out, need, e);
-    if (r) return free(s->out), s->out = NULL, r;
+    if (r) {
+      free(s->out);
+      s->out = NULL;
+      return r;
+    }
     s->out_bytes = need;
   }
   for (unsigned k = 0; k < s->x->n_out; k++) {
@@ -191,7 +198,10 @@ static let_err batch(session *s, let_dur *ret, let_error *e) {
   let_err r = LET_OK;
   if (s->x->dynamic) {
     call c = {.x = *s->x, .inner = s->x, .in = s->in};
-    c.x.n_graphs = 0, c.x.run = run_call, c.x.impl = &c, c.x.size = (uint32_t)rows_of(s);
+    c.x.n_graphs = 0;
+    c.x.run = run_call;
+    c.x.impl = &c;
+    c.x.size = (uint32_t)rows_of(s);
     r = d->launch(s->g, &c.x, e);
   } else {
     for (unsigned k = 0; !r && k < s->x->n_in; k++)
@@ -374,7 +384,7 @@ static void finish(session *s) {
   free(s->out);
   free(s->took);
   if (s->g) d->close(s->g);
-  if (s->device) d->close(s->device);
+  if (s->device) d->close_device(s->device);
 }
 
 static int run(const void *opts, int n_args, char **args) {

@@ -117,8 +117,11 @@ static let_err isolate(let_serve_device *d, uint32_t n, let_mps_helper *mps, let
   if (r) return r;
   o->helper = &mps->serve;
   for (uint32_t i = 0; i < n; i++)
-    if (strncmp(d[i].name, "cuda:", 5) == 0)
-      d[i].worker_per_gpulet = true, d[i].environment = let_mps_helper_environment, d[i].environment_ctx = mps;
+    if (strncmp(d[i].name, "cuda:", 5) == 0) {
+      d[i].worker_per_gpulet = true;
+      d[i].environment = let_mps_helper_environment;
+      d[i].environment_ctx = mps;
+    }
   return LET_OK;
 }
 

@@ -92,10 +92,12 @@ let_err let_device_list(const char *spec, const char *profile_dir, let_device_na
     size_t len = strcspn(p, "+");
     uint32_t got = 0;
     if (len >= sizeof part) return unknown(spec, e);
-    memcpy(part, p, len), part[len] = 0;
+    memcpy(part, p, len);
+    part[len] = 0;
     let_err r = list_one(part, profile_dir, ret + n, cap - n, &got, e);
     if (r) return r;
-    n += got, p += len;
+    n += got;
+    p += len;
     if (!*p) break;
   }
   *ret_n = n;

@@ -89,7 +89,10 @@ static void test_names(void **state) {
   assert_int_equal(let_device_open("sim:h200", "/nonexistent", &d, &e), LET_ERR_NOT_FOUND);
 }
 
-static let_err nothing(let_exec *x, void *stream, let_error *e) { return (void)x, (void)stream, (void)e, LET_OK; }
+static let_err nothing(let_exec *x, void *stream, let_error *e) {
+  (void)x, (void)stream, (void)e;
+  return LET_OK;
+}
 
 static void test_cpu(void **state) {
   (void)state;
@@ -187,7 +190,8 @@ static void test_sim(void **state) {
   let_exec x = {.size = 1, .run = nothing, .model = "c"};
   assert_int_equal(d->i->launch(one, &x, &e), LET_ERR_NOT_FOUND);
   assert_non_null(strstr(e.text, "'c'"));
-  x.model = "a", x.size = 9;
+  x.model = "a";
+  x.size = 9;
   assert_int_equal(d->i->launch(one, &x, &e), LET_ERR_NOT_FOUND);
   assert_non_null(strstr(e.text, "batch 9"));
   d->i->close(one);

@@ -205,9 +205,16 @@ static void history(uint64_t seed, int steps, totals *all) {
   for (uint32_t i = 0; i < RIG_WORKERS * 4; i++) RIG_CHECK(&w, !w.lanes[i].open, "lanes stay open");
   for (uint64_t g = 1; g <= w.offered; g++) RIG_CHECK(&w, w.ended[g] == 1, "a change has no outcome");
   for (uint32_t i = 0; i < RIG_WORKERS; i++) RIG_CHECK(&w, !w.process[i].running, "worker %u still runs", i);
-  all->histories++, all->offered += (long)w.offered, all->kills += w.kills, all->spawns += w.spawns;
-  all->takes += w.takes, all->lies += lies;
-  for (uint64_t g = 1; g <= w.offered; g++) all->applied += w.outcome[g], all->failed += !w.outcome[g];
+  all->histories++;
+  all->offered += (long)w.offered;
+  all->kills += w.kills;
+  all->spawns += w.spawns;
+  all->takes += w.takes;
+  all->lies += lies;
+  for (uint64_t g = 1; g <= w.offered; g++) {
+    all->applied += w.outcome[g];
+    all->failed += !w.outcome[g];
+  }
   rig_close(&w);
 }
 

@@ -69,7 +69,9 @@ static let_err begin(let_fleet *f, let_plan *p, const let__part *part, uint32_t 
   f->generation = generation;
   f->change = (let__change){.state = LET_CHANGE_BUILDING, .generation = generation, .began = now};
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_PLAN_BEGINS);
-  r->generation = generation, r->number = n - n_kept, r->of = n_kept;
+  r->generation = generation;
+  r->number = n - n_kept;
+  r->of = n_kept;
   return LET_OK;
 }
 

@@ -69,16 +69,19 @@ static bool all_prepared(const let_fleet *f) {
 
 void let__change_cut_short(let_fleet *f) {
   if (f->change.state == LET_CHANGE_IDLE) return;
-  f->change.cut_short = true, f->change.applied = f->change.state == LET_CHANGE_DRAINING;
+  f->change.cut_short = true;
+  f->change.applied = f->change.state == LET_CHANGE_DRAINING;
   if (f->change.state != LET_CHANGE_ROLLBACK)
     snprintf(f->change.why, sizeof f->change.why, "the server is shutting down");
   f->change.state = LET_CHANGE_IDLE;
 }
 
 static bool ended(let_fleet *f, bool applied, let_fleet_action *a) {
-  f->change.state = LET_CHANGE_IDLE, f->change.cut_short = false;
+  f->change.state = LET_CHANGE_IDLE;
+  f->change.cut_short = false;
   *a = let__action(LET_FLEET_PLAN_ENDED);
-  a->generation = f->change.generation, a->ok = applied;
+  a->generation = f->change.generation;
+  a->ok = applied;
   if (!applied) a->text = f->change.why;
   return true;
 }
@@ -87,7 +90,8 @@ bool let__change_step(let_fleet *f, let_time now, let_fleet_action *a) {
   if (f->change.announce) {
     f->change.announce = false;
     *a = let__action(LET_FLEET_PLAN_SERVES);
-    a->generation = f->change.generation, a->took = f->change.took;
+    a->generation = f->change.generation;
+    a->took = f->change.took;
     return true;
   }
   if (f->change.cut_short) return ended(f, f->change.applied, a);
@@ -96,9 +100,11 @@ bool let__change_step(let_fleet *f, let_time now, let_fleet_action *a) {
     let__roll_back(f, "out of memory");
     return false;
   }
-  f->change.state = LET_CHANGE_SWITCHING, f->change.took = now - f->change.began;
+  f->change.state = LET_CHANGE_SWITCHING;
+  f->change.took = now - f->change.began;
   *a = let__action(LET_FLEET_SET_ROUTES);
-  a->generation = f->change.generation, a->routes = &f->routes;
+  a->generation = f->change.generation;
+  a->routes = &f->routes;
   return true;
 }
 

@@ -14,7 +14,10 @@ static let_dur predicted(const let_fleet_entry *x, uint32_t k) {
   let_dur top = 0;
   bool beside = false;
   for (uint32_t i = 0; i < x->n_sizes; i++)
-    if (x->size[i] == x->next_batch) top = x->predict[i], beside = x->beside[i];
+    if (x->size[i] == x->next_batch) {
+      top = x->predict[i];
+      beside = x->beside[i];
+    }
   double stretch = x->planned > 0 && top > 0 ? (double)x->planned / (double)top : 1;
   if (stretch < 1 && !(beside && x->beside[k])) stretch = 1;
   if (stretch > 3) stretch = 3; /* a plan for another device is not evidence */
@@ -31,7 +34,10 @@ static void fill(const let_fleet_entry *x, let_gpulet_id gpulet, bool change, le
   bool none = true;
   for (uint32_t z = 0; z < x->n_sizes; z++) none = none && !x->ready[z];
   for (uint32_t z = 0; z < x->n_sizes; z++)
-    if (none || x->ready[z]) r->size[r->n_sizes] = x->size[z], r->predict[r->n_sizes++] = predicted(x, z);
+    if (none || x->ready[z]) {
+      r->size[r->n_sizes] = x->size[z];
+      r->predict[r->n_sizes++] = predicted(x, z);
+    }
 }
 
 static bool named(const let__group *g, bool change) {
@@ -40,19 +46,25 @@ static bool named(const let__group *g, bool change) {
 
 bool let__routes(let_fleet *f, bool change) {
   uint32_t n_gpulets = 0, n_routes = 0;
-  for (uint32_t i = 0; i < f->o.groups; i++)
-    for (uint32_t k = 0; named(&f->group[i], change) && k < f->group[i].n_gpulets; k++)
-      n_gpulets++, n_routes += f->group[i].gpulet[k].n_entries;
+  for (uint32_t i = 0; i < f->o.groups; i++) {
+    const let__group *g = &f->group[i];
+    if (!named(g, change)) continue;
+    n_gpulets += g->n_gpulets;
+    for (uint32_t k = 0; k < g->n_gpulets; k++) n_routes += g->gpulet[k].n_entries;
+  }
   let_arena_fini(&f->scratch);
   let_fleet_routed *gpulet = let_arena_array(&f->scratch, n_gpulets + 1, sizeof *gpulet);
   let_fleet_route *route = let_arena_array(&f->scratch, n_routes + 1, sizeof *route);
   if (!gpulet || !route) return false;
   f->routes = (let_fleet_routes){.change = change, .gpulet = gpulet, .route = route};
-  for (uint32_t i = 0; i < f->o.groups; i++)
-    for (uint32_t k = 0; named(&f->group[i], change) && k < f->group[i].n_gpulets; k++) {
-      const let_fleet_gpulet *l = &f->group[i].gpulet[k];
-      gpulet[f->routes.n_gpulets++] = (let_fleet_routed){l->id, f->o.device[f->group[i].device].depth};
+  for (uint32_t i = 0; i < f->o.groups; i++) {
+    const let__group *g = &f->group[i];
+    if (!named(g, change)) continue;
+    for (uint32_t k = 0; k < g->n_gpulets; k++) {
+      const let_fleet_gpulet *l = &g->gpulet[k];
+      gpulet[f->routes.n_gpulets++] = (let_fleet_routed){l->id, f->o.device[g->device].depth};
       for (uint32_t j = 0; j < l->n_entries; j++) fill(&l->entry[j], l->id, change, &route[f->routes.n_routes++]);
     }
+  }
   return true;
 }

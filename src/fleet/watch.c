@@ -9,12 +9,17 @@ enum { SILENT = 4, SILENT_BUSY = 120 }; /* how many watchdogs long a worker may 
 static let_time due(const let_fleet *f, const let__worker *w, const char **ret_what) {
   let_time since = LET_NEVER;
   if (f->o.prepare_timeout <= 0 || w->spare) return LET_NEVER;
-  if (w->state == LET_WORKER_STARTING || w->state == LET_WORKER_HELD) since = w->at, *ret_what = "start";
+  if (w->state == LET_WORKER_STARTING || w->state == LET_WORKER_HELD) {
+    since = w->at;
+    *ret_what = "start";
+  }
   if (w->state == LET_WORKER_READY)
     for (const let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g)) {
       bool preparing = g->state == LET_GROUP_PREPARING;
-      if ((preparing || g->state == LET_GROUP_RETIRING) && g->asked < since)
-        since = g->asked, *ret_what = preparing ? "prepare its gpu-lets" : "give its gpu-lets back";
+      if ((preparing || g->state == LET_GROUP_RETIRING) && g->asked < since) {
+        since = g->asked;
+        *ret_what = preparing ? "prepare its gpu-lets" : "give its gpu-lets back";
+      }
     }
   return since == LET_NEVER ? LET_NEVER : since + f->o.prepare_timeout;
 }
@@ -22,7 +27,8 @@ static let_time due(const let_fleet *f, const let__worker *w, const char **ret_w
 static void give_up(let_fleet *f, let__worker *w, const char *what, let_time now) {
   snprintf(f->late, sizeof f->late, "the worker did not %s within %.3g s", what, (double)f->o.prepare_timeout / 1e9);
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_LATE);
-  r->worker = w->id, r->device = w->device;
+  r->worker = w->id;
+  r->device = w->device;
   snprintf(r->text, sizeof r->text, "%s", f->late);
   bool waited_for = false;
   for (const let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g))
@@ -104,7 +110,9 @@ void let__settle(let_fleet *f) {
     const let__worker *w = let__worker_at(f, g->worker);
     if (g->state == LET_GROUP_WAITING && w && w->state == LET_WORKER_READY && w->at < at && !f->stopping) at = w->at;
   }
-  f->settled = true, f->wake = at, f->silence_at = silence;
+  f->settled = true;
+  f->wake = at;
+  f->silence_at = silence;
 }
 
 let_time let_fleet_wake(const let_fleet *f) {

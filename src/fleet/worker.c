@@ -29,7 +29,8 @@ void let__worker_kill(let_fleet *f, let__worker *w, const char *why, let_time no
   if (!w || !w->alive || w->state == LET_WORKER_KILLED) return;
   if (why[0] && !w->why[0]) snprintf(w->why, sizeof w->why, "%s", why);
   if (w->state == LET_WORKER_READY && now - w->at > forgiven_after) w->losses = 0;
-  w->state = LET_WORKER_KILLED, w->announced = false;
+  w->state = LET_WORKER_KILLED;
+  w->announced = false;
   for (let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g))
     for (uint32_t k = 0; k < g->n_gpulets; k++) g->gpulet[k].quarantined = true;
 }
@@ -81,7 +82,10 @@ void let__worker_exited(let_fleet *f, let__worker *w, const char *how, int pid, 
   else snprintf(why, sizeof why, "%s", how);
   bool spare_missing = w->spare && !w->alive;
   let_fleet_report *r = let__report(f, spare_missing ? LET_FLEET_REPORT_SPARE_MISSING : LET_FLEET_REPORT_EXITED);
-  r->worker = w->id, r->pid = pid, r->device = w->device, r->expected = w->leaving || f->stopping;
+  r->worker = w->id;
+  r->pid = pid;
+  r->device = w->device;
+  r->expected = w->leaving || f->stopping;
   snprintf(r->text, sizeof r->text, "%s", why);
   if (w->alive && !r->expected && !w->spare) f->restarts++;
   if (!w->spare) {
@@ -108,9 +112,12 @@ void let__worker_stop_all(let_fleet *f, bool at_once, let_time now) {
 static bool spawn(let_fleet *f, let__worker *w, let_fleet_action *a) {
   const let_fleet_device *d = &f->o.device[w->device];
   const let__group *g = let__group_of(f, w->id, NULL);
-  w->state = LET_WORKER_STARTING, w->announced = true;
+  w->state = LET_WORKER_STARTING;
+  w->announced = true;
   *a = let__action(LET_FLEET_SPAWN);
-  a->worker = w->id, a->device = w->device, a->percent = 100;
+  a->worker = w->id;
+  a->device = w->device;
+  a->percent = 100;
   if (g && d->own_share && !g->gpulet[0].shared && d->type->sms)
     a->percent = 100.0 * let_share_sms(d->type, g->gpulet[0].granules) / d->type->sms;
   return true;
@@ -136,7 +143,8 @@ static bool stop(let__worker *w, let_time now, let_fleet_action *a) {
     return false;
   }
   if (w->state == LET_WORKER_KILLED) return false;
-  w->state = LET_WORKER_STOPPING, w->at = now + LET__STOP_PATIENCE;
+  w->state = LET_WORKER_STOPPING;
+  w->at = now + LET__STOP_PATIENCE;
   *a = let__action(LET_FLEET_SEND_STOP);
   a->worker = w->id;
   return true;

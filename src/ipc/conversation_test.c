@@ -337,7 +337,10 @@ static void test_nonsense(void **state) {
       if (m.type == LET_IPC_FAILED) m.failed.model = "somebody else";
       if (m.type == LET_IPC_PROGRESS) m.progress.model = "somebody else";
       let_ipc_lane_health unknown = {.set = {w.newest + 1}};
-      if (m.type == LET_IPC_HEALTH && m.health.n_lanes) m.health.lane = &unknown, m.health.n_lanes = 1;
+      if (m.type == LET_IPC_HEALTH && m.health.n_lanes) {
+        m.health.lane = &unknown;
+        m.health.n_lanes = 1;
+      }
       let_err r = let_ipc_conversation_hear(w.c, &m, &e);
       bool nothing_named = m.type == LET_IPC_ERROR || (m.type == LET_IPC_HEALTH && !m.health.n_lanes);
       assert_int_equal(r, nothing_named ? LET_OK : LET_ERR_INVALID);

@@ -69,7 +69,9 @@ let_err let_runner_open(const char *device, const char *profile_dir, const char 
     free(r);
     return let_fail(e, LET_ERR_NOMEM, "out of memory");
   }
-  r->models = models, r->n_models = n, r->plugin_dir = plugin_dir;
+  r->models = models;
+  r->n_models = n;
+  r->plugin_dir = plugin_dir;
   let_err err = let_device_open(device, profile_dir, &r->device, e);
   if (err) {
     free(r->model);
@@ -143,7 +145,10 @@ static let_err batch(lane *l, let_dur *ret, let_dur *ret_device, let_error *e) {
   }
   if (!err) err = d->mark(l->g, 0, e);
   if (!err) err = d->wait(l->g, 0, BATCH_TIMEOUT, &started, &finished, e);
-  if (!err) *ret = finished - begin, *ret_device = finished - started;
+  if (!err) {
+    *ret = finished - begin;
+    *ret_device = finished - started;
+  }
   return err;
 }
 
@@ -168,10 +173,14 @@ static void *work(void *user) {
     err = batch(l, &took, &device, &e);
     pthread_mutex_lock(&f->lock);
     l->batches++;
-    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX)
-      l->device[l->n] = device, l->sample[l->n++] = took;
+    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX) {
+      l->device[l->n] = device;
+      l->sample[l->n++] = took;
+    }
   }
-  l->err = err, l->error = e, l->idle = true;
+  l->err = err;
+  l->error = e;
+  l->idle = true;
   pthread_cond_broadcast(&f->changed);
   pthread_mutex_unlock(&f->lock);
   return NULL;
@@ -207,7 +216,8 @@ static let_err open_lane(let_runner *r, field *f, uint32_t i, const let_runner_l
                          let_error *e) {
   lane *l = &f->lane[i];
   const let_device_type *type = let_runner_type(r);
-  l->f = f, l->m = &r->models[want->model];
+  l->f = f;
+  l->m = &r->models[want->model];
   let_err err = r->device->i->open(r->device, i, want->first, want->granules, false, &l->g, e);
   (void)type;
   if (err) return err;
@@ -276,7 +286,8 @@ static let_err window(field *f, unsigned set, int way, let_dur length, uint32_t 
   pthread_mutex_lock(&f->lock);
   let_time begin = let_now();
   for (uint32_t i = 0; i < f->n; i++) {
-    f->lane[i].n = 0, f->lane[i].batches = 0;
+    f->lane[i].n = 0;
+    f->lane[i].batches = 0;
     f->lane[i].want = set >> i & 1 ? RUN : PAUSE;
   }
   pthread_cond_broadcast(&f->changed);
@@ -335,7 +346,8 @@ let_err let_runner_run(let_runner *r, const let_runner_lane *want, uint32_t n, l
   LET_ASSERT(n >= 1 && n <= LET_RUNNER_LANES_MAX);
   field *f = calloc(1, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  f->device = r->device, f->n = n;
+  f->device = r->device;
+  f->n = n;
   pthread_mutex_init(&f->lock, NULL);
   pthread_cond_init(&f->changed, NULL);
   memset(ret, 0, n * sizeof *ret);

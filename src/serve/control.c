@@ -27,7 +27,9 @@ void serve_control_close(control *c) {
   if (c->fd >= 0) close(c->fd);
   let_ipc_conversation_free(c->conversation);
   let_arena_fini(&c->health_arena);
-  c->fd = -1, c->conversation = NULL, c->has_health = false;
+  c->fd = -1;
+  c->conversation = NULL;
+  c->has_health = false;
 }
 
 static void tell(control *c, let_fleet_event ev, let_time now) {
@@ -120,7 +122,8 @@ static void lane_up(control *c, let_arena *a, const let_ipc_lane_up *m, let_time
                                          .size = size};
   }
   let_fleet_event ev = {.kind = LET_FLEET_WORKER_LANE, .set = m->set, .lane = m->lane};
-  ev.n_models = m->n_models, ev.models = models;
+  ev.n_models = m->n_models;
+  ev.models = models;
   if (!ok) ev = (let_fleet_event){.kind = LET_FLEET_WORKER_BROKEN, .text = "out of memory for what it says"};
   tell(c, ev, now);
 }

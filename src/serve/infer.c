@@ -265,7 +265,8 @@ bool serve_arm_lanes(server *s) {
 void serve_reclaim(server *s, const let_fleet_action *a) {
   let_time now = serve_now();
   lane_set *x = serve_lanes_find(&s->lanes, a->set);
-  for (uint32_t lane = 0; x && lane < x->n; lane++) {
+  uint32_t lanes = x ? x->n : 0;
+  for (uint32_t lane = 0; lane < lanes; lane++) {
     static let_done_msg d;
     bool corrupt = false;
     while (let_lane_take_done(x->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE)
@@ -274,9 +275,12 @@ void serve_reclaim(server *s, const let_fleet_action *a) {
   let_fleet_group g;
   if (x) x->batches = 0;
   if (!let_fleet_group_at(s->fleet, a->group, &g)) return;
-  for (uint32_t i = 0; i < g.n_gpulets; i++)
-    for (uint64_t b; g.gpulet[i].declared && (b = let_core_batch_on(s->core, g.gpulet[i].id.n)) != 0;)
+  for (uint32_t i = 0; i < g.n_gpulets; i++) {
+    if (!g.gpulet[i].declared) continue;
+    uint64_t b;
+    while ((b = let_core_batch_on(s->core, g.gpulet[i].id.n)) != 0)
       let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
+  }
 }
 
 /* ---- what the front sees of the server ------------------------------------------------------------------- */
@@ -297,7 +301,10 @@ static bool ready(void *ctx) {
 
 static uint32_t models(void *ctx) { return ((server *)ctx)->n_models; }
 static const let_model *model(void *ctx, uint32_t i) { return &((server *)ctx)->model[i]; }
-static let_time now_of(void *ctx) { return (void)ctx, serve_now(); }
+static let_time now_of(void *ctx) {
+  (void)ctx;
+  return serve_now();
+}
 static uint64_t slot_alloc(void *ctx, uint64_t n) { return let_ring_slot_alloc(((server *)ctx)->arena, n); }
 static void slot_free(void *ctx, uint64_t slot) { let_ring_slot_free(((server *)ctx)->arena, slot); }
 static uint64_t slot_bytes(void *ctx, uint64_t slot) { return let_ring_slot_bytes(((server *)ctx)->arena, slot); }

@@ -85,8 +85,8 @@ void serve_perform(server *s) {
 }
 
 void serve_look(server *s) {
-  bool draining = let_fleet_change(s->fleet) == LET_CHANGE_DRAINING;
-  for (uint32_t i = 0; draining && i < let_fleet_groups(s->fleet); i++) {
+  uint32_t draining = let_fleet_change(s->fleet) == LET_CHANGE_DRAINING ? let_fleet_groups(s->fleet) : 0;
+  for (uint32_t i = 0; i < draining; i++) {
     let_fleet_group g;
     if (!let_fleet_group_at(s->fleet, (let_group_id){i}, &g) || g.state != LET_GROUP_DRAINING) continue;
     bool idle = true;

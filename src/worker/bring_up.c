@@ -47,7 +47,10 @@ let_err let__lane_set_new(let__worker *w, let_arena *a, const let_ipc_prepare *a
   uint32_t n = asked->n_lanes, n_fds = 2 + n;
   let__lane_set *set = calloc(1, sizeof *set);
   let_err r = LET_OK;
-  if (set) set->stop_fd = -1, set->id = asked->set;
+  if (set) {
+    set->stop_fd = -1;
+    set->id = asked->set;
+  }
   if (!set || !(set->lane = calloc(n, sizeof *set->lane)))
     r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   else if (!(r = let_lanes_map(fds[0], n, fds + 2, fds[1], &set->lanes, e)))
@@ -116,7 +119,8 @@ static let_err load_model(let__worker *w, let__lane_set *set, const let__lane *l
     if (spec.max_batch == 0 && m->size[i] != 1)
       return let_fail(e, LET_ERR_INVALID, "batch size %u is not possible for model '%s'", m->size[i], spec.name);
   if ((r = let__model_load(w, &spec, &m->loaded, e))) return r;
-  m->m = &m->loaded->m, m->engine = m->loaded->engine;
+  m->m = &m->loaded->m;
+  m->engine = m->loaded->engine;
   return LET_OK;
 }
 
@@ -181,8 +185,15 @@ static let_err measure_with(let__worker *w, let__job_thread *thread, const let__
   const let__cached_latency *cached = let__model_latency(m->loaded, v->size, l->granules, l->shared);
   bool again = cached && (!cached->beside || beside);
   v->p99 = expected(m, v->size);
-  if (again) v->p50 = cached->p50, v->p99 = cached->p99, v->beside = cached->beside;
-  else if (beside && m->planned && w->view.device->i->depth > 1) return v->beside = true, v->p99 = 0, LET_OK;
+  if (again) {
+    v->p50 = cached->p50;
+    v->p99 = cached->p99;
+    v->beside = cached->beside;
+  } else if (beside && m->planned && w->view.device->i->depth > 1) {
+    v->beside = true;
+    v->p99 = 0;
+    return LET_OK;
+  }
   measuring x = {.w = &w->view,
                  .g = on,
                  .engine = m->engine,
@@ -196,10 +207,13 @@ static let_err measure_with(let__worker *w, let__job_thread *thread, const let__
   let__job_thread_wait(thread);
   if (x.result) {
     if (e) *e = x.error;
-    return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, v->size), x.result;
+    let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, v->size);
+    return x.result;
   }
-  if (x.effort == LET__ALONE && batches_run(w) != before)
-    v->beside = true, v->p99 = v->p50; /* it was not alone after all */
+  if (x.effort == LET__ALONE && batches_run(w) != before) {
+    v->beside = true;
+    v->p99 = v->p50; /* it was not alone after all */
+  }
   if (!again && v->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, v);
   return LET_OK;
 }
@@ -243,7 +257,10 @@ let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, 
       publish(m);
       memcpy(set->model, m->m->name, sizeof set->model);
       set->done++;
-      if (too_slow(m, v)) m->needed++, set->total++;
+      if (too_slow(m, v)) {
+        m->needed++;
+        set->total++;
+      }
       m->took = let_now() - set->began;
     }
   }
@@ -260,7 +277,10 @@ static let__lane_model *next_to_grow(const let__lane_set *set, let__lane **ret_l
     let__lane *l = &set->lane[set->order[i]];
     for (uint32_t k = 0; k < l->n_models; k++) {
       let__lane_model *m = &l->model[k];
-      if (m->next < m->n_sizes && (!best || m->next < best->next)) best = m, *ret_lane = l;
+      if (m->next < m->n_sizes && (!best || m->next < best->next)) {
+        best = m;
+        *ret_lane = l;
+      }
     }
   }
   return best;
@@ -297,7 +317,8 @@ static void measured(let__lane *l, let__lane_model *m, let__batch_variant *v) {
   m->measured = true;
   if (!v->x[0]->n_graphs) return;
   free_scratch_graph(l);
-  l->scratch_graph = v->x[0], l->scratch_engine = m->engine;
+  l->scratch_graph = v->x[0];
+  l->scratch_engine = m->engine;
   v->x[0] = NULL;
 }
 
@@ -318,7 +339,9 @@ static let_err grow(let__worker *w, const let__lane_set *set, let__lane *l, let_
   }
   int instance = lacks(w, v);
   if (instance < 2) return prepare_more(l, m, v->x[0] && !v->x[0]->n_graphs ? l->scratch_gpulet : l->g, v, instance, e);
-  *ret_size = v->size, m->measured = false, publish(m);
+  *ret_size = v->size;
+  m->measured = false;
+  publish(m);
   if (!lane_grows(l)) free_scratch_graph(l);
   return LET_OK;
 }
@@ -328,7 +351,9 @@ let_err let__grow(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint
   let__lane *l = NULL;
   let__lane_model *m = next_to_grow(set, &l);
   let__batch_variant *v = &m->variant[let__variants(m)];
-  *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
+  *ret_lane = l;
+  *ret_model = (uint32_t)(m - l->model);
+  *ret_size = 0;
   let_err r = grow(w, set, l, m, v, ret_size, e);
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE)
     return r; /* what was launched may still run: nothing of it is freed */
@@ -352,7 +377,9 @@ void let__lane_set_halt(let__lane_set *set) {
   let_lanes_free(set->lanes);
   if (set->stop_fd >= 0) close(set->stop_fd);
   let_arena_fini(&set->arena);
-  set->lanes = NULL, set->stop_fd = -1, set->asked = NULL;
+  set->lanes = NULL;
+  set->stop_fd = -1;
+  set->asked = NULL;
 }
 
 static bool free_exec(let__lane_model *m) {
@@ -373,7 +400,10 @@ static void close_gpulet(let__worker *w, let_gpulet **g, uint32_t number) {
 }
 
 static bool free_of_lane(let__worker *w, let__lane *l) {
-  if (l->scratch_graph) return free_scratch_graph(l), true;
+  if (l->scratch_graph) {
+    free_scratch_graph(l);
+    return true;
+  }
   for (uint32_t k = 0; k < l->n_models; k++)
     if (free_exec(&l->model[k])) return true;
   for (uint32_t k = 0; k < l->n_models; k++)
@@ -382,8 +412,14 @@ static bool free_of_lane(let__worker *w, let__lane *l) {
       l->model[k].loaded = NULL;
       return true;
     }
-  if (l->scratch_gpulet) return close_gpulet(w, &l->scratch_gpulet, l->scratch_number), true;
-  if (l->g) return close_gpulet(w, &l->g, l->number), true;
+  if (l->scratch_gpulet) {
+    close_gpulet(w, &l->scratch_gpulet, l->scratch_number);
+    return true;
+  }
+  if (l->g) {
+    close_gpulet(w, &l->g, l->number);
+    return true;
+  }
   return false;
 }
 

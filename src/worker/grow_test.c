@@ -36,7 +36,10 @@ static void test_lanes_come_one_by_one(void **state) {
   let_model m = null_model("a", 8);
   start(&s, NULL, "cpu");
   expect_ready(&s);
-  s.all = true, cost_us[0] = 3000, cost_us[1] = 0, cost_us[2] = 200;
+  s.all = true;
+  cost_us[0] = 3000;
+  cost_us[1] = 0;
+  cost_us[2] = 200;
   static const int order[] = {11, 12, 10};
   expect(prepare(&s, 1, 3, &m, 1), LET_IPC_LANE_UP);
   for (int i = 0; i < 3; i++) {
@@ -79,7 +82,9 @@ static void test_too_slow_for_padding(void **state) {
   (void)state;
   server s;
   let_model m[2] = {null_model("quick", 8), null_model("slow", 8)};
-  m[0].null_us = m[1].null_us = 5000, m[0].slo = LET_S, m[1].slo = 9 * LET_MS;
+  m[0].null_us = m[1].null_us = 5000;
+  m[0].slo = LET_S;
+  m[1].slo = 9 * LET_MS;
   start(&s, NULL, "cpu");
   expect_ready(&s);
   needed = 1;

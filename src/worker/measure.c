@@ -22,7 +22,10 @@ static int by_length(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-static let_err run_nothing(let_exec *x, void *stream, let_error *e) { return (void)x, (void)stream, (void)e, LET_OK; }
+static let_err run_nothing(let_exec *x, void *stream, let_error *e) {
+  (void)x, (void)stream, (void)e;
+  return LET_OK;
+}
 
 static let_err clear(const let__worker_view *w, let_gpulet *g, let__batch_variant *v, let_error *e) {
   let_err r = LET_OK;
@@ -55,7 +58,8 @@ let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time 
   uint32_t n = 0, most = effort == LET__ALONE && !simulated ? RUNS : effort == LET__ONCE ? 1 : RUNS_FEW;
   bool warm = d->depth == 1 && effort != LET__ONCE;
   let_exec nothing = *v->x[0];
-  nothing.run = run_nothing, nothing.n_graphs = 0;
+  nothing.run = run_nothing;
+  nothing.n_graphs = 0;
   if (v->p99 <= 0) v->p99 = 12 * w->watchdog; /* nothing is known of the first run: a minute, tenfold */
   let_err r = dynamic ? LET_OK : clear(w, g, v, e);
   while (!r && n < most && (n < 2 || total < LONG_ENOUGH)) {

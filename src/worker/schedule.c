@@ -39,7 +39,8 @@ static bool free_retired(let__worker *w) {
 static void retire(let__worker *w, let__lane_set *set, let_time free_at) {
   let__lane_set_halt(take(&w->lane_sets, set));
   set->free_at = free_at;
-  set->next = w->retired, w->retired = set;
+  set->next = w->retired;
+  w->retired = set;
 }
 
 static let_err bring_up(let__worker *w, let__lane_set *set) {
@@ -103,7 +104,10 @@ let_err let__work_step(let__worker *w) {
   } else if (w->retired) {
     kind = LET__WORK_FREE;
     set = take(&w->retired, to_free(w));
-    if (let__lane_set_free_step(w, set)) set->next = w->retired, w->retired = set;
+    if (let__lane_set_free_step(w, set)) {
+      set->next = w->retired;
+      w->retired = set;
+    }
   } else if ((set = growing(w))) {
     kind = LET__WORK_GROW;
     beside = set->beside;
@@ -123,7 +127,8 @@ let_err let__on_prepare(let__worker *w, let_arena *a, const let_ipc_prepare *ask
   let__lane_set *set;
   let_err r = let__lane_set_new(w, a, asked, fds, &set, &e);
   if (r) return let__say_failed(w, asked->set, 0, "", &e, r);
-  set->next = w->lane_sets, w->lane_sets = set;
+  set->next = w->lane_sets;
+  w->lane_sets = set;
   w->next_step = 0;
   return LET_OK;
 }

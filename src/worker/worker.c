@@ -91,9 +91,21 @@ static bool carry_out(let__worker *w, let_arena *a, const let_ipc_command *m, in
 }
 
 static void close_all(let__worker *w) {
-  for (let__lane_set *set; (set = w->lane_sets);) w->lane_sets = set->next, let__lane_set_free(w, set);
-  for (let__lane_set *set; (set = w->retired);) w->retired = set->next, let__lane_set_free(w, set);
-  for (let__loaded *l; (l = w->loaded);) w->loaded = l->next, free(l);
+  while (w->lane_sets) {
+    let__lane_set *set = w->lane_sets;
+    w->lane_sets = set->next;
+    let__lane_set_free(w, set);
+  }
+  while (w->retired) {
+    let__lane_set *set = w->retired;
+    w->retired = set->next;
+    let__lane_set_free(w, set);
+  }
+  while (w->loaded) {
+    let__loaded *l = w->loaded;
+    w->loaded = l->next;
+    free(l);
+  }
   let__job_thread_stop(&w->prober);
 }
 

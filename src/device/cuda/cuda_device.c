@@ -152,12 +152,14 @@ static let_err cuda_health(let_device *base, let_device_health *ret, let_error *
   if (d->nvml && a->nvml_utilization && !a->nvml_utilization(d->nvml, &u)) h.utilization = u.gpu / 100.0;
   if (d->nvml && a->nvml_power && !a->nvml_power(d->nvml, &mw)) h.power_w = mw / 1000.0;
   if (d->nvml && a->nvml_memory && !a->nvml_memory(d->nvml, &m)) {
-    h.memory_used = m.used, h.memory_total = m.total;
+    h.memory_used = m.used;
+    h.memory_total = m.total;
   } else {
     size_t room = 0, total = 0;
     CHECK(a->cuCtxSetCurrent(d->primary));
     CHECK(a->cuMemGetInfo(&room, &total));
-    h.memory_used = total - room, h.memory_total = total;
+    h.memory_used = total - room;
+    h.memory_total = total;
   }
   *ret = h;
   return LET_OK;
@@ -195,7 +197,10 @@ static let_err retain(let_cuda *d, let_error *e) {
 let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   const let_cuda_api *a;
   let_err err = let_cuda_api_get(&a, e);
-  if (err) return let_fail_prefix(e, "device cuda:%d", ordinal), err;
+  if (err) {
+    let_fail_prefix(e, "device cuda:%d", ordinal);
+    return err;
+  }
   let_cuda *d = calloc(1, sizeof *d);
   if (!d) return let_fail(e, LET_ERR_NOMEM, "out of memory for device cuda:%d", ordinal);
   d->base.i = &cuda_i;

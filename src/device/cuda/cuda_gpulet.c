@@ -38,17 +38,25 @@
 static let_err cached_context(let_cuda *d, uint32_t first, uint32_t n, let_cuda_context **ret, let_error *e) {
   const let_cuda_api *a = d->api;
   for (let_cuda_context *r = d->contexts; r; r = r->next)
-    if (r->first == first && r->n == n) return *ret = r, LET_OK;
+    if (r->first == first && r->n == n) {
+      *ret = r;
+      return LET_OK;
+    }
   let_cuda_context *r = calloc(1, sizeof *r);
   if (!r) return let_fail(e, LET_ERR_NOMEM, "out of memory for a gpu-let");
-  r->first = first, r->n = n;
+  r->first = first;
+  r->n = n;
   uint32_t from = d->begin[first], to = d->begin[first + n];
   CUdevResourceDesc desc;
   const char *what = "cuDevResourceGenerateDesc";
   CUresult err = a->cuDevResourceGenerateDesc(&desc, d->resource + from, to - from);
-  if (!err) what = "cuGreenCtxCreate", err = a->cuGreenCtxCreate(&r->green, desc, d->dev, CU_GREEN_CTX_DEFAULT_STREAM);
   if (!err) {
-    what = "cuCtxFromGreenCtx", err = a->cuCtxFromGreenCtx(&r->context, r->green);
+    what = "cuGreenCtxCreate";
+    err = a->cuGreenCtxCreate(&r->green, desc, d->dev, CU_GREEN_CTX_DEFAULT_STREAM);
+  }
+  if (!err) {
+    what = "cuCtxFromGreenCtx";
+    err = a->cuCtxFromGreenCtx(&r->context, r->green);
     if (err) (void)a->cuGreenCtxDestroy(r->green);
   }
   if (err) {
@@ -148,7 +156,8 @@ let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32
     pthread_mutex_lock(&d->lock);
     destroy(g);
     pthread_mutex_unlock(&d->lock);
-    return let_fail_prefix(e, "gpu-let %u on cuda:%d", number, d->ordinal), err;
+    let_fail_prefix(e, "gpu-let %u on cuda:%d", number, d->ordinal);
+    return err;
   }
   *ret = &g->base;
   return LET_OK;
@@ -174,7 +183,10 @@ void let_cuda__close(let_gpulet *base) {
   }
   pthread_mutex_lock(&d->lock);
   if (idle) destroy(g);
-  else g->next = d->stuck, d->stuck = g; /* its callback and its context are still in use */
+  else {
+    g->next = d->stuck;
+    d->stuck = g; /* its callback and its context are still in use */
+  }
   pthread_mutex_unlock(&d->lock);
 }
 
@@ -283,8 +295,10 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   w->launches++;
   w->eager |= !x->n_graphs;
   w->n = x->n_in;
-  for (uint32_t i = 0; i < w->n; i++)
-    w->in[i].at = (uintptr_t)x->in[i].data, w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
+  for (uint32_t i = 0; i < w->n; i++) {
+    w->in[i].at = (uintptr_t)x->in[i].data;
+    w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
+  }
   return err;
 }
 
@@ -318,7 +332,8 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   if (err) return err;
   if (g->timing_exact) {
     CUevent begin = m->begin;
-    m->begin = g->begin, g->begin = begin;
+    m->begin = g->begin;
+    g->begin = begin;
     CHECK(g->d->api->cuEventRecord(m->end, g->out_dirty ? g->out : g->compute));
   }
   uint64_t old;

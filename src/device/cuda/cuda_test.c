@@ -89,12 +89,16 @@ static void rig_init(rig *r, const let_gpulet *g, int instance, uint32_t us) {
   let_engine_target t;
   g->device->i->target(g, &t);
   memset(r, 0, sizeof *r);
-  r->in = (char *)t.workspace + instance * 4096, r->out = r->in + 2048;
+  r->in = (char *)t.workspace + instance * 4096;
+  r->out = r->in + 2048;
   r->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .us = us, .fn = add_one, .arg = r};
-  r->x.size = 1, r->x.n_in = r->x.n_out = 1;
+  r->x.size = 1;
+  r->x.n_in = r->x.n_out = 1;
   r->x.in[0] = (let_exec_tensor){.data = r->in, .row_bytes = BYTES};
   r->x.out[0] = (let_exec_tensor){.data = r->out, .row_bytes = BYTES};
-  r->graphs[0] = &r->graph, r->x.graphs = r->graphs, r->x.n_graphs = 1;
+  r->graphs[0] = &r->graph;
+  r->x.graphs = r->graphs;
+  r->x.n_graphs = 1;
 }
 static let_err batch(let_gpulet *g, rig *r, const char *src, char *dst, int instance, let_error *e) {
   const let_device_i *i = g->device->i;
@@ -214,7 +218,8 @@ static void test_answers_leave_first(void **state) {
   let_error e = {0};
   rig r[2];
   for (int k = 0; k < 2; k++) rig_init(&r[k], g, k, 100);
-  r[0].graph.fn = spoil, r[0].graph.us = 0;
+  r[0].graph.fn = spoil;
+  r[0].graph.us = 0;
   static char src[BYTES], dst[2][BYTES];
   let_time from, to;
   for (int pinned = 0; pinned < 2; pinned++) {
@@ -268,7 +273,8 @@ static void test_ladder(void **state) {
   /* Two generations of one range at the same time share its context. */
   let_gpulet *a = gpulet(d, 0, 0, 4, false), *b = gpulet(d, 1, 0, 4, false);
   let_engine_target x, y;
-  d->i->target(a, &x), d->i->target(b, &y);
+  d->i->target(a, &x);
+  d->i->target(b, &y);
   assert_ptr_equal(x.context, y.context);
   assert_ptr_not_equal(x.stream, y.stream);
   assert_int_equal(stats().contexts_made, 2);
@@ -323,7 +329,7 @@ static void test_stuck_at_close(
   r.graph.kind = LET_FAKE_HANG;
   char src[BYTES] = {1}, dst[BYTES];
   assert_int_equal(batch(g, &r, src, dst, 0, &e), LET_OK);
-  d->i->close(g);                                 /* gives up after its drain time */
+  d->i->close(g);                                /* gives up after its drain time */
   let_gpulet *again = gpulet(d, 1, 0, 2, false); /* streams and events of its own; the context outlives both */
   assert_int_equal(stats().contexts_made, 1);
   d->i->close(again);
@@ -476,9 +482,13 @@ static void test_answers(void **state) {
   uint32_t seed = 1;
   for (int round = 0; round < 4; round++) { /* pinned: all, half, none; then a range given back */
     if (round == 0) assert_int_equal(d->i->pin(d, dst, ROOM, &e), LET_OK);
-    if (round == 1) d->i->unpin(d, dst), assert_int_equal(d->i->pin(d, dst, ROOM / 2, &e), LET_OK);
+    if (round == 1) {
+      d->i->unpin(d, dst);
+      assert_int_equal(d->i->pin(d, dst, ROOM / 2, &e), LET_OK);
+    }
     if (round == 2) d->i->unpin(d, dst);
-    memset(dst, 0, ROOM), memset(want, 0, ROOM);
+    memset(dst, 0, ROOM);
+    memset(want, 0, ROOM);
     assert_int_equal(d->i->copy_in(g, t.workspace, src, ROOM, &e), LET_OK);
     size_t at = 0;
     for (int k = 0; k < N; k++) {
@@ -493,7 +503,9 @@ static void test_answers(void **state) {
     assert_int_equal(d->i->wait(g, round & 1, LET_S, &from, &to, &e), LET_OK);
     assert_memory_equal(dst, want, ROOM);
   }
-  free(src), free(dst), free(want);
+  free(src);
+  free(dst);
+  free(want);
   d->i->close(g);
   d->i->close_device(d);
 }
@@ -535,7 +547,8 @@ static void test_every_failing_call_of_open(void **state) { /* no leak, whicheve
   }
 }
 
-static void test_out_of_memory(void **state) { /* 1 GiB and 32 MiB each: a clear refusal, and room again after a close */
+static void test_out_of_memory(
+    void **state) { /* 1 GiB and 32 MiB each: a clear refusal, and room again after a close */
   (void)state;
   let_device *d = device();
   let_gpulet *g[64] = {0};
@@ -564,7 +577,9 @@ static void test_eager(void **state) {
   let_error e = {0};
   rig r;
   rig_init(&r, g, 0, 0);
-  r.x.n_graphs = 0, r.x.run = eager_run, r.x.impl = &r;
+  r.x.n_graphs = 0;
+  r.x.run = eager_run;
+  r.x.impl = &r;
   char src[BYTES] = {1}, dst[BYTES];
   let_time from, to;
   assert_int_equal(batch(g, &r, src, dst, 1, &e), LET_OK);
