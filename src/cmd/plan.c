@@ -144,24 +144,30 @@ static int print_plan(const options *o, const let_plan *p) {
   return p->feasible ? LET_EXIT_OK : LET_EXIT_FAILED;
 }
 
-static int run_in(const options *o, let_arena *a) {
-  let_error e = {0};
+static let_err run(const void *options_, char **args, let_arena *a, int *ret_code, let_error *e) {
+  (void)args;
+  const options *o = options_;
   const let_policy *policy;
   uint32_t n;
-  if (let_cmd_policy(o->policy, &policy, &e)) return let_cmd_usage("plan", &e);
+  let_err r;
+  if ((r = let_cmd_policy(o->policy, &policy, e)) != LET_OK) {
+    *ret_code = LET_EXIT_USAGE;
+    return r;
+  }
   let_plan_pool pool[LET_POOLS_MAX] = {0};
   let_workload w;
   let_plan running, plan;
-  if (let_cmd_profiles(o->profile, a, pool, &n, &e)) return let_cmd_fail("plan", &e);
-  if (gpus_parse(o, pool, n, &e)) return let_cmd_usage("plan", &e);
-  if (workload_load(o->workload, a, &w, &e)) return let_cmd_fail("plan", &e);
+  if ((r = let_cmd_profiles(o->profile, a, pool, &n, e)) != LET_OK) return r;
+  if ((r = gpus_parse(o, pool, n, e)) != LET_OK) {
+    *ret_code = LET_EXIT_USAGE;
+    return r;
+  }
+  if ((r = workload_load(o->workload, a, &w, e)) != LET_OK) return r;
   for (uint32_t i = 0; i < w.n; i++)
-    if (!w.demand[i].slo) {
-      let_fail(&e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload,
-               w.demand[i].name);
-      return let_cmd_fail("plan", &e);
-    }
-  if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
+    if (!w.demand[i].slo)
+      return let_fail(e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload,
+                      w.demand[i].name);
+  if (o->running && (r = let_plan_load(o->running, a, &running, e)) != LET_OK) return r;
   double until = let_cmd_now_ms(NULL) + (double)o->time_limit / 1e6;
   let_plan_input in = {.workload = &w,
                        .pool = pool,
@@ -173,17 +179,9 @@ static int run_in(const options *o, let_arena *a) {
                        .expired = let_cmd_expired,
                        .expired_ctx = &until,
                        .now_ms = let_cmd_now_ms};
-  if (policy->make(&in, a, &plan, &e)) return let_cmd_fail("plan", &e);
-  return print_plan(o, &plan);
-}
-
-static int run(const void *options_, int n_args, char **args) {
-  (void)n_args, (void)args;
-  let_arena a;
-  let_arena_init(&a, &let_mem_libc);
-  int code = run_in(options_, &a);
-  let_arena_fini(&a);
-  return code;
+  if ((r = policy->make(&in, a, &plan, e)) != LET_OK) return r;
+  *ret_code = print_plan(o, &plan);
+  return LET_OK;
 }
 
 const let_command let_command_plan = {

@@ -387,30 +387,25 @@ static void finish(session *s) {
   if (s->device) d->close_device(s->device);
 }
 
-static int run(const void *opts, int n_args, char **args) {
-  (void)n_args;
+static let_err run(const void *opts, char **args, let_arena *arena, int *ret_code, let_error *e) {
   session *s = calloc(1, sizeof *s);
-  let_arena arena;
-  let_error e = {0};
   let_notes notes = {0};
-  if (!s) return LET_EXIT_FAILED;
+  if (!s) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   s->o = opts;
-  let_arena_init(&arena, &let_mem_libc);
-  let_err r = let_repository_load_one(args[0], &arena, &s->m, &notes, &e);
+  let_err r = let_repository_load_one(args[0], arena, &s->m, &notes, e);
   for (const let_note *n = notes.first; n; n = n->next) fprintf(stderr, "gpulet run: %s\n", n->text);
   if (!r && s->o->batch > (s->m.max_batch ? s->m.max_batch : 1))
-    r = let_fail(&e, LET_ERR_INVALID, "--batch %lld: model '%s' takes batches of at most %u (max_batch_size)",
+    r = let_fail(e, LET_ERR_INVALID, "--batch %lld: model '%s' takes batches of at most %u (max_batch_size)",
                  (long long)s->o->batch, s->m.name, s->m.max_batch ? s->m.max_batch : 1);
-  if (!r) r = open_device(s, &e);
-  if (!r) r = load(s, &e);
-  if (!r) r = make_inputs(s, &e);
-  if (!r && s->o->verify) r = verify(s, &e);
-  if (!r) r = measure(s, &e);
-  int code = r ? let_cmd_fail("run", &e) : report(s);
+  if (!r) r = open_device(s, e);
+  if (!r) r = load(s, e);
+  if (!r) r = make_inputs(s, e);
+  if (!r && s->o->verify) r = verify(s, e);
+  if (!r) r = measure(s, e);
+  if (!r) *ret_code = report(s);
   finish(s);
   free(s);
-  let_arena_fini(&arena);
-  return code;
+  return r;
 }
 
 extern const let_command let_command_run;
