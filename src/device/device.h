@@ -71,6 +71,18 @@ struct let_gpulet {
   let_device *device;
 };
 
+/* Launches an exec of varying shape on |in|, whose batch dimension is |rows|, like any other exec. */
+let_err let_device_launch_varying(let_gpulet *g, let_exec *x, const let_exec_tensor *in, uint32_t rows, let_error *e);
+
+/* Host memory that copies use, page-aligned. Zeroed: none. */
+typedef struct let_pinned {
+  void *p;
+  uint64_t bytes;
+} let_pinned;
+/* Room for |bytes|; what was there is lost, so no copy may use it. Errors: NOMEM, and those of pin(): *b is empty then. */
+LET_CHECKED let_err let_pinned_reserve(let_device *d, let_pinned *b, uint64_t bytes, let_error *e);
+void let_pinned_free(let_device *d, let_pinned *b);
+
 /* Opens "cpu:0-1", "cuda:0", "sim:h200#3". |profile_dir|: for sim, where the latencies come from; "" for the
  * built-in default. Errors: INVALID (how to write it), NOT_FOUND (no such device; lists what there is). */
 LET_CHECKED let_err let_device_open(const char *name, const char *profile_dir, let_device **ret, let_error *e);

@@ -37,8 +37,7 @@ typedef struct lane {
   let_engine_target target;
   let_exec *x;
   const let_model *m;
-  char *host; /* pinned: inputs, then room for the outputs */
-  uint64_t host_bytes;
+  let_pinned host; /* inputs, then room for the outputs */
   pthread_t thread;
   bool threaded;
   int want; /* under the field's lock, as is all below */
@@ -130,7 +129,7 @@ static uint64_t tensor_bytes(const lane *l, const let_exec_tensor *t) {
 static let_err batch(lane *l, let_dur *ret, let_dur *ret_device, let_error *e) {
   const let_device_i *d = l->f->device->i;
   let_time begin = let_now(), started, finished;
-  char *at = l->host;
+  char *at = l->host.p;
   let_err err = LET_OK;
   for (unsigned k = 0; !err && k < l->x->n_in; k++) {
     uint64_t n = tensor_bytes(l, &l->x->in[k]);
@@ -191,19 +190,11 @@ static let_err host_memory(lane *l, let_error *e) {
   uint64_t bytes = 0;
   for (unsigned k = 0; k < l->x->n_in; k++) bytes += (tensor_bytes(l, &l->x->in[k]) + 63) & ~(uint64_t)63;
   for (unsigned k = 0; k < l->x->n_out; k++) bytes += (tensor_bytes(l, &l->x->out[k]) + 63) & ~(uint64_t)63;
-  bytes = (bytes + 8191) & ~(uint64_t)4095;
-  if (!(l->host = aligned_alloc(4096, bytes)))
-    return let_fail(e, LET_ERR_NOMEM, "out of host memory for a batch of %llu bytes", (unsigned long long)bytes);
-  let_err err = l->f->device->i->pin(l->f->device, l->host, bytes, e);
-  if (err) {
-    free(l->host);
-    l->host = NULL;
-    return err;
-  }
-  l->host_bytes = bytes;
+  let_err err = let_pinned_reserve(l->f->device, &l->host, bytes, e);
+  if (err) return err;
   let_rng rng;
   let_rng_seed(&rng, 1);
-  char *at = l->host;
+  char *at = l->host.p;
   for (unsigned k = 0; k < l->x->n_in; k++) {
     uint64_t n = tensor_bytes(l, &l->x->in[k]);
     fill(&l->x->in[k], n, at, &rng);
@@ -249,8 +240,7 @@ static void close_field(field *f) {
     lane *l = &f->lane[i];
     if (l->threaded) pthread_join(l->thread, NULL);
     if (l->x) l->engine->discard(l->x);
-    if (l->host) f->device->i->unpin(f->device, l->host);
-    free(l->host);
+    let_pinned_free(f->device, &l->host);
     if (l->g) f->device->i->close(l->g);
   }
   pthread_cond_destroy(&f->changed);

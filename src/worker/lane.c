@@ -159,18 +159,6 @@ static let_err enqueue_fixed(let__lane *l, job *j, uint32_t first, uint32_t n, l
 
 /* ---- shapes that vary ---------------------------------------------------------------------------------------- */
 
-/* Lets a device launch run_dynamic like any other exec. */
-typedef struct call {
-  let_exec x;
-  let_exec *inner;
-  const let_exec_tensor *in;
-} call;
-
-static let_err run_call(let_exec *x, void *stream, let_error *e) {
-  call *c = x->impl;
-  return c->inner->run_dynamic(c->inner, c->in, stream, e);
-}
-
 /* Same shapes, the batch dimension apart: they can be one run. */
 static bool alike(const let_record *a, const let_record *b, bool batch) {
   for (unsigned k = 0; k < a->n_in; k++) {
@@ -180,27 +168,6 @@ static bool alike(const let_record *a, const let_record *b, bool batch) {
       if (s->shape[i] != t->shape[i]) return false;
   }
   return batch;
-}
-
-static let_err stage_room(let__lane *l, uint64_t bytes, let_error *e) {
-  if (bytes <= l->stage_bytes) return LET_OK;
-  uint64_t want = l->stage_bytes ? l->stage_bytes : 1 << 16;
-  while (want < bytes) want *= 2;
-  if (l->stage) {
-    l->w->device->i->unpin(l->w->device, l->stage);
-    free(l->stage);
-  }
-  l->stage_bytes = 0;
-  if (!(l->stage = aligned_alloc(4096, want)))
-    return let_fail(e, LET_ERR_NOMEM, "out of memory for a batch of %llu bytes", (unsigned long long)bytes);
-  let_err r = l->w->device->i->pin(l->w->device, l->stage, want, e);
-  if (r) {
-    free(l->stage);
-    l->stage = NULL;
-    return r;
-  }
-  l->stage_bytes = want;
-  return LET_OK;
 }
 
 /* Brings the inputs of the requests whose bit is set together: one after the other in the staging buffer, or where
@@ -217,7 +184,7 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
     n++;
     for (unsigned k = 0; k < one->n_in; k++) total += align(one->in[k].bytes);
   }
-  let_err r = stage_room(l, total + ALIGN * LET_TENSORS_MAX, e);
+  let_err r = let_pinned_reserve(l->w->device, &l->stage, total + ALIGN * LET_TENSORS_MAX, e);
   uint64_t at = 0;
   for (unsigned k = 0; !r && k < m->n_inputs; k++) {
     const let_tensor *t = &one->in[k];
@@ -227,11 +194,12 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
     if (batches(j)) in[k].shape[0] = rows;
     in[k].data = let_ring_slot_at(l->w->arena, t->offset);
     if (n == 1 && t->offset % 16 == 0) continue;
-    in[k].data = (char *)l->stage + (at = align(at));
+    at = align(at);
+    in[k].data = (char *)l->stage.p + at;
     for (uint32_t i = 0; i < j->msg->n; i++) {
       if (!take[i]) continue;
       const let_tensor *u = &record_of(l, j, i)->in[k];
-      memcpy((char *)l->stage + at, let_ring_slot_at(l->w->arena, u->offset), u->bytes);
+      memcpy((char *)l->stage.p + at, let_ring_slot_at(l->w->arena, u->offset), u->bytes);
       at += u->bytes;
     }
   }
@@ -272,14 +240,9 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
       take[k] = !done[k] && (k == i || (k > i && alike(record_of(l, j, i), record_of(l, j, k), batches(j))));
     let_err r = gather(l, j, take, in, &rows, e);
     if (r) return r;
-    call c = {.x = *x, .inner = x, .in = in};
-    c.x.n_graphs = 0;
-    c.x.run = run_call;
-    c.x.impl = &c;
-    c.x.size = rows;
     let__fault(LET__STAGE_COPIED);
     due(l, let_now() + watchdog(l->w, j->variant));
-    r = d->launch(l->g, &c.x, e);
+    r = let_device_launch_varying(l->g, x, in, rows, e);
     let__fault(LET__STAGE_LAUNCHED);
     for (uint32_t k = 0; k < j->msg->n; k++) {
       if (!take[k]) continue;
@@ -474,11 +437,7 @@ static void serve_batches(let__lane *l) {
 static void serve(void *arg) {
   let__lane *l = arg;
   serve_batches(l);
-  if (l->stage) {
-    l->w->device->i->unpin(l->w->device, l->stage);
-    free(l->stage);
-  }
-  l->stage = NULL;
+  let_pinned_free(l->w->device, &l->stage);
 }
 
 void let__lane_serve(let__lane *l) {

@@ -80,8 +80,7 @@ typedef struct let__lane {
   /* The lane's thread only. */
   let_batch_msg msg[2];
   let_done_msg done;
-  void *stage; /* inputs of varying shape, brought together; pinned */
-  uint64_t stage_bytes;
+  let_pinned stage; /* inputs of varying shape, brought together */
   let_time last_finished;
 } let__lane;
 
