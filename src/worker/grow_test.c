@@ -1,6 +1,6 @@
 /* test: os ring device engine label: thread
  * Lanes that come up one by one, and sizes that are added while they serve. */
-#include "worker/worker_rig.h"
+#include "worker/worker_test_rig.h"
 
 static uint32_t sizes_in(const server *s, uint32_t lane, uint32_t model) { return model_in(s, lane, model)->n_sizes; }
 

@@ -1,6 +1,6 @@
 /* test: os ring device engine label: thread
  * The worker, driven as the server drives it: control socket and lanes. It runs in a forked child. */
-#include "worker/worker_rig.h"
+#include "worker/worker_test_rig.h"
 
 #include <dirent.h>
 

@@ -1,7 +1,7 @@
-/* worker_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a forked child.
+/* worker_test_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a forked child.
  */
-#ifndef LET_WORKER_RIG_H
-#define LET_WORKER_RIG_H
+#ifndef LET_WORKER_TEST_RIG_H
+#define LET_WORKER_TEST_RIG_H
 
 #include "worker/worker.h"
 
