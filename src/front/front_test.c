@@ -149,7 +149,8 @@ static void w_turn(void *ctx) {
   w->in_turn = false;
 }
 
-static int w_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
+static int w_control(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type,
+                     void *call) {
   world *w = ctx;
   if (let_str_is(path, "/metrics")) return *type = "text/plain", let_buf_str(out, "up 1\n"), 200;
   if (let_str_is(path, "/late")) return w->call = call, -1;
@@ -171,7 +172,7 @@ static void options(world *w) {
 static void start(world *w) {
   let_error e = {0};
   let_front_i i = {w,       w_ready, w_models, w_model,   w_model_ready, w_now,    w_alloc, w_free,
-                   w_bytes, w_at,    w_take,   w_release, w_infer,       w_cancel, w_turn,  w_extra};
+                   w_bytes, w_at,    w_take,   w_release, w_infer,       w_cancel, w_turn,  w_control};
   w->arena = calloc(1, (uint64_t)SLOTS * SLOT + SLOTS * sizeof(uint32_t));
   let_mem_failing_init(&w->mem, -1, 0);
   for (int k = 0; k < MODELS; k++) {
@@ -522,7 +523,7 @@ static void test_disconnect(void **state) {
   assert_int_equal(hear(w, fd[2], 1).status, 200);
   assert_int_equal(w->in_flight, 0);
   close(fd[2]);
-  /* and the late answer of extra() */
+  /* and the late answer of control() */
   fd[0] = dial(let_front_port(w->f)), fd[1] = dial(let_front_port(w->f));
   say(w, fd[0], "GET /late HTTP/1.1\r\nHost: x\r\n\r\n", 31);
   while (!w->call) uv_run(&w->loop, UV_RUN_ONCE);

@@ -249,14 +249,14 @@ void let_front_done(let_front *f, let_request *r) {
 
 /* ---- the rest ------------------------------------------------------------------------------------------- */
 
-static void extra(conn *c) {
+static void control(conn *c) {
   const let_front_i *i = &c->f->i;
   bool head = c->head.method == LET_HTTP1_HEAD;
   const char *type = "application/json";
   let_buf_clear(&c->out);
   c->late = true;
-  int status = i->extra(i->ctx, head ? LET_STR("GET") : c->head.method_name, c->head.path,
-                        (let_str){c->body, c->body_bytes}, &c->out, &type, c);
+  int status = i->control(i->ctx, head ? LET_STR("GET") : c->head.method_name, c->head.path,
+                          (let_str){c->body, c->body_bytes}, &c->out, &type, c);
   conn_slot_free(c);
   if (status < 0) return;
   c->late = false;
@@ -305,7 +305,7 @@ void route_body(conn *c) {
     return;
   }
   if (c->route == ROUTE_EXTRA) {
-    extra(c);
+    control(c);
     return;
   }
   conn_slot_free(c);

@@ -382,7 +382,7 @@ static bool starts(let_str path, const char *with, let_str *ret_rest) {
   return true;
 }
 
-int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
+int serve_admin(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
   server *s = ctx;
   let_str rest;
   bool get = let_str_is(method, "GET");

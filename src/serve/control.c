@@ -94,7 +94,7 @@ void serve_control_prepare(control *c, const let_fleet_prepare *p, const let_mod
     fds[n++] = let_lanes_done_event(lanes);
     for (uint32_t k = 0; k < p->n_lanes; k++) fds[n++] = let_lanes_submit_event(lanes, k);
     serve_control_say(c, &m, fds, n, now);
-  } else { /* it cannot be said: as if the worker had refused, that has not heard of it */
+  } else { /* it was not sent: the fleet hears what it would hear had the worker refused */
     tell(c, (let_fleet_event){.kind = LET_FLEET_WORKER_FAILED, .set = p->set, .text = e.text}, now);
   }
   let_arena_fini(&a);
@@ -177,7 +177,7 @@ static void pass_on(control *c, let_arena *a, const let_ipc_event *m, let_time n
   }
 }
 
-/* It said what makes no sense: its process has to go. */
+/* It broke the conversation: its process is killed. */
 static void distrust(control *c, const char *why, let_time now) {
   let_log(LET_LOG_ERROR, "serve", "worker %u for %s is killed: %s", c->worker.n, c->device, why);
   c->distrusted = true;

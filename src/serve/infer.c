@@ -1,4 +1,4 @@
-/* infer.c: the road of a request through the server: front -> core -> ring, and from the ring back to the front.
+/* infer.c: the way of a request through the server: front -> core -> ring, and from the ring back to the front.
  * Every request leaves through finish(), once; its answer is written in turn.c. */
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +24,7 @@ static let_request *request_take(void *ctx) {
   return r;
 }
 
-/* Its answer has been written, or its client is gone: what is counted is what became of it for the client. */
+/* Its answer was written, or its client is gone: it is counted by what the client got. */
 static void count(server *s, let_request *r) {
   struct timespec wall;
   clock_gettime(CLOCK_REALTIME, &wall);
@@ -163,8 +163,8 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
   }
   if (status == LET_ERR_OUTPUT_TOO_LARGE) {
     uint64_t need = r->rec->out_need, per_row = need / (r->rows ? r->rows : 1) + 1;
-    if (need > r->out_cap && need <= let_ring_arena_size(s->arena) / 4) { /* learn, and run it again */
-      /* One huge answer must not make every later request ask for as much: those run twice instead. */
+    if (need > r->out_cap && need <= let_ring_arena_size(s->arena) / 4) { /* it runs again, with more room */
+      /* One huge answer must not make every later request reserve as much: such requests run twice instead. */
       uint64_t most =
           let_ring_arena_size(s->arena) / 64 / (s->model[r->model].max_batch ? s->model[r->model].max_batch : 1);
       if (per_row > s->out_bytes[r->model] && per_row <= most) s->out_bytes[r->model] = per_row;
@@ -198,7 +198,7 @@ static bool batch_ended(server *s, lane_set *x, uint32_t lane, let_done_msg *d, 
   if (d->started > now || d->started < 0) d->started = now;
   if (d->finished > now || d->finished < d->started) d->finished = now;
   if (d->status == LET_ERR_GPULET || d->status == LET_ERR_DEVICE) {
-    /* Its requests go elsewhere once the worker is seen dead: until then it may still write into their slots. */
+    /* Its requests go elsewhere after the worker's exit: until then it may still write into their slots. */
     let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", gpulet, d->text);
     serve_tell(s, (let_fleet_event){.kind = LET_FLEET_GPULET_BROKEN, .gpulet = {gpulet}, .text = d->text});
     return true;
@@ -206,7 +206,7 @@ static bool batch_ended(server *s, lane_set *x, uint32_t lane, let_done_msg *d, 
   let_dur took = d->finished - d->started;
   if (!let_core_batch_done(s->core, d->batch, d->started, d->finished, now, done, &n)) return false;
   x->batches--;
-  let_hist_add(&s->turn.lag, now - d->finished); /* ours, and never held against the gpu-let */
+  let_hist_add(&s->turn.lag, now - d->finished); /* the server's delay, not the gpu-let's */
   s->lanes.gpulet[gpulet].busy += took;
   s->lanes.gpulet[gpulet].batches++;
   uint32_t rows = 0;
@@ -240,7 +240,7 @@ void serve_take_done_of(server *s, lane_set *x) {
   (void)take_all(s, x);
 }
 
-/* Awake, the server looks by itself, so the workers need not signal. */
+/* While the server is awake it looks by itself, so the workers need not signal. */
 void serve_take_done(server *s) {
   for (uint32_t i = 0; i < s->lanes.n; i++) {
     lane_set *x = &s->lanes.set[i];
@@ -261,7 +261,7 @@ bool serve_arm_lanes(server *s) {
   return any;
 }
 
-/* Nothing of that set runs any more. What was finished before is finished; the core gets the rest back. */
+/* Nothing of that set runs any more. Finished batches are answered; the core gets the others back. */
 void serve_reclaim(server *s, const let_fleet_action *a) {
   let_time now = serve_now();
   lane_set *x = serve_lanes_find(&s->lanes, a->set);

@@ -28,8 +28,8 @@ void serve_processes_close(process_table *t) {
   t->n = 0;
 }
 
-/* A worker that talks without end must not keep the others waiting: the poll reports again what is left. The last words
- * of one that is killed are read when it is gone. */
+/* A worker that sends without end must not hold up the others: the poll reports the rest again. The last messages of a
+ * killed worker are read at its exit. */
 static void on_message(uv_poll_t *poll, int status, int events) {
   (void)status, (void)events;
   process *p = poll->data;
@@ -61,7 +61,7 @@ static bool same_name(const char *a, const char *b) {
   return strncmp(a, b, n) == 0 && b[n] == '=';
 }
 
-/* Ours, with what the device asks for in place of what we have of the same name. */
+/* The server's environment; the device's variables replace those of the same name. */
 static void fill_environment(const let_serve_device *d, double percent, char **env, int cap) {
   const char *more[ENV_MORE];
   int n = 0, k = d->environment ? d->environment(d->environment_ctx, percent, more, ENV_MORE) : 0;

@@ -11,7 +11,7 @@
 #include "obs/log.h"
 #include "serve_int.h"
 
-/* Whoever waits for a plan hears what became of it. */
+/* Answers the client that waits for a plan with its outcome. */
 static void tell_outcome(server *s) {
   plan_outcome o;
   if (!serve_plan_outcome(&s->planning, &o) || s->stopping) return;
@@ -23,13 +23,13 @@ static void tell_outcome(server *s) {
     let_buf_fini(&b);
   }
   if (o.ok || let_fleet_serving(s->fleet)) return;
-  s->failed = true; /* the very first plan: there is nothing to fall back to */
+  s->failed = true; /* the first plan: there is no older one to keep */
   let_fail(&s->error, LET_ERR_UNAVAILABLE, "%s", o.why);
   uv_stop(&s->loop);
 }
 
-/* After every round of events: what the fleet and the core now want done. Silence is judged after all that had been
- * said was read. */
+/* After every round of events: carries out the actions of fleet and core. A worker's silence is judged after its
+ * messages were read. */
 static void on_check(uv_check_t *check) {
   server *s = check->data;
   serve_perform(s);
@@ -233,7 +233,7 @@ static let_err open_all(server *s, let_error *e) {
   let_front_i fi;
   serve_front_interface(s, &fi);
   fi.turn = serve_turn;
-  fi.extra = serve_extra;
+  fi.control = serve_admin;
   if ((r = let_front_new(&s->loop, &fo, &fi, &let_mem_libc, &s->front, e))) return r;
   if (o->metrics_port >= 0 && (r = let_front_listen_metrics(s->front, o->host, (uint16_t)o->metrics_port, e))) return r;
   return LET_OK;
