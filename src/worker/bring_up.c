@@ -1,5 +1,5 @@
-/* bring_up.c: a lane set's steps: open, load, prepare, measure; later the same for further sizes, beside the lane
- * that serves; and in the end its frees, one by one. */
+/* bring_up.c: the steps of a lane set: open, load, prepare and measure; the same for further sizes beside the lane that
+ * serves; and its frees, one by one. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +32,8 @@ static let_err take_lane(const let_ipc_lane *from, let__lane *l, let_error *e) {
   return LET_OK;
 }
 
-/* Cheap lanes first: most of them serve again long before the dearest is ready. What is not known goes first, too: of
- * equal ones the order stays. */
+/* Cheap lanes come first: most of them serve again long before the dearest is ready. Lanes of unknown cost come before
+ * them; equal ones keep their order. */
 static void sort(let__lane_set *set) {
   for (uint32_t i = 0; i < set->n; i++) {
     uint32_t k = i;
@@ -176,8 +176,8 @@ static let_dur expected(const let__lane_model *m, uint32_t size) {
 }
 
 /* Measures the variant on |on|, in |thread|; what was measured in this process before is not measured again. Nor is
- * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to
- * measure it holds up the small ones of whoever serves on the same SMs until it is done. */
+ * a latency that the plan has, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch
+ * that is run to measure it holds up the small batches of the gpu-lets that serve on the same SMs. */
 static let_err measure_with(let__worker *w, let__job_thread *thread, const let__lane *l, let__lane_model *m,
                             let_gpulet *on, _Atomic let_time *due, bool beside, let__batch_variant *v, let_error *e) {
   let_err r = let__job_thread_start(thread, e);
@@ -223,8 +223,8 @@ static void publish(let__lane_model *m) {
   atomic_store_explicit(&m->n_variants, let__variants(m) + 1, memory_order_release);
 }
 
-/* The planned batch alone is too slow for single requests to be padded to it within the SLO (a plan that promises
- * none): one more size before the lane serves. */
+/* A single request padded to the planned batch misses the SLO (the plan promises none): the lane needs one more size
+ * before it serves. */
 static bool too_slow(const let__lane_model *m, const let__batch_variant *v) {
   return m->slo > 0 && !v->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 &&
          m->size[1] < v->size && 2 * v->p50 > m->slo;
@@ -268,10 +268,10 @@ let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, 
   return LET_OK;
 }
 
-/* ---- growing -------------------------------------------------------------------------------------------------- */
+/* ---- adding sizes --------------------------------------------------------------------------------------------- */
 
 /* Every model gets its next size before any gets the one after. */
-static let__lane_model *next_to_grow(const let__lane_set *set, let__lane **ret_lane) {
+static let__lane_model *next_size(const let__lane_set *set, let__lane **ret_lane) {
   let__lane_model *best = NULL;
   for (uint32_t i = 0; i < set->up; i++) {
     let__lane *l = &set->lane[set->order[i]];
@@ -286,9 +286,9 @@ static let__lane_model *next_to_grow(const let__lane_set *set, let__lane **ret_l
   return best;
 }
 
-bool let__growing(const let__lane_set *set) {
+bool let__warming(const let__lane_set *set) {
   let__lane *l;
-  return set->up == set->n && next_to_grow(set, &l);
+  return set->up == set->n && next_size(set, &l);
 }
 
 static void discard(const let__lane_model *m, let__batch_variant *v) {
@@ -312,7 +312,7 @@ static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, le
   return prepare(m, on, v, instance, e);
 }
 
-/* What the scratch gpu-let told is kept; its graph is not to serve. */
+/* Keeps what the scratch gpu-let measured; its graph never serves. */
 static void measured(let__lane *l, let__lane_model *m, let__batch_variant *v) {
   m->measured = true;
   if (!v->x[0]->n_graphs) return;
@@ -322,14 +322,14 @@ static void measured(let__lane *l, let__lane_model *m, let__batch_variant *v) {
   v->x[0] = NULL;
 }
 
-static bool lane_grows(const let__lane *l) {
+static bool lane_warming(const let__lane *l) {
   for (uint32_t k = 0; k < l->n_models; k++)
     if (l->model[k].next < l->model[k].n_sizes) return true;
   return false;
 }
 
-static let_err grow(let__worker *w, const let__lane_set *set, let__lane *l, let__lane_model *m, let__batch_variant *v,
-                    uint32_t *ret_size, let_error *e) {
+static let_err add_size(let__worker *w, const let__lane_set *set, let__lane *l, let__lane_model *m,
+                        let__batch_variant *v, uint32_t *ret_size, let_error *e) {
   if (!l->scratch_gpulet) return open_gpulet(w, l, &l->scratch_gpulet, &l->scratch_number, e);
   if (!m->measured && !v->x[0]) return prepare_more(l, m, l->scratch_gpulet, v, 0, e);
   if (!m->measured) {
@@ -342,28 +342,28 @@ static let_err grow(let__worker *w, const let__lane_set *set, let__lane *l, let_
   *ret_size = v->size;
   m->measured = false;
   publish(m);
-  if (!lane_grows(l)) free_scratch_graph(l);
+  if (!lane_warming(l)) free_scratch_graph(l);
   return LET_OK;
 }
 
-let_err let__grow(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
-                  let_error *e) {
+let_err let__add_size(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
+                      let_error *e) {
   let__lane *l = NULL;
-  let__lane_model *m = next_to_grow(set, &l);
+  let__lane_model *m = next_size(set, &l);
   let__batch_variant *v = &m->variant[let__variants(m)];
   *ret_lane = l;
   *ret_model = (uint32_t)(m - l->model);
   *ret_size = 0;
-  let_err r = grow(w, set, l, m, v, ret_size, e);
+  let_err r = add_size(w, set, l, m, v, ret_size, e);
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE)
-    return r; /* what was launched may still run: nothing of it is freed */
+    return r; /* the launched work may still run: nothing of it is freed */
   if (!r) return LET_OK;
   discard(m, v);
   m->measured = false;
-  /* Another lane set is about to go, or to be taken back: what is missing will be there then. */
+  /* Another lane set is about to be retired: its memory will do. */
   if (scarce(r) && w->lane_sets->next) return LET_ERR_AGAIN;
   *ret_size = m->size[m->next++];
-  if (!lane_grows(l)) free_scratch_graph(l);
+  if (!lane_warming(l)) free_scratch_graph(l);
   return r;
 }
 

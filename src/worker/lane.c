@@ -321,7 +321,7 @@ static void complete(let__lane *l, job *j) {
   report(l, j);
 }
 
-/* The model refused the batch: which of its requests was it? Each runs by itself. */
+/* The model refused the batch. Each request runs by itself, to find the one that it refuses. */
 static let_err isolate(let__lane *l, job *j, let_error *e) {
   let_error last = *e;
   for (uint32_t i = 0; i < j->msg->n; i++) {
@@ -346,7 +346,7 @@ static let_err isolate(let__lane *l, job *j, let_error *e) {
   return LET_OK;
 }
 
-/* Enqueues a batch. True: complete() is to be called for it. False: it is at its end, report() is to be called. */
+/* Enqueues a batch. True: the caller calls complete() for it. False: it has ended, and the caller calls report(). */
 static bool enqueue(let__lane *l, job *j) {
   let_error e = {0};
   let__fault(LET__STAGE_TAKE);
@@ -361,7 +361,7 @@ static bool enqueue(let__lane *l, job *j) {
     r = enqueue_fixed(l, j, 0, j->msg->n, &e);
     due(l, LET_NEVER);
     if (!fatal(r)) {
-      /* Whatever was enqueued must end before the requests' memory is given back: mark in any case. */
+      /* All that was enqueued must end before the requests' memory is given back: mark in any case. */
       let_error late = {0};
       let_err q = l->w->device->i->mark(l->g, j->instance, &late);
       if (!q && !r) return true;
@@ -382,9 +382,8 @@ static bool readable(int fd) {
   return poll(&f, 1, 0) == 1;
 }
 
-/* Sleeps until |ahead| is done or another batch has come; true: a batch has come first, and its copies can overlap
- * what runs. Without this the next batch would be seen only after the one that runs, and depth 2 would gain nothing.
- * Not for long: a device that failed does not say so here, wait() finds out. */
+/* Sleeps until |ahead| is done or another batch comes; true: a batch came first, and its copies can overlap the batch
+ * that runs. Without this, depth 2 would gain nothing. The sleep is short: only wait() notices a failed device. */
 static bool another_first(let__lane *l, const job *ahead) {
   int fd = l->w->device->i->done_fd(l->g, ahead->instance);
   if (fd < 0) return false;
@@ -412,7 +411,7 @@ static void serve_batches(let__lane *l) {
       }
     }
     *j = (job){.msg = &l->msg[turn], .instance = (int)turn};
-    /* Batches of varying shape run to their end at once: those ahead of them go first. */
+    /* A batch of varying shape runs to its end at once: the batch ahead of it is completed first. */
     uint32_t model = j->msg->model;
     if (ahead && (model >= l->n_models || l->model[model].variant[0].x[0]->dynamic)) {
       complete(l, ahead);

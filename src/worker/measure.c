@@ -1,13 +1,11 @@
 /* measure.c: how long a prepared batch takes, before it serves.
  *
- * What the core should believe. Alone, 20 runs give the median and the worst, and the worst is what a batch may be
- * counted on to take. Beside traffic neither means anything: the runs give way to the batches of the neighbours (and
- * are slowed down by them, and by the very preparing), so the spread tells of the neighbours' load at this moment and
- * not of this variant. A figure too high would have the core refuse what can be served, and keep refusing, since what
- * is refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
- * first batch that runs corrects it (core/route.c goes up fast). So beside traffic the least of a few runs
- * counts, for both: it is the closest to the truth, and errs to the side that heals. The server holds it against the
- * plan's own latency (fleet/routes.c). */
+ * Alone, 20 runs give the median and the worst, and the core expects the worst. Beside traffic both mean little: the
+ * runs are slowed down by the neighbours' batches, so their spread tells of the neighbours' load at this moment.
+ * A prediction that is too high makes the core refuse requests that can be served, and a refused request never runs and
+ * never corrects it. One that is too low makes the first batches late, and the first batch corrects it (core/predict.c
+ * goes up fast). So beside traffic the least of a few runs stands for both. The server compares it with the plan's own
+ * latency (fleet/routes.c). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,8 +44,8 @@ static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_ti
   return r;
 }
 
-/* Runs zeros through the variant. How long inputs of varying shape take depends on the shapes to come: not measured,
- * except where time comes from a profile. */
+/* Runs zeros through the variant. A variant of varying shape is not measured, since its time depends on the shapes to
+ * come, except where time comes from a profile. */
 let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__batch_variant *v,
                      let__effort effort, let_error *e) {
   const let_device_i *d = w->device->i;

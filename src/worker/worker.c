@@ -53,14 +53,14 @@ static void look_for_stuck(let__worker *w) {
 
 /* ---- the conversation --------------------------------------------------------------------------------------- */
 
-/* Waits for a command; once |ready|, does what there is to do and says how it is meanwhile. IO: the server is gone. */
+/* Waits for a command; once |ready|, takes steps and sends health meanwhile. IO: the server is gone. */
 static let_err next_command(let__worker *w, bool ready, let_arena *a, let_ipc_command *m, int *fds, let_error *e) {
   for (;;) {
     let_err r = let_ipc_recv_command(w->view.control_fd, a, m, fds, e);
     if (r == LET_OK || r == LET_ERR_IO) return r;
     let_arena_fini(a);
     if (r != LET_ERR_AGAIN && let__say_error(w, e)) return LET_ERR_IO;
-    if (r != LET_ERR_AGAIN && !ready) return r; /* without INIT there is nothing to go on with */
+    if (r != LET_ERR_AGAIN && !ready) return r; /* nothing works without INIT */
     struct pollfd f = {.fd = w->view.control_fd, .events = POLLIN};
     let_time now = let_now(), due = let__work_due(w), at = w->next_health < due ? w->next_health : due;
     (void)poll(&f, 1, !ready ? -1 : at <= now ? 0 : (int)((at - now) / LET_MS) + 1);

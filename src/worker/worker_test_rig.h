@@ -1,5 +1,5 @@
-/* worker_test_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a forked child.
- */
+/* worker_test_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a child
+ * process. */
 #ifndef LET_WORKER_TEST_RIG_H
 #define LET_WORKER_TEST_RIG_H
 
@@ -49,7 +49,7 @@ typedef struct server {
   let_lane_set_id set[SETS_MAX]; /* by the number that a test gives it */
   let_ipc_lane_up up[SETS_MAX][LET_IPC_LANES_MAX];
   uint32_t n_up[SETS_MAX]; /* lanes reported */
-  int grown[SETS_MAX];     /* SIZE events */
+  int added[SETS_MAX];     /* SIZE events */
   uint64_t in[RECORDS], out[RECORDS];
 } server;
 
@@ -166,7 +166,7 @@ static inline int event(server *s) {
       s->n_up[g]++;
     }
     if (m.type == LET_IPC_PROGRESS || m.type == LET_IPC_HEALTH || (!s->all && m.type == LET_IPC_LANE_UP)) continue;
-    if (m.type == LET_IPC_SIZE) s->grown[number_of(s, m.size.set)]++;
+    if (m.type == LET_IPC_SIZE) s->added[number_of(s, m.size.set)]++;
     s->last = m;
     return (int)m.type;
   }
@@ -212,7 +212,7 @@ static inline void ask(server *s, int number, uint32_t n, const let_model *m, ui
   let_lanes **l = &s->lanes[number % SETS_MAX];
   let_ipc_variant variant[8] = {0};
   let_ipc_lane lane[LET_IPC_LANES_MAX] = {0};
-  s->grown[number % SETS_MAX] = 0;
+  s->added[number % SETS_MAX] = 0;
   s->n_up[number % SETS_MAX] = 0;
   s->set[number % SETS_MAX].n = ++s->newest;
   let_lanes_free(*l);
