@@ -18,8 +18,8 @@ typedef struct let_command {
   size_t n_options, options_size; /* size of the struct that |run| gets, zeroed and then filled */
   int min_args, max_args;
   bool hidden; /* worker */
-  /* An error is printed as "gpulet NAME: text" and ends the process with LET_EXIT_FAILED, or with LET_EXIT_USAGE when
-   * *ret_code says so; without an error it ends with *ret_code, which is LET_EXIT_OK at first. |arena| is freed after. */
+  /* On an error the program prints "gpulet NAME: text" and exits with LET_EXIT_FAILED, or with LET_EXIT_USAGE when
+   * *ret_code says so; else it exits with *ret_code, which is LET_EXIT_OK at first. The caller frees |arena|. */
   let_err (*run)(const void *options, char **args, let_arena *arena, int *ret_code, let_error *e);
 } let_command;
 

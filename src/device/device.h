@@ -36,7 +36,7 @@ typedef struct let_device_i {
   /* Shared memory the copies will read and write: pinned on a GPU. */
   let_err (*pin)(let_device *d, void *p, uint64_t bytes, let_error *e);
   void (*unpin)(let_device *d, void *p);
-  /* Makes now what opening gpu-lets would otherwise make when others serve already. */
+  /* Makes now what opening a gpu-let would otherwise make while others serve. */
   let_err (*prewarm)(let_device *d, let_error *e);
   /* Granules [first, first+granules); |shared|: the whole device, no partition. |number| < 64 names the gpu-let
    * within the worker. */
@@ -79,7 +79,8 @@ typedef struct let_pinned {
   void *p;
   uint64_t bytes;
 } let_pinned;
-/* Room for |bytes|; what was there is lost, so no copy may use it. Errors: NOMEM, and those of pin(): *b is empty then. */
+/* Makes room for |bytes|; the old content is lost, so no copy may use it. Errors: NOMEM and those of pin(); *b is empty
+ * then. */
 LET_CHECKED let_err let_pinned_reserve(let_device *d, let_pinned *b, uint64_t bytes, let_error *e);
 void let_pinned_free(let_device *d, let_pinned *b);
 

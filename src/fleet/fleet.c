@@ -1,4 +1,4 @@
-/* fleet.c: the fleet's door: events are handed to the thing that they are about, actions are asked of each in turn. */
+/* fleet.c: hands each event to the thing that it is about, and asks each thing in turn for its next action. */
 #include "fleet_int.h"
 
 #include <stdio.h>
@@ -95,7 +95,7 @@ static bool todo_step(let_fleet *f, let_fleet_action *a) {
   return false;
 }
 
-/* What the core believes about each gpu-let follows what is true; down goes first, up only once it is routed to. */
+/* Tells the core which gpu-lets can take batches: down goes first, up only after the gpu-let is routed to. */
 static bool gpulet_step(let_fleet *f, bool up, let_fleet_action *a) {
   for (uint32_t i = 0; i < f->o.groups; i++)
     for (uint32_t k = 0; k < f->group[i].n_gpulets; k++) {
@@ -166,7 +166,7 @@ static bool spares_step(let_fleet *f, let_time now, let_fleet_action *a) {
   return false;
 }
 
-/* What makes the core safe goes first, then what is over, then what is new. */
+/* First the actions that keep the core safe, then those that end things, then those that begin things. */
 static bool decide(let_fleet *f, let_time now, let_fleet_action *a) {
   if (report_step(f, a) || gpulet_step(f, false, a) || todo_step(f, a) || output_step(f, a)) return true;
   if (f->change.state == LET_CHANGE_SWITCHING) return false; /* the caller owes an answer */
@@ -223,11 +223,11 @@ static void failed(let_fleet *f, let__worker *w, let__group *g, const char *text
       let__roll_back(f, text);
     return;
   }
-  let__group_lost(f, g); /* lanes of it may have served already; the worker has let go of all */
+  let__group_lost(f, g); /* some of its lanes may have served; the worker holds none of them any more */
   let__group_failed(f, g, text, now);
 }
 
-/* Messages from |w|. One that is killed is not believed; what it says in its last words that it could not do is. */
+/* Messages from |w|. A killed worker is not believed, except when it says that it failed. */
 static void worker_says(let_fleet *f, let__worker *w, const let_fleet_event *ev, const char *text, let_time now) {
   if (!w->alive || w->state == LET_WORKER_NONE) return;
   w->heard = now;

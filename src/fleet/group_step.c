@@ -11,8 +11,8 @@ void let__group_failed(let_fleet *f, let__group *g, const char *why, let_time no
     if (f->change.state == LET_CHANGE_BUILDING) let__roll_back(f, why);
     return;
   }
-  /* It served before and its worker was replaced: the new one may have come too early, before the old one's memory was
-   * given back. The same worker tries again later. */
+  /* It served before and its worker was replaced: the new worker may have come before the old one's memory was free.
+   * It tries again later. */
   g->state = LET_GROUP_WAITING;
   let__worker *w = let__worker_at(f, g->worker);
   if (w) w->at = now + let__restart_wait(w->losses++);
@@ -52,8 +52,8 @@ static void back(let_fleet *f, let__group *g, let_time now) {
   r->number = g->n_gpulets;
 }
 
-/* Its worker retires it, unless there is none any more. One that is killed still may write into what it was given: its
- * exit releases the group. */
+/* Its worker retires it. A killed worker may still write into the group's memory, so only its exit releases the
+ * group. */
 static bool drained_step(let_fleet *f, let__group *g, const let__worker *w, let_time now, let_fleet_action *a) {
   if (w && w->alive && w->state == LET_WORKER_READY && g->set.n) {
     g->state = LET_GROUP_RETIRING;

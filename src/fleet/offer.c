@@ -1,7 +1,7 @@
 /* offer.c: a plan is offered, and a plan change begins. */
 #include "fleet_int.h"
 
-/* A group of the plan that serves has that content, and no part before this one took it. */
+/* A group of the plan that serves has that content, and no earlier part took it. */
 static let__group *kept(const let_fleet *f, uint64_t key) {
   for (uint32_t i = 0; i < f->o.groups; i++) {
     let__group *g = &f->group[i];
@@ -38,7 +38,7 @@ static void note_slos(let_fleet *f, const let_plan *p) {
       }
 }
 
-/* Groups of a change that never began have told nobody anything. */
+/* Groups of a change that never began are unknown to every worker. */
 static void undo(let_fleet *f) {
   for (uint32_t i = 0; i < f->o.groups; i++)
     if (f->group[i].state != LET_GROUP_NONE && f->group[i].wanted && !f->group[i].routed)

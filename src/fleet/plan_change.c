@@ -1,4 +1,4 @@
-/* plan_change.c: what a plan change comes to; its diagram is in fleet.h. */
+/* plan_change.c: the switch and the end of a plan change; its diagram is in fleet.h. */
 #include "fleet_int.h"
 
 #include <stdio.h>
@@ -27,7 +27,7 @@ void let__roll_back(let_fleet *f, const char *why) {
 
 static void adopt(let__group *g, let_time now) {
   if (g->state == LET_GROUP_PREPARED) g->state = LET_GROUP_SERVING;
-  g->routed = true; /* a kept group whose worker is being replaced comes back later */
+  g->routed = true; /* a kept group serves again after its worker was replaced */
   if (!g->since) g->since = now;
   for (uint32_t k = 0; k < g->n_gpulets; k++) {
     let_fleet_gpulet *l = &g->gpulet[k];

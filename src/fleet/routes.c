@@ -1,11 +1,9 @@
-/* routes.c: from what is prepared to the core's routing table. */
+/* routes.c: makes the core's routing table from the prepared groups. */
 #include "fleet_int.h"
 
-/* How long a batch of size |k| is to be taken to run: what the worker measured, stretched by what the plan expects of
- * the neighbours. A figure taken beside traffic (the least of a few runs, worker/measure.c) may still have been
- * disturbed: where it is worse than the plan's own for the very batch that the plan was made with, the plan's is taken.
- * Too high a figure would refuse requests that can be served, and what is refused never runs and never corrects it; too
- * low a one makes a first batch late and is corrected by it. */
+/* The predicted time of a batch of size |k|: the worker's measurement, stretched by the interference that the plan
+ * expects. A measurement beside traffic (worker/measure.c) that is worse than the plan's own latency for the planned
+ * batch gives way to the plan's. */
 static let_dur predicted(const let_fleet_entry *x, uint32_t k) {
   /* Not measured, because others were serving: more rows take no longer than in proportion, fewer rows no longer than
    * the planned batch. The first batches correct it. */
@@ -25,7 +23,7 @@ static let_dur predicted(const let_fleet_entry *x, uint32_t k) {
   return (let_dur)((double)x->predict[k] * stretch);
 }
 
-/* Sizes that are not ready are not offered. A model that has none is away, and offers what it will have again. */
+/* Only ready sizes are offered. A model without one waits for its worker, and offers the sizes that it will have. */
 static void fill(const let_fleet_entry *x, let_gpulet_id gpulet, bool change, let_fleet_route *r) {
   *r = (let_fleet_route){.model = x->model,
                          .gpulet = gpulet,

@@ -26,9 +26,9 @@ static bool take(uint32_t size, let_fleet_variant *v) {
 
 /* The order of preparing, and how many sizes are needed before the gpu-let serves. That is the planned batch alone: the
  * plan keeps the SLO with it, and smaller ones are padded to it. (A worker that finds it too slow for that, where the
- * plan promised nothing, needs the next one too.) A change of plan takes nothing away from clients that were seen to
- * send more rows; after a failure the others do not wait for these. Then the smallest, for the latency of single
- * requests; the largest, which config.pbtxt promises; and what saves padding, from the top. */
+ * plan promised nothing, needs the next one too.) A change of plan keeps a size for clients that send more rows; after
+ * a failure the planned batch does not wait for it. Then the smallest, for the latency of single requests; the largest,
+ * which config.pbtxt promises; and the others, which save padding, from the top. */
 static void fill_variant(const let_fleet *f, const let_fleet_entry *x, bool changing, let_fleet_variant *v) {
   v->model = x->model;
   v->needed = 1;
@@ -81,7 +81,7 @@ bool let__prepare(let_fleet *f, const let__group *g, let_lane_set_id set, bool b
   return true;
 }
 
-/* ---- what it says ------------------------------------------------------------------------------------------------ */
+/* ---- what the worker says --------------------------------------------------------------------------------------- */
 
 /* One size that is ready. What was measured alone once is worth more than any figure taken beside traffic. */
 static void size_is_ready(let_fleet_entry *x, const let_fleet_size_time *t) {

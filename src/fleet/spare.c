@@ -1,5 +1,5 @@
 /* spare.c: the spare of each device; its diagram is in fleet.h. Its weights are loaded, its kernels compiled and its
- * graphs checked, so that all that is left when it takes over is to make the graphs once more on the real lanes. */
+ * graphs checked: when it takes over, it only makes the graphs once more on the real lanes. */
 #include "fleet_int.h"
 
 #include <stdio.h>
@@ -84,8 +84,8 @@ bool let__spare_lanes_failed(let_fleet *f, let_lane_set_id set, const char *why)
   return false;
 }
 
-/* The spare becomes what |w| was: it is the worker of |w|'s groups, with |w|'s history. One that says nothing, which it
- * does every second, is left alone: a new process is sooner ready. */
+/* The spare becomes the worker of |w|'s groups, with |w|'s history. A silent spare does not take over: a new process is
+ * sooner ready. */
 bool let__spare_take(let_fleet *f, let__worker *w, const let__group *g, let_time now) {
   if (!g || w->spare || !let__spare_wanted(f, w->device)) return false;
   let__spare *x = &f->spare[w->device];
@@ -109,7 +109,7 @@ bool let__spare_take(let_fleet *f, let__worker *w, const let__group *g, let_time
   return true;
 }
 
-/* Its group is prepared: what it had as a spare can go. */
+/* Its group is prepared: the set that it held as a spare is retired. */
 void let__spare_settled(let_fleet *f, let__worker *w) {
   if (w->stale.n) let__later(f, LET_FLEET_SEND_RETIRE, w->id, no_group, w->stale);
   w->stale.n = 0;
@@ -151,7 +151,7 @@ static bool ask(let_fleet *f, let__spare *x, const let__group *g, let_fleet_acti
     missing(f, g->device, "out of memory");
     return false;
   }
-  retire_set(f, x, &x->old); /* the one before was not even ready */
+  retire_set(f, x, &x->old); /* the older set never became ready */
   x->old = x->set;
   x->set = x->opening;
   x->opening.n = 0;
@@ -163,7 +163,7 @@ static bool ask(let_fleet *f, let__spare *x, const let__group *g, let_fleet_acti
   return true;
 }
 
-/* Not while anything else is going on: what serves goes first. */
+/* Only while nothing else is under way: the plan that serves goes first. */
 bool let__spare_step(let_fleet *f, uint32_t d, let_time now, let_fleet_action *a) {
   if (!let__spare_wanted(f, d) || !f->serving || f->draining || f->change.state != LET_CHANGE_IDLE) return false;
   let__spare *x = &f->spare[d];

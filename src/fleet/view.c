@@ -1,4 +1,4 @@
-/* view.c: the fleet as others see it. */
+/* view.c: reads the fleet's state for others. */
 #include "fleet/view.h"
 
 #include <stdio.h>

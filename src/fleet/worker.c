@@ -7,7 +7,7 @@
 enum { MAX_LOSSES_WHILE_NEW = 2 };
 static const let_dur forgiven_after = 10 * LET_S; /* a while of good service */
 
-/* A worker on its way out is not joined. */
+/* A worker that leaves gets no new group. */
 let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device) {
   uint32_t owners = 0;
   for (uint32_t i = 0; i < f->n_workers; i++) {
@@ -22,9 +22,9 @@ let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device) {
   return w;
 }
 
-/* Its lanes are not to be trusted any more, or it seems dead: make sure that it is. From now on nothing goes to any
- * of its gpu-lets, so that batches that it lost are not sent into the same process again. Its lanes and its
- * requests' slots are used again only after its exit was seen, so that it writes nothing behind the server's back. */
+/* Kills a worker that cannot be trusted or seems dead. From now on no batch goes to its gpu-lets, so a lost batch is
+ * not sent to the same process again. Its lanes and its requests' slots are used again only after its exit, since it
+ * may write into them until then. */
 void let__worker_kill(let_fleet *f, let__worker *w, const char *why, let_time now) {
   if (!w || !w->alive || w->state == LET_WORKER_KILLED) return;
   if (why[0] && !w->why[0]) snprintf(w->why, sizeof w->why, "%s", why);
@@ -37,7 +37,7 @@ void let__worker_kill(let_fleet *f, let__worker *w, const char *why, let_time no
 
 static void gone(let__worker *w) { *w = (let__worker){.id = w->id, .starts = w->starts}; }
 
-/* What becomes of its groups. True: one of the change under way was among them. */
+/* Its groups wait for another worker or are released. True: one of them belongs to the change under way. */
 static bool lose_groups(let_fleet *f, const let__worker *w) {
   bool fresh = false;
   for (let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g)) {
@@ -68,7 +68,7 @@ void let__worker_lost(let_fleet *f, let__worker *w, const char *why, let_time no
   w->alive = w->announced = false;
   w->stale.n = 0;
   w->why[0] = 0;
-  /* Even where the old plan lives in the same worker: what kills it may well be the new one. */
+  /* Also where the old plan runs in the same worker: the new plan may be what kills it. */
   if (f->change.state == LET_CHANGE_BUILDING && fresh && ++w->building > MAX_LOSSES_WHILE_NEW) let__roll_back(f, why);
 }
 
@@ -96,7 +96,7 @@ void let__worker_exited(let_fleet *f, let__worker *w, const char *how, int pid, 
   gone(w);
 }
 
-/* Spares have nothing to finish. */
+/* A spare has no batch to finish. */
 void let__worker_stop_all(let_fleet *f, bool at_once, let_time now) {
   f->draining = f->stopping = true;
   let__change_cut_short(f);

@@ -306,8 +306,8 @@ static let_err collect_samples(run *r, const let_profile *p, let_arena *a, let_s
       t[i] = (let_tenant){.model = m, .batch = x->lane[i].batch, .granules = x->lane[i].granules, .busy = 1};
     }
     for (uint32_t i = 0; all && i < x->n; i++) {
-      /* Company does not make anybody twice as fast: the machine was busy with something else while one of the two was
-       * measured. The journal keeps it, the profile does without. */
+      /* No model runs twice as fast beside others: the machine was busy during one of the two measurements. The journal
+       * keeps it, the profile leaves it out. */
       if (x->result[i].together.p50_ms < x->result[i].solo.p50_ms / 2) continue;
       let_sample *s = &ret->sample[ret->n++];
       *s = (let_sample){.self = t[i], .solo_ms = x->result[i].solo.p50_ms, .together_ms = x->result[i].together.p50_ms};

@@ -28,7 +28,7 @@ let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   (void)ret;
   return let_fail(e, LET_ERR_NOT_FOUND,
                   "device cuda:%d: this gpulet was built without the CUDA headers; build it where cuda.h is installed "
-                  "(12.4 or later)",
+                  "(12.5 or later)",
                   ordinal);
 }
 let_err let_cuda_list(let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {

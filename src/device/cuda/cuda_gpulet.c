@@ -1,4 +1,4 @@
-/* Design notes.
+/* cuda_gpulet.c: a gpu-let's streams, copies, launches and marks.
  *
  * Three streams per gpu-let, so that the next batch's inputs and the last batch's outputs move while this batch
  * computes: |in| -> |compute| -> |out|, joined by events only where one really needs the other. What leaves by a kernel
@@ -69,8 +69,8 @@ static let_err cached_context(let_cuda *d, uint32_t first, uint32_t n, let_cuda_
   return LET_OK;
 }
 
-/* All contexts that a plan may ask for. On an H200 135 of them took 222 ms and 710 MiB; one may take 3.5 ms, which is a
- * long time for whoever serves meanwhile. No memory for all of them is no failure: the others are made when needed. */
+/* All contexts that a plan may ask for. On an H200 135 of them took 222 ms and 710 MiB; one may take 3.5 ms, a
+ * long time for the gpu-lets that serve meanwhile. Where memory runs out, the others are made when needed. */
 let_err let_cuda__prewarm(let_device *base, let_error *e) {
   let_cuda *d = (let_cuda *)base;
   let_err err = let_cuda_check(d->api, d->api->cuCtxSetCurrent(d->primary), "cuCtxSetCurrent", e);
@@ -223,7 +223,7 @@ let_err let_cuda__enter(let_gpulet *base, let_error *e) {
   return LET_OK;
 }
 
-/* Might work |w|, not known to be done, still read |p|? Exact for one graph, "yes" for anything else. */
+/* May work |w|, not known to be done, still read |p|? Exact for one graph, "yes" for anything else. */
 static bool reads(const let_cuda_work *w, const void *p) {
   if (w->launches > 1 || w->eager) return true;
   for (uint32_t i = 0; i < w->n; i++)

@@ -1,5 +1,5 @@
 /* test: label: thread */
-/* The CUDA device against the fake driver: every error class, overlap, depth 2, the watchdog, the context cache, leaks. */
+/* The CUDA device against the fake driver: error classes, overlap, depth 2, the watchdog, the context cache, leaks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -255,7 +255,7 @@ std::vector<at::Tensor> sample(const let_model &m, uint32_t rows, at::Device dev
     const let_tensor_spec &spec = m.input[k];
     auto options = at::TensorOptions()
                        .dtype(scalar_type(m, spec))
-                       .device(device); /* there at once: a copy waits for whoever computes */
+                       .device(device); /* there at once: a copy waits for the computation */
     at::Tensor t = zeros ? at::zeros(shape_of(m, spec, rows), options) : at::ones(shape_of(m, spec, rows), options);
     if (!zeros && t.is_floating_point()) {
       /* A fixed pattern in (-1, 1) without the process's random state. */
