@@ -304,7 +304,8 @@ struct Pieces {
   void stop() {
     end();
     if (handle) at::removeCallback(handle);
-    handle = 0, mine = nullptr;
+    handle = 0;
+    mine = nullptr;
   }
   size_t nodes() {
     CUstreamCaptureStatus status;

@@ -63,10 +63,14 @@ static bool read_reference(let_model *m, uint32_t batch, reference *ret) {
     snprintf(t->name, sizeof t->name, "%s", name);
     t->dtype = let_dtype_of(let_str_c(type));
     t->rank = 0;
-    long dim, first = 1;
-    for (const char *p = line + at; sscanf(p, "%ld%n", &dim, &more) == 1 && t->rank < LET_RANK_MAX - 1;
-         p += more, first = 0)
+    const char *p = line + at;
+    bool first = true;
+    long dim;
+    while (t->rank < LET_RANK_MAX - 1 && sscanf(p, "%ld%n", &dim, &more) == 1) {
       if (!first) t->dims[t->rank++] = dim;
+      first = false;
+      p += more;
+    }
     (is_input ? ret->in : ret->out)[(*n)++] = read_file(m->dir, file, batch * let_tensor_row_bytes(t));
   }
   fclose(f);
@@ -193,7 +197,8 @@ static void check_path(const char *path) {
     closedir(one);
     check_model(path);
   } else {
-    for (struct dirent *x; (x = readdir(d));)
+    struct dirent *x;
+    while ((x = readdir(d)))
       if (x->d_name[0] != '.' && snprintf(sub, sizeof sub, "%s/%s", path, x->d_name) < (int)sizeof sub)
         check_model(sub);
   }
