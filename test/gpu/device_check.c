@@ -686,7 +686,7 @@ static const struct {
   const char *name;
   void (*run)(void);
 } checks[] = {{"inventory", check_inventory}, {"sms", check_sms},
-              {"contexts", check_contexts},       {"wait", check_wait},
+              {"contexts", check_contexts},   {"wait", check_wait},
               {"overlap", check_overlap},     {"side_by_side", check_side_by_side},
               {"crowd", check_crowd},         {"overlap_sms", check_overlap_sms},
               {"stalls", check_stalls},       {"answers", check_answers},
