@@ -61,9 +61,9 @@ static uint64_t most_by(const let_core *c, uint32_t model, let_time by, let_time
   for (uint32_t i = 0; i < n; i++) {
     if (!let__route_up(c, &r[i])) continue;
     /* What is believed may be wrong: what is idle or has not run for long shows it. */
-    if (!let__route_fresh(&r[i], now) || c->gpulet[r[i].gpulet].n == 0) return UINT64_MAX;
+    if (!let__route_fresh(&r[i], now) || c->gpulet[r[i].gpulet.n].n == 0) return UINT64_MAX;
     const let__variant *largest = &r[i].variant[r[i].n_sizes - 1];
-    let_time free = let__free_at(c, &c->gpulet[r[i].gpulet], now), early = free - (largest->predict - largest->quick);
+    let_time free = let__free_at(c, &c->gpulet[r[i].gpulet.n], now), early = free - (largest->predict - largest->quick);
     if (early < by) rows += rows_within(&r[i], by - early);
     free += largest->predict + largest->spread;
     if (free < *ret_full) *ret_full = free;
@@ -166,7 +166,7 @@ bool let__expire(let_core *c, uint32_t model, let_time now, let_action *ret) {
   let__entry_give(c, r);
   r->state = LET_REQUEST_IDLE;
   *ret = (let_action){
-      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = model, .rows = r->rows, .n = 1};
+      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = {LET_ID_NONE}, .model = model, .rows = r->rows, .n = 1};
   ret->request[0] = r;
   let__touch_model(c, model, now);
   return true;

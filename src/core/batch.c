@@ -124,12 +124,12 @@ let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start
 
 void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, let_action *ret) {
   let__model *m = &c->model[r->model];
-  let__gpulet *g = &c->gpulet[r->gpulet];
+  let__gpulet *g = &c->gpulet[r->gpulet.n];
   uint32_t at = c->free_batch;
   LET_ASSERT(at != LET__NONE && p.n > 0);
   let__batch *b = &c->batch[at];
   c->free_batch = b->next_free;
-  *b = (let__batch){.id = (++c->batches << 20) | at,
+  *b = (let__batch){.id = {(++c->batches << 20) | at},
                     .model = r->model,
                     .gpulet = r->gpulet,
                     .size = r->variant[p.size].size,
@@ -141,8 +141,14 @@ void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, le
                     .start = let__free_at(c, g, now),
                     .led = g->n == 0,
                     .next_free = LET__NONE};
-  ret->kind = LET_ACTION_SUBMIT, ret->why = LET_OK, ret->batch = b->id;
-  ret->gpulet = b->gpulet, ret->model = b->model, ret->size = b->size, ret->rows = b->rows, ret->n = b->n;
+  ret->kind = LET_ACTION_SUBMIT;
+  ret->why = LET_OK;
+  ret->batch = b->id;
+  ret->gpulet = b->gpulet;
+  ret->model = b->model;
+  ret->size = b->size;
+  ret->rows = b->rows;
+  ret->n = b->n;
   uint32_t i = p.first;
   for (uint32_t j = 0; j < p.n; j++) {
     let_request *q = c->entry[i].r;
@@ -161,13 +167,13 @@ void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, le
   r->credit = let__credit(r, now) - b->n;
 }
 
-let__batch *let__batch_find(const let_core *c, uint64_t id) {
-  uint32_t at = (uint32_t)(id & 0xfffff);
-  return id != 0 && at < c->n_batches && c->batch[at].id == id ? &c->batch[at] : NULL;
+let__batch *let__batch_find(const let_core *c, let_batch_id id) {
+  uint32_t at = (uint32_t)(id.n & 0xfffff);
+  return id.n != 0 && at < c->n_batches && let_batch_id_eq(c->batch[at].id, id) ? &c->batch[at] : NULL;
 }
 
 void let__batch_end(let_core *c, let__batch *b, let_time finished) {
-  let__gpulet *g = &c->gpulet[b->gpulet];
+  let__gpulet *g = &c->gpulet[b->gpulet.n];
   uint32_t at = (uint32_t)(b - c->batch), i = 0;
   while (i < g->n && g->batch[i] != at) i++;
   LET_ASSERT(i < g->n);
@@ -179,6 +185,7 @@ void let__batch_end(let_core *c, let__batch *b, let_time finished) {
     next->start = finished > over ? finished : over;
   }
   c->model[b->model].running -= b->n;
-  b->id = 0, b->next_free = c->free_batch;
+  b->id = (let_batch_id){0};
+  b->next_free = c->free_batch;
   c->free_batch = at;
 }

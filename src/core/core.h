@@ -28,6 +28,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "model/ids.h"
 #include "model/model.h"
 #include "model/request.h"
 
@@ -42,7 +43,8 @@ typedef struct let_core_limits {
 
 /* A model on a gpu-let: a row of the routing table. */
 typedef struct let_core_route {
-  uint32_t model, gpulet;
+  uint32_t model;
+  let_gpulet_id gpulet;
   uint32_t batch;   /* rows to aim for: "full" */
   uint32_t n_sizes; /* prepared sizes, ascending; the last may exceed |batch| */
   uint32_t size[LET_SIZES_MAX];
@@ -52,7 +54,7 @@ typedef struct let_core_route {
 
 /* An open gpu-let, numbered by the server; numbers are reused only after let_core_gpulet_remove. */
 typedef struct let_core_gpulet {
-  uint32_t number;
+  let_gpulet_id id;
   uint32_t depth; /* batches it may hold at once: 1, or 2 where copies overlap compute */
 } let_core_gpulet;
 
@@ -63,8 +65,9 @@ typedef enum let_action_kind { LET_ACTION_SUBMIT, LET_ACTION_REFUSE } let_action
 typedef struct let_action {
   let_action_kind kind;
   let_err why;
-  uint64_t batch;
-  uint32_t gpulet, model;
+  let_batch_id batch;
+  let_gpulet_id gpulet;
+  uint32_t model;
   uint32_t size, rows, n; /* prepared size to run, rows in it, requests */
   let_request *request[LET_BATCH_MAX];
 } let_action;
@@ -82,13 +85,13 @@ LET_CHECKED let_err let_core_model_set(let_core *c, uint32_t index, const let_mo
  * keep waiting and go by the new routes. All or nothing. */
 LET_CHECKED let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_t n_gpulets,
                                         const let_core_route *routes, uint32_t n_routes, let_time now, let_error *e);
-bool let_core_gpulet_idle(const let_core *c, uint32_t gpulet); /* nothing on its ring */
-void let_core_gpulet_remove(let_core *c, uint32_t gpulet);     /* must be idle and routed to by nothing */
+bool let_core_gpulet_idle(const let_core *c, let_gpulet_id gpulet); /* nothing on its ring */
+void let_core_gpulet_remove(let_core *c, let_gpulet_id gpulet);     /* must be idle and routed to by nothing */
 
 /* A gpu-let is lost, or is back. Down: no more batches go there; those on its ring are still to be reported by
  * let_core_batch_failed. */
-void let_core_gpulet_down(let_core *c, uint32_t gpulet);
-void let_core_gpulet_up(let_core *c, uint32_t gpulet);
+void let_core_gpulet_down(let_core *c, let_gpulet_id gpulet);
+void let_core_gpulet_up(let_core *c, let_gpulet_id gpulet);
 
 /* A request arrives: r->model, rows, priority, arrival and deadline are set. OK: the core has it. Otherwise it was
  * refused and the caller still has it; r->why says it in a sentence. */
@@ -109,13 +112,13 @@ let_time let_core_wake(const let_core *c); /* LET_NEVER: only an event can make 
  * elsewhere are queued again, the others come out of let_core_step as REFUSE with |why|. Both return false for an
  * unknown batch number (a worker's stale or forged message): the caller ignores it. |ret| gets the batch's
  * requests (done) and has room for LET_BATCH_MAX. */
-bool let_core_batch_done(let_core *c, uint64_t batch, let_time started, let_time finished, let_time now,
+bool let_core_batch_done(let_core *c, let_batch_id batch, let_time started, let_time finished, let_time now,
                          let_request **ret, uint32_t *ret_n);
-bool let_core_batch_failed(let_core *c, uint64_t batch, let_err why, let_time now);
+bool let_core_batch_failed(let_core *c, let_batch_id batch, let_err why, let_time now);
 /* The oldest batch on |gpulet|'s ring, 0 when none: for failing them all when a worker dies. */
-uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet);
+let_batch_id let_core_batch_on(const let_core *c, let_gpulet_id gpulet);
 /* Whose ring |batch| is on, UINT32_MAX for an unknown number: a worker may report its own batches only. */
-uint32_t let_core_batch_gpulet(const let_core *c, uint64_t batch);
+let_gpulet_id let_core_batch_gpulet(const let_core *c, let_batch_id batch);
 
 /* Forgets what was learnt about gpu-lets and rates: predictions are the plan's again. For benchmarks. */
 void let_core_forget(let_core *c);
@@ -123,7 +126,8 @@ void let_core_forget(let_core *c);
 /* Introspection. */
 uint32_t let_core_queued(const let_core *c, uint32_t model);
 uint32_t let_core_running(const let_core *c, uint32_t model);
-let_dur let_core_predict(const let_core *c, uint32_t gpulet, uint32_t model, uint32_t size); /* corrected; 0 unknown */
+let_dur let_core_predict(const let_core *c, let_gpulet_id gpulet, uint32_t model,
+                         uint32_t size);                 /* corrected; 0 unknown */
 bool let_core_validate(const let_core *c, let_error *e); /* every invariant; O(everything), for tests */
 void let_core_dump(const let_core *c, let_buf *out);     /* JSON */
 

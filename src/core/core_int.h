@@ -54,7 +54,8 @@ typedef struct let__variant {
 
 /* A row of the routing table at work. */
 typedef struct let__route {
-  uint32_t model, gpulet;
+  uint32_t model;
+  let_gpulet_id gpulet;
   uint32_t batch, n_sizes;
   uint32_t full;         /* index of the size that |batch| rows need */
   let__variant *variant; /* n_sizes, ascending */
@@ -88,8 +89,9 @@ typedef struct let__model {
 } let__model;
 
 typedef struct let__batch {
-  uint64_t id; /* 0: free */
-  uint32_t model, gpulet, size, rows, n;
+  let_batch_id id; /* 0: free */
+  let_gpulet_id gpulet;
+  uint32_t model, size, rows, n;
   let_dur predict, spread;
   let_time submitted, start; /* start: when it began or, behind another batch, was expected to */
   bool led;                  /* its gpu-let was idle: from |submitted| to its start is hand-over */
@@ -140,18 +142,21 @@ static inline uint64_t let__queue_rows(const let_core *c, const let__model *m) {
 }
 
 /* table.c: the routing table */
+static inline let_gpulet_id let__gpulet_id(const let_core *c, const let__gpulet *g) {
+  return (let_gpulet_id){(uint32_t)(g - c->gpulet)};
+}
 static inline let__route *let__routes_of(const let_core *c, uint32_t model, uint32_t *ret_n) {
   const let__table *t = c->table;
   *ret_n = t ? t->first_of_model[model + 1] - t->first_of_model[model] : 0;
   return t ? t->route + t->first_of_model[model] : 0;
 }
-static inline const uint32_t *let__routes_on(const let_core *c, uint32_t gpulet, uint32_t *ret_n) {
+static inline const uint32_t *let__routes_on(const let_core *c, let_gpulet_id gpulet, uint32_t *ret_n) {
   const let__table *t = c->table;
-  *ret_n = t ? t->first_of_gpulet[gpulet + 1] - t->first_of_gpulet[gpulet] : 0;
-  return t ? t->by_gpulet + t->first_of_gpulet[gpulet] : 0;
+  *ret_n = t ? t->first_of_gpulet[gpulet.n + 1] - t->first_of_gpulet[gpulet.n] : 0;
+  return t ? t->by_gpulet + t->first_of_gpulet[gpulet.n] : 0;
 }
-let__route *let__route_find(const let_core *c, uint32_t model, uint32_t gpulet);
-static inline bool let__route_up(const let_core *c, const let__route *r) { return !c->gpulet[r->gpulet].down; }
+let__route *let__route_find(const let_core *c, uint32_t model, let_gpulet_id gpulet);
+static inline bool let__route_up(const let_core *c, const let__route *r) { return !c->gpulet[r->gpulet.n].down; }
 uint32_t let__size_for(const let__route *r, uint64_t rows); /* index of the least size >= rows; LET__NONE */
 uint32_t let__most_rows(const let_core *c, uint32_t model); /* of its gpu-lets that are up */
 bool let__any_up(const let_core *c, uint32_t model);
@@ -182,13 +187,13 @@ typedef struct let__pick {
 let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start, let_dur doubt, uint32_t most,
                           let_time now);
 void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, let_action *ret);
-let__batch *let__batch_find(const let_core *c, uint64_t id);
+let__batch *let__batch_find(const let_core *c, let_batch_id id);
 void let__batch_end(let_core *c, let__batch *b, let_time finished); /* off its gpu-let; its requests stay in b->first */
 
 /* decide.c: which gpu-let takes a batch of which model, and when */
-bool let__decide(let_core *c, uint32_t gpulet, let_time now, let_action *ret); /* true: *ret is a batch */
-void let__touch_model(let_core *c, uint32_t model, let_time now);              /* something has changed for it */
-void let__touch_gpulet(let_core *c, uint32_t gpulet, let_time at);             /* look at it at |at|, or before */
+bool let__decide(let_core *c, let_gpulet_id gpulet, let_time now, let_action *ret); /* true: *ret is a batch */
+void let__touch_model(let_core *c, uint32_t model, let_time now);                   /* something has changed for it */
+void let__touch_gpulet(let_core *c, let_gpulet_id gpulet, let_time at);             /* look at it at |at|, or before */
 double let__credit(let__route *r, let_time now);
 void let__demand(let__model *m, double requests, let_time now); /* so many more have come */
 

@@ -20,6 +20,8 @@ static let_request pool[600];
 static uint32_t n_pool;
 static let_action act;
 
+#define ON(number) ((let_gpulet_id){number})
+
 static let_model *model(uint32_t i, let_dur slo) {
   models[i] = (let_model){.slo = slo};
   snprintf(models[i].name, sizeof models[i].name, "model%u", i);
@@ -28,7 +30,7 @@ static let_model *model(uint32_t i, let_dur slo) {
 
 /* 1 ms + 1 ms per row */
 static let_core_route route(uint32_t m, uint32_t g, uint32_t batch) {
-  let_core_route r = {.model = m, .gpulet = g, .batch = batch, .n_sizes = 4, .size = {1, 2, 4, 8}};
+  let_core_route r = {.model = m, .gpulet = {g}, .batch = batch, .n_sizes = 4, .size = {1, 2, 4, 8}};
   for (int i = 0; i < 4; i++) r.predict[i] = (1 + (1 << i)) * LET_MS;
   return r;
 }
@@ -45,7 +47,7 @@ static let_core *core(uint32_t queue) {
 static void routes(let_core *c, uint32_t lets, const let_core_route *r, uint32_t n, let_time now) {
   let_core_gpulet g[4];
   let_error e = {0};
-  for (uint32_t i = 0; i < lets; i++) g[i] = (let_core_gpulet){i, 1};
+  for (uint32_t i = 0; i < lets; i++) g[i] = (let_core_gpulet){{i}, 1};
   if (let_core_routes_set(c, g, lets, r, n, now, &e)) print_message("%s\n", e.text), fail();
 }
 
@@ -61,7 +63,7 @@ static void check(const let_core *c) {
   if (!let_core_validate(c, &e)) print_message("%s\n", e.text), fail();
 }
 
-static uint32_t done(let_core *c, uint64_t batch, let_dur took, let_time now) {
+static uint32_t done(let_core *c, let_batch_id batch, let_dur took, let_time now) {
   let_request *got[LET_BATCH_MAX];
   uint32_t n = 0;
   assert_true(let_core_batch_done(c, batch, now - took, now, now, got, &n));
@@ -76,7 +78,7 @@ static void declare(let_core *c, uint32_t i, const let_model *m) {
 
 /* One batch of |rows| rows that takes what the plan says, so that the gpu-lets are known by |now|. */
 static void ran(let_core *c, uint32_t m, uint32_t rows, let_time now) {
-  let_time then = now - let_core_predict(c, 0, m, rows);
+  let_time then = now - let_core_predict(c, ON(0), m, rows);
   for (uint32_t i = 0; i < rows; i++) assert_int_equal(let_core_arrive(c, request(m, then, LET_S), then), LET_OK);
   assert_true(let_core_step(c, then, &act));
   assert_int_equal(act.n, rows);
@@ -109,7 +111,7 @@ static void test_next_closes_at_the_end(void **state) {
   declare(c, 0, model(0, 40 * LET_MS));
   let_core_route r = route(0, 0, 4);
   let_error e;
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{0, 2}}, 1, &r, 1, 0, &e), LET_OK);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{0}, 2}}, 1, &r, 1, 0, &e), LET_OK);
   let_request *got[LET_BATCH_MAX];
   uint32_t n;
   for (int i = 0; i < 3; i++) { /* a hand-over of 0.5 ms */
@@ -208,8 +210,8 @@ static void test_a_lie_is_found_out(void **state) {
   assert_true(let_core_step(c, 0, &act));
   assert_int_equal(act.kind, LET_ACTION_SUBMIT);
   assert_int_equal(done(c, act.batch, 2 * LET_MS, 2 * LET_MS), 1);
-  assert_int_equal(let_core_predict(c, 0, 0, 1), 2 * LET_MS);
-  assert_true(llabs(let_core_predict(c, 0, 0, 8) - 9 * LET_MS) < LET_US); /* it lied alike of all */
+  assert_int_equal(let_core_predict(c, ON(0), 0, 1), 2 * LET_MS);
+  assert_true(llabs(let_core_predict(c, ON(0), 0, 8) - 9 * LET_MS) < LET_US); /* it lied alike of all */
   /* And the other way: batches that were held up once are not held against the gpu-let for ever. */
   let_time t = 10 * LET_MS;
   for (int i = 0; i < 9; i++, t += 100 * LET_MS) {
@@ -259,7 +261,7 @@ static void test_too_wide_for_what_is_up(void **state) {
   let_request *wide[2];
   for (int i = 0; i < 2; i++) wide[i] = request(0, 0, 50 * LET_MS), wide[i]->rows = 8;
   assert_int_equal(let_core_arrive(c, wide[0], 0), LET_OK);
-  let_core_gpulet_down(c, 0);
+  let_core_gpulet_down(c, ON(0));
   r[1].n_sizes = 3;
   routes(c, 2, r, 2, 0);
   assert_true(let_core_step(c, 0, &act));
@@ -267,7 +269,7 @@ static void test_too_wide_for_what_is_up(void **state) {
   assert_ptr_equal(act.request[0], wide[0]);
   assert_int_equal(act.why, LET_ERR_UNAVAILABLE);
   assert_int_equal(let_core_arrive(c, wide[1], 0), LET_ERR_UNAVAILABLE); /* what is down may take long to come back */
-  let_core_gpulet_up(c, 0);
+  let_core_gpulet_up(c, ON(0));
   assert_int_equal(let_core_arrive(c, wide[1], 0), LET_OK);
   check(c);
   let_core_free(c);
@@ -320,7 +322,7 @@ static void test_refusals_say_why(void **state) {
   r = request(0, 0, LET_S);
   assert_int_equal(let_core_arrive(c, r, 0), LET_ERR_OVERLOADED);
   assert_non_null(strstr(r->why, "queue of 4 requests is full"));
-  let_core_gpulet_down(c, 0);
+  let_core_gpulet_down(c, ON(0));
   for (int i = 0; i < 4; i++) {
     assert_true(let_core_step(c, 0, &act));
     assert_int_equal(act.kind, LET_ACTION_REFUSE);
@@ -328,7 +330,7 @@ static void test_refusals_say_why(void **state) {
   }
   assert_false(let_core_step(c, 0, &act));
   assert_int_equal(let_core_arrive(c, request(0, 0, LET_S), 0), LET_ERR_UNAVAILABLE);
-  let_core_gpulet_up(c, 0);
+  let_core_gpulet_up(c, ON(0));
   assert_int_equal(let_core_arrive(c, request(0, 0, LET_S), 0), LET_OK);
   let_core_free(c);
 }
@@ -343,16 +345,16 @@ static void test_failed_batch_runs_elsewhere_once(void **state) {
   let_request *r = request(0, 0, 50 * LET_MS);
   assert_int_equal(let_core_arrive(c, r, 0), LET_OK);
   assert_true(let_core_step(c, 0, &act));
-  uint32_t first = act.gpulet;
+  let_gpulet_id first = act.gpulet;
   let_core_gpulet_down(c, first);
-  assert_int_equal(let_core_batch_on(c, first), act.batch);
+  assert_int_equal(let_core_batch_on(c, first).n, act.batch.n);
   assert_true(let_core_batch_failed(c, act.batch, LET_ERR_GPULET, LET_MS));
   assert_false(let_core_batch_failed(c, act.batch, LET_ERR_GPULET, LET_MS));
-  assert_int_equal(let_core_batch_on(c, first), 0);
+  assert_int_equal(let_core_batch_on(c, first).n, 0);
   check(c);
   assert_true(let_core_step(c, LET_MS, &act));
   assert_int_equal(act.kind, LET_ACTION_SUBMIT);
-  assert_int_equal(act.gpulet, 1 - first);
+  assert_int_equal(act.gpulet.n, 1 - first.n);
   assert_ptr_equal(act.request[0], r);
   assert_false(let_core_cancel(c, r)); /* comes back with its batch */
   assert_true(let_core_batch_failed(c, act.batch, LET_ERR_GPULET, 2 * LET_MS));
@@ -382,10 +384,10 @@ static void test_plan_change(void **state) {
   for (int i = 0; i < 2; i++) assert_int_equal(let_core_arrive(c, request(0, 0, 50 * LET_MS), 0), LET_OK);
   assert_int_equal(let_core_arrive(c, request(1, 0, 50 * LET_MS), 0), LET_OK);
   assert_true(let_core_step(c, 0, &act));
-  uint64_t running = act.batch;
+  let_batch_id running = act.batch;
   assert_int_equal(act.model, 0);
   assert_true(let_core_step(c, 0, &act));
-  uint64_t other = act.batch;
+  let_batch_id other = act.batch;
   assert_int_equal(act.model, 1);
   assert_false(let_core_step(c, 0, &act));
   assert_int_equal(let_core_arrive(c, request(0, 0, 50 * LET_MS), 0), LET_OK);
@@ -393,13 +395,13 @@ static void test_plan_change(void **state) {
   /* Model 1 loses all, model 0 moves to gpu-let 2; gpu-let 0 drains. A wrong table changes nothing. */
   let_error e = {0};
   let_core_route bad = route(0, 3, 2);
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{2, 1}}, 1, &bad, 1, LET_MS, &e), LET_ERR_INVALID);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{2}, 1}}, 1, &bad, 1, LET_MS, &e), LET_ERR_INVALID);
   assert_non_null(strstr(e.text, "gpu-let 3"));
   let_core_route twice[] = {route(0, 2, 2), route(0, 2, 2)};
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{2, 1}}, 1, twice, 2, LET_MS, &e), LET_ERR_INVALID);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{2}, 1}}, 1, twice, 2, LET_MS, &e), LET_ERR_INVALID);
   check(c);
   let_core_route good = route(0, 2, 2);
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{2, 1}}, 1, &good, 1, LET_MS, &e), LET_OK);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{2}, 1}}, 1, &good, 1, LET_MS, &e), LET_OK);
   check(c);
   assert_true(let_core_step(c, LET_MS, &act));
   assert_int_equal(act.kind, LET_ACTION_REFUSE);
@@ -407,14 +409,14 @@ static void test_plan_change(void **state) {
   assert_non_null(strstr(act.request[0]->why, "the plan changed"));
   assert_true(let_core_step(c, LET_MS, &act));
   assert_int_equal(act.kind, LET_ACTION_SUBMIT);
-  assert_int_equal(act.gpulet, 2);
+  assert_int_equal(act.gpulet.n, 2);
   assert_false(let_core_step(c, LET_MS, &act));
-  assert_false(let_core_gpulet_idle(c, 0));
+  assert_false(let_core_gpulet_idle(c, ON(0)));
   assert_int_equal(done(c, running, 3 * LET_MS, 3 * LET_MS), 2);
   assert_int_equal(done(c, other, 2 * LET_MS, 3 * LET_MS), 1);
-  assert_true(let_core_gpulet_idle(c, 0));
-  let_core_gpulet_remove(c, 0);
-  let_core_gpulet_remove(c, 1);
+  assert_true(let_core_gpulet_idle(c, ON(0)));
+  let_core_gpulet_remove(c, ON(0));
+  let_core_gpulet_remove(c, ON(1));
   let_core_free(c);
 }
 
@@ -427,14 +429,14 @@ static void test_predictions_follow_both_ways(void **state) {
   routes(c, 1, (let_core_route[]){route(0, 0, 8)}, 1, 0);
   let_time now = 0;
   int up = 0, down = 0;
-  for (; up < 100 && let_core_predict(c, 0, 0, 1) < 4 * LET_MS * 95 / 100; up++) {
+  for (; up < 100 && let_core_predict(c, ON(0), 0, 1) < 4 * LET_MS * 95 / 100; up++) {
     assert_int_equal(let_core_arrive(c, request(0, now, LET_S), now), LET_OK);
     assert_true(let_core_step(c, now, &act));
     now += 4 * LET_MS;
     done(c, act.batch, 4 * LET_MS, now);
   }
-  assert_true(let_core_predict(c, 0, 0, 8) > 12 * LET_MS); /* what was seen at size 1 is believed of the others */
-  for (; down < 300 && let_core_predict(c, 0, 0, 1) > LET_MS * 110 / 100; down++) {
+  assert_true(let_core_predict(c, ON(0), 0, 8) > 12 * LET_MS); /* what was seen at size 1 is believed of the others */
+  for (; down < 300 && let_core_predict(c, ON(0), 0, 1) > LET_MS * 110 / 100; down++) {
     assert_int_equal(let_core_arrive(c, request(0, now, LET_S), now), LET_OK);
     assert_true(let_core_step(c, now, &act));
     now += LET_MS;
@@ -442,8 +444,8 @@ static void test_predictions_follow_both_ways(void **state) {
   }
   print_message("2x slower than planned: believed after %d batches; 2x faster: after %d\n", up, down);
   assert_true(up <= 6 && down <= 6);
-  assert_false(
-      let_core_batch_done(c, 12345, now - LET_MS, now, now, (let_request *[LET_BATCH_MAX]){0}, &(uint32_t){0}));
+  assert_false(let_core_batch_done(c, (let_batch_id){12345}, now - LET_MS, now, now, (let_request *[LET_BATCH_MAX]){0},
+                                   &(uint32_t){0}));
   let_core_free(c);
 }
 
@@ -459,11 +461,11 @@ static void test_allocation_failure(void **state) {
     if (!err) {
       declare(c, 0, model(0, LET_S));
       let_core_route r = route(0, 0, 8);
-      err = let_core_routes_set(c, (let_core_gpulet[]){{0, 1}}, 1, &r, 1, 0, &e);
+      err = let_core_routes_set(c, (let_core_gpulet[]){{{0}, 1}}, 1, &r, 1, 0, &e);
       check(c);
       if (err) { /* nothing has changed, and it works the next time */
         assert_int_equal(let_core_arrive(c, request(0, 0, LET_S), 0), LET_ERR_UNAVAILABLE);
-        assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{0, 1}}, 1, &r, 1, 0, &e), LET_OK);
+        assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{0}, 1}}, 1, &r, 1, 0, &e), LET_OK);
       }
     }
     let_core_free(c);

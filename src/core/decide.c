@@ -11,8 +11,8 @@ static void wake_at(let_core *c, let__gpulet *g, let_time at) {
   LET_ASSERT(room);
 }
 
-void let__touch_gpulet(let_core *c, uint32_t gpulet, let_time at) {
-  if (at < c->gpulet[gpulet].wake.key) wake_at(c, &c->gpulet[gpulet], at);
+void let__touch_gpulet(let_core *c, let_gpulet_id gpulet, let_time at) {
+  if (at < c->gpulet[gpulet.n].wake.key) wake_at(c, &c->gpulet[gpulet.n], at);
 }
 
 void let__touch_model(let_core *c, uint32_t model, let_time now) {
@@ -89,7 +89,7 @@ static bool better_elsewhere(let_core *c, let__route *r, let__pick p, let_time n
   let__route *o = let__routes_of(c, r->model, &n);
   const let_request *q = c->entry[p.first].r;
   for (uint32_t i = 0; i < n; i++) {
-    const let__gpulet *g = &c->gpulet[o[i].gpulet];
+    const let__gpulet *g = &c->gpulet[o[i].gpulet.n];
     uint32_t k = let__size_for(&o[i], q->rows);
     if (&o[i] == r || g->n > 0 || open_at(c, g, now) == LET_NEVER || k == LET__NONE || lag(&o[i], now) <= lag(r, now))
       continue;
@@ -136,8 +136,8 @@ static void rank(let_core *c, candidate *x, let_time start, let_time now) {
   x->key = x->rank == 1 ? (double)c->entry[x->pick.first].r->deadline : -lag(x->route, now);
 }
 
-bool let__decide(let_core *c, uint32_t gpulet, let_time now, let_action *ret) {
-  let__gpulet *g = &c->gpulet[gpulet];
+bool let__decide(let_core *c, let_gpulet_id gpulet, let_time now, let_action *ret) {
+  let__gpulet *g = &c->gpulet[gpulet.n];
   let_time open = open_at(c, g, now), wake = LET_NEVER, start = let__free_at(c, g, now);
   let_dur doubt = g->n ? c->batch[g->batch[0]].spread / 2 : 0; /* about when the running one ends */
   if (open > now) return wake_at(c, g, open), false;

@@ -48,7 +48,7 @@ static let_scene *add(list *l, const char *fmt, ...) {
 /* Model |m| on gpu-let |g|, which runs it |slower| times as slowly; |share| of the gpu-let is planned for it. */
 static let_sim_variant *place(let_scene *x, uint32_t m, uint32_t g, const shape *k, double slower, double share) {
   let_sim_variant *v = &x->sim.variant[x->sim.n_variants++];
-  v->told = (let_core_route){.model = m, .gpulet = g, .batch = k->full, .rate = 0.8 * share * capacity(k) / slower};
+  v->told = (let_core_route){.model = m, .gpulet = {g}, .batch = k->full, .rate = 0.8 * share * capacity(k) / slower};
   for (uint32_t s = 1; s <= k->full; s *= 2) {
     let_dur t = (let_dur)(ms_of(k, s) * slower * 1e6);
     v->told.size[v->told.n_sizes] = s, v->told.predict[v->told.n_sizes] = t, v->truth[v->told.n_sizes++] = t;

@@ -19,7 +19,7 @@ typedef struct stream { /* the requests of one model */
 } stream;
 
 typedef struct batch {
-  uint64_t id;
+  let_batch_id id;
   let_time started, finished, heard;
 } batch;
 
@@ -124,30 +124,31 @@ static let_dur takes(const world *w, device *d, let_dur truth, let_time start) {
   return t < 1 ? 1 : (let_dur)t;
 }
 
-static const let_sim_variant *variant(const let_sim_scene *s, uint32_t model, uint32_t gpulet) {
+static const let_sim_variant *variant(const let_sim_scene *s, uint32_t model, let_gpulet_id gpulet) {
   for (uint32_t i = 0; i < s->n_variants; i++)
-    if (s->variant[i].told.model == model && s->variant[i].told.gpulet == gpulet) return &s->variant[i];
+    if (s->variant[i].told.model == model && s->variant[i].told.gpulet.n == gpulet.n) return &s->variant[i];
   return NULL;
 }
 
 static let_err submit(world *w, const let_action *a, let_error *e) {
-  const let_sim_variant *v = a->gpulet < w->s->n_gpulets ? variant(w->s, a->model, a->gpulet) : NULL;
+  const let_sim_variant *v = a->gpulet.n < w->s->n_gpulets ? variant(w->s, a->model, a->gpulet) : NULL;
   if (!v)
-    return let_fail(e, LET_ERR_INTERNAL, "model %u was sent to gpu-let %u, which does not run it", a->model, a->gpulet);
+    return let_fail(e, LET_ERR_INTERNAL, "model %u was sent to gpu-let %u, which does not run it", a->model,
+                    a->gpulet.n);
   uint32_t k = 0;
   while (k < v->told.n_sizes && v->told.size[k] != a->size) k++;
   if (k == v->told.n_sizes || a->rows > a->size || a->n < 1)
     return let_fail(e, LET_ERR_INTERNAL, "%u rows of model %u in a batch of %u", a->rows, a->model, a->size);
-  device *d = &w->device[a->gpulet];
-  if (d->n >= w->s->depth[a->gpulet] || d->n >= RING)
-    return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u was given more batches than it takes", a->gpulet);
+  device *d = &w->device[a->gpulet.n];
+  if (d->n >= w->s->depth[a->gpulet.n] || d->n >= RING)
+    return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u was given more batches than it takes", a->gpulet.n);
   batch *b = &d->ring[(d->head + d->n++) % RING];
   let_time ready = w->now + w->s->noise.handover;
   b->id = a->batch;
   b->started = ready > d->free ? ready : d->free;
   b->finished = d->free = b->started + takes(w, d, v->truth[k], b->started);
   b->heard = b->finished + (w->s->noise.lag ? (let_dur)let_rng_exponential(&d->rng, (double)w->s->noise.lag) : 0);
-  w->ret->busy[a->gpulet] += b->finished - b->started;
+  w->ret->busy[a->gpulet.n] += b->finished - b->started;
   w->ret->model[a->model].rows += a->rows, w->ret->model[a->model].batches++;
   if (d->n > 1) return LET_OK;
   bool room = let_heap_push(&w->due, &d->node, b->heard);
