@@ -27,7 +27,7 @@ static seen walk(const let_core *c, uint32_t model, uint32_t t, const let__key *
   s.ok = s.ok && let__key_of(&c->model[model], x->r, x->key.serial).at == x->key.at;
   s.ok = s.ok && (x->left == LET__NONE || c->entry[x->left].rank >= x->rank) &&
          (x->right == LET__NONE || c->entry[x->right].rank >= x->rank);
-  s.ok = s.ok && x->n == s.n && x->rows == s.rows && x->deadline == s.deadline && x->arrival == s.arrival;
+  s.ok = s.ok && x->rows == s.rows && x->deadline == s.deadline && x->arrival == s.arrival;
   return s;
 }
 
@@ -65,7 +65,7 @@ static let_err check(const let_core *c, let_error *e) {
                       s.n);
     if (m->queued && !m->m) return let_fail(e, LET_ERR_INTERNAL, "model %u: has requests but was not declared", i);
     /* A request given back by a batch may exceed the limit, an arriving one may not. */
-    if (m->m && m->queued > m->limit + c->n_batches * LET_BATCH_MAX)
+    if (m->m && m->queued > (uint64_t)m->limit + c->n_batches * LET_BATCH_MAX)
       return let_fail(e, LET_ERR_INTERNAL, "model %u: queue of %u", i, m->queued);
     inside += m->queued + m->running, running += m->running;
   }

@@ -16,6 +16,7 @@ enum {
 };
 #define LET__FRESH        LET_S                    /* what was learnt longer ago is tried again */
 #define LET__DEADLINE_MAX (((int64_t)1 << 56) - 1) /* 2.2 years of uptime: what the queue's key has room for */
+#define LET__BATCH_MAX    (3600 * LET_S)           /* no batch is planned or predicted to take longer */
 
 /* A place in a queue's order. Keys are unique: |serial| breaks ties in order of insertion. */
 typedef struct let__key {
@@ -30,8 +31,7 @@ typedef struct let__entry {
   let_request *r;
   let__key key;
   uint32_t left, right, rank;
-  uint32_t n; /* of the subtree, like the next three */
-  uint64_t rows;
+  uint64_t rows;              /* of the subtree, like the next two */
   let_time deadline, arrival; /* the least */
 } let__entry;
 

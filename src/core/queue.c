@@ -43,13 +43,14 @@ void let__entry_give(let_core *c, let_request *r) {
 
 static void sum(let_core *c, uint32_t i) {
   let__entry *x = &c->entry[i];
-  x->n = 1, x->rows = x->r->rows;
-  x->deadline = clamp_deadline(x->r->deadline), x->arrival = x->r->arrival;
+  x->rows = x->r->rows;
+  x->deadline = clamp_deadline(x->r->deadline);
+  x->arrival = x->r->arrival;
   const uint32_t kid[2] = {x->left, x->right};
   for (int k = 0; k < 2; k++) {
     if (kid[k] == LET__NONE) continue;
     const let__entry *y = &c->entry[kid[k]];
-    x->n += y->n, x->rows += y->rows;
+    x->rows += y->rows;
     if (y->deadline < x->deadline) x->deadline = y->deadline;
     if (y->arrival < x->arrival) x->arrival = y->arrival;
   }

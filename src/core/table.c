@@ -68,7 +68,7 @@ static let_err check_route(const let_core *c, const let_core_route *r, let_error
       return let_fail(e, LET_ERR_INVALID,
                       "routes: model '%s' on gpu-let %u: batch size %u is out of order or not within 1..%d", name,
                       r->gpulet.n, r->size[i], LET_BATCH_MAX);
-    if (r->predict[i] < 0 || r->predict[i] > 3600 * LET_S)
+    if (r->predict[i] < 0 || r->predict[i] > LET__BATCH_MAX)
       return let_fail(e, LET_ERR_INVALID,
                       "routes: model '%s' on gpu-let %u: the prediction for batch size %u is not within 0..1 h", name,
                       r->gpulet.n, r->size[i]);
