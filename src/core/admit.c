@@ -65,6 +65,7 @@ static uint64_t most_by(const let_core *c, uint32_t model, let_time by, let_time
     const let__variant *largest = &r[i].variant[r[i].n_sizes - 1];
     let_time free = let__free_at(c, &c->gpulet[r[i].gpulet.n], now), early = free - (largest->predict - largest->quick);
     if (early < by) rows += rows_within(&r[i], by - early);
+    if (rows > UINT32_MAX) return UINT64_MAX; /* more than can wait; the sum must not wrap */
     free += largest->predict + largest->spread;
     if (free < *ret_full) *ret_full = free;
   }
@@ -107,7 +108,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   if (m->queued >= m->limit)
     return let__refuse(r, LET_ERR_OVERLOADED, "model '%.80s': its queue of %u requests is full", name, m->limit);
 
-  if (r->deadline == LET_NEVER) return LET_OK;
+  if (r->deadline >= LET__DEADLINE_MAX) return LET_OK;
   double given = (double)(r->deadline - r->arrival) / 1e6;
   if (r->deadline <= now)
     return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': its deadline, %.3f ms after arrival, had passed", name,

@@ -208,6 +208,7 @@ bool let_core_batch_done(let_core *c, let_batch_id id, let_time started, let_tim
   let__gpulet *g = &c->gpulet[b->gpulet.n];
   /* The times come from a worker: no batch began before it was submitted or ended after it was heard of. */
   if (finished > now) finished = now;
+  if (started > now) started = now;
   if (started < b->submitted) started = b->submitted;
   if (finished < started) finished = started;
   if (b->led) let__window_add(&g->handover, (double)(started - b->submitted));

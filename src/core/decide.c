@@ -110,7 +110,8 @@ static bool neighbours_wait(const let_core *c, const let__route *x, let__pick p,
     if (r == x || !m->queued || m->beyond) continue;
     const let__variant *v = &r->variant[r->full];
     double rows = (double)let__queue_rows(c, m) + r->rate * (double)x->variant[p.size].predict / 1e9;
-    end += (let_dur)ceil(rows / v->size) * v->predict + v->spread;
+    double takes = ceil(rows / v->size) * (double)v->predict + (double)v->spread;
+    end = takes < (double)(LET__DEADLINE_MAX - end) ? end + (let_dur)takes : LET__DEADLINE_MAX;
     if (c->entry[m->root].deadline < deadline) deadline = c->entry[m->root].deadline;
   }
   return end <= deadline;

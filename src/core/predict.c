@@ -5,6 +5,9 @@
 
 #include "core/core_int.h"
 
+/* A ratio learnt from one size says nothing sensible of another whose plan is wrong by far more. */
+static let_dur duration(double ns) { return ns < (double)LET__BATCH_MAX ? (let_dur)ns : LET__BATCH_MAX; }
+
 void let__window_add(let__window *w, double v) {
   w->v[w->at] = (float)v;
   w->at = (uint8_t)((w->at + 1) % LET__WINDOW);
@@ -50,10 +53,10 @@ void let__route_believe(let__route *r, let_time now) {
     let__variant *v = &r->variant[i];
     double planned = (double)v->plan * ratio, own = let__window_median(&v->took, planned);
     if (own > planned && v->plan > 0 && now - v->seen > LET__FRESH) own = planned;
-    v->predict = own < 1 && v->plan > 0 ? 1 : (let_dur)own;
+    v->predict = own < 1 && v->plan > 0 ? 1 : duration(own);
     double ever = let__window_least(&r->ratio, 1) * (double)v->plan;
-    v->quick = (let_dur)let__window_least(&v->took, ever > 0 ? ever : own);
-    v->spread = (let_dur)(let__window_high(&v->took, own) - own);
+    v->quick = duration(let__window_least(&v->took, ever > 0 ? ever : own));
+    v->spread = duration(let__window_high(&v->took, own) - own);
     if (v->spread < v->predict / 16) v->spread = v->predict / 16;
   }
   for (uint32_t i = 1; i < r->n_sizes; i++) {
@@ -65,6 +68,8 @@ void let__route_believe(let__route *r, let_time now) {
       for (uint32_t k = i; k > 0 && r->variant[k - 1].predict > v->predict; k--) r->variant[k - 1].predict = v->predict;
     else v->predict = low->predict;
   }
+  for (uint32_t i = 0; i < r->n_sizes; i++)
+    if (r->variant[i].quick > r->variant[i].predict) r->variant[i].quick = r->variant[i].predict;
 }
 
 void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now) {
