@@ -36,7 +36,8 @@ static let_err check_batch(const let_core *c, uint32_t g, uint32_t at, let_error
   const let__batch *b = &c->batch[at];
   uint32_t n = 0, rows = 0;
   for (const let_request *q = b->first; q; q = q->next) {
-    n++, rows += q->rows;
+    n++;
+    rows += q->rows;
     if (q->model != b->model)
       return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u: a batch of model %u holds one of %u", g, b->model, q->model);
     if (q->state != LET_REQUEST_RUNNING || c->entry[q->node.at].r != q)
@@ -67,7 +68,8 @@ static let_err check(const let_core *c, let_error *e) {
     /* A request given back by a batch may exceed the limit, an arriving one may not. */
     if (m->m && m->queued > (uint64_t)m->limit + c->n_batches * LET_BATCH_MAX)
       return let_fail(e, LET_ERR_INTERNAL, "model %u: queue of %u", i, m->queued);
-    inside += m->queued + m->running, running += m->running;
+    inside += m->queued + m->running;
+    running += m->running;
   }
   for (uint32_t g = 0; g < c->limits.gpulets; g++) {
     const let__gpulet *x = &c->gpulet[g];
@@ -159,7 +161,8 @@ void let_core_dump(const let_core *c, let_buf *out) {
   for (uint32_t i = 0; i < c->limits.models; i++) {
     if (!c->model[i].m) continue;
     if (!first) let_buf_str(out, ",");
-    dump_model(c, i, out), first = false;
+    dump_model(c, i, out);
+    first = false;
   }
   let_buf_str(out, "],\"gpulets\":[");
   first = true;

@@ -20,9 +20,11 @@ let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core
                     (1u << 20) / LET__DEPTH_MAX, 1u << 30);
   let_core *c = let_mem_zalloc(mem, sizeof *c);
   if (!c) return let_fail(e, LET_ERR_NOMEM, "core: out of memory");
-  c->limits = *limits, c->mem = mem;
+  c->limits = *limits;
+  c->mem = mem;
   c->n_batches = limits->gpulets * LET__DEPTH_MAX;
-  c->free_entry = LET__NONE, c->free_batch = 0;
+  c->free_entry = LET__NONE;
+  c->free_batch = 0;
   c->model = array(c, limits->models, sizeof *c->model, true);
   c->gpulet = array(c, limits->gpulets, sizeof *c->gpulet, true);
   c->entry = array(c, limits->requests, sizeof *c->entry, false);
@@ -151,7 +153,11 @@ let_err let_core_arrive(let_core *c, let_request *r, let_time now) {
   if (err) return err;
   if (!let__entry_take(c, r))
     return let__refuse(r, LET_ERR_OVERLOADED, "the server holds %u requests, its limit; try again", c->limits.requests);
-  r->attempts = 0, r->cancelled = false, r->status = LET_OK, r->why[0] = 0, r->next = NULL;
+  r->attempts = 0;
+  r->cancelled = false;
+  r->status = LET_OK;
+  r->why[0] = 0;
+  r->next = NULL;
   let__queue_put(c, &c->model[r->model], r);
   let__touch_model(c, r->model, now);
   return LET_OK;
@@ -173,7 +179,8 @@ static bool refuse_returned(let_core *c, let_action *ret) {
   if (!r) return false;
   c->out = r->next;
   if (!c->out) c->out_last = NULL;
-  r->next = NULL, r->state = LET_REQUEST_IDLE;
+  r->next = NULL;
+  r->state = LET_REQUEST_IDLE;
   let__entry_give(c, r);
   *ret = (let_action){
       .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = {LET_ID_NONE}, .model = r->model, .rows = r->rows, .n = 1};
@@ -184,10 +191,15 @@ static bool refuse_returned(let_core *c, let_action *ret) {
 bool let_core_step(let_core *c, let_time now, let_action *ret) {
   c->now = now;
   if (refuse_returned(c, ret)) return true;
-  for (let_heap_node *top; (top = let_heap_top(&c->expiry)) && top->key <= now;)
-    if (let__expire(c, (uint32_t)(LET_CONTAINER(top, let__model, expiry) - c->model), now, ret)) return true;
-  for (let_heap_node *top; (top = let_heap_top(&c->wake)) && top->key <= now;)
-    if (let__decide(c, let__gpulet_id(c, LET_CONTAINER(top, let__gpulet, wake)), now, ret)) return true;
+  /* Both heaps hold a node of every model and every gpu-let, always. A node that gives nothing moves beyond |now|. */
+  while (let_heap_top(&c->expiry)->key <= now) {
+    const let__model *m = LET_CONTAINER(let_heap_top(&c->expiry), let__model, expiry);
+    if (let__expire(c, (uint32_t)(m - c->model), now, ret)) return true;
+  }
+  while (let_heap_top(&c->wake)->key <= now) {
+    const let__gpulet *g = LET_CONTAINER(let_heap_top(&c->wake), let__gpulet, wake);
+    if (let__decide(c, let__gpulet_id(c, g), now, ret)) return true;
+  }
   return false;
 }
 
@@ -217,7 +229,9 @@ bool let_core_batch_done(let_core *c, let_batch_id id, let_time started, let_tim
   uint32_t n = 0;
   for (let_request *q = b->first, *next; q; q = next) {
     next = q->next;
-    q->next = NULL, q->state = LET_REQUEST_IDLE, q->status = LET_OK;
+    q->next = NULL;
+    q->state = LET_REQUEST_IDLE;
+    q->status = LET_OK;
     let__entry_give(c, q);
     ret[n++] = q;
   }

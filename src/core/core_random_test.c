@@ -128,7 +128,8 @@ static void check_submit(world *w, const let_action *a) {
   clock_of *k = &ring[a->gpulet.n];
   if (k->n == 0) k->start = w->now;
   k->predict[k->n++] = end - start;
-  w->batches++, w->rows += a->rows;
+  w->batches++;
+  w->rows += a->rows;
 }
 
 static void steps(world *w) {
@@ -175,7 +176,9 @@ static void finish(world *w, uint32_t at, bool failed) {
   w->flight[at] = w->flight[--w->n_flights];
   clock_of *k = &ring[f.gpulet.n];
   let_time started = k->start, finished = started + f.took < w->now ? started + f.took : w->now;
-  k->n--, k->predict[0] = k->predict[1], k->start = failed ? w->now : finished;
+  k->n--;
+  k->predict[0] = k->predict[1];
+  k->start = failed ? w->now : finished;
   if (failed) {
     assert_true(let_core_batch_failed(w->c, f.id, LET_ERR_GPULET, w->now));
     assert_false(let_core_batch_failed(w->c, f.id, LET_ERR_GPULET, w->now));
@@ -223,7 +226,8 @@ static void lose(world *w, uint32_t g) {
 }
 
 static void replan(world *w) {
-  w->n_routes = w->n_lets = 0, w->plans++;
+  w->n_routes = w->n_lets = 0;
+  w->plans++;
   bool named[LETS] = {0};
   for (uint32_t g = 0; g < LETS; g++) {
     if (below(w, 4) == 0) continue;
@@ -238,7 +242,10 @@ static void replan(world *w) {
                             .n_sizes = (uint32_t)(1 + below(w, 5)),
                             .rate = below(w, 2) ? 0 : (double)below(w, 1000)};
       let_dur fixed = (let_dur)(200 + below(w, 1500)) * LET_US, each = (let_dur)(20 + below(w, 300)) * LET_US;
-      for (uint32_t k = 0; k < r->n_sizes; k++) r->size[k] = 1u << k, r->predict[k] = fixed + each * (1 << k);
+      for (uint32_t k = 0; k < r->n_sizes; k++) {
+        r->size[k] = 1u << k;
+        r->predict[k] = fixed + each * (1 << k);
+      }
       r->batch = 1 + (uint32_t)below(w, r->size[r->n_sizes - 1]);
     }
   }
@@ -248,8 +255,11 @@ static void replan(world *w) {
     for (uint32_t g = 0; g < LETS; g++)
       if (!route_of(w, m, (let_gpulet_id){g})) ran[m][g] = 0;
   for (uint32_t g = 0; g < LETS; g++) {
-    if (w->named[g] && !named[g] && let_core_gpulet_idle(w->c, (let_gpulet_id){g}))
-      let_core_gpulet_remove(w->c, (let_gpulet_id){g}), w->down[g] = false, w->named[g] = false;
+    if (w->named[g] && !named[g] && let_core_gpulet_idle(w->c, (let_gpulet_id){g})) {
+      let_core_gpulet_remove(w->c, (let_gpulet_id){g});
+      w->down[g] = false;
+      w->named[g] = false;
+    }
     if (named[g]) w->named[g] = true;
   }
 }
@@ -265,11 +275,15 @@ static void event(world *w) {
     if (!w->inside[i]) return;
     bool queued = w->request[i].state == LET_REQUEST_QUEUED;
     assert_int_equal(let_core_cancel(w->c, &w->request[i]), queued);
-    if (queued) leave(w, &w->request[i]), w->cancelled++;
+    if (queued) {
+      leave(w, &w->request[i]);
+      w->cancelled++;
+    }
   } else if (k < 913) lose(w, (uint32_t)below(w, LETS));
   else if (k < 921) {
     uint32_t g = (uint32_t)below(w, LETS);
-    let_core_gpulet_up(w->c, (let_gpulet_id){g}), w->down[g] = false;
+    let_core_gpulet_up(w->c, (let_gpulet_id){g});
+    w->down[g] = false;
   } else if (k < 923) replan(w);
   else if (k < 980) {
     let_time t = let_core_wake(w->c);
@@ -294,7 +308,8 @@ static void run(uint64_t seed, bool waits, int events) {
     m->slo = (let_dur)(3 + 5 * i) * LET_MS;
     m->max_queue_delay = !waits ? 0 : i % 2 ? LET_MS : LET_NEVER;
     m->max_queue = i == 3 ? 8 : 0;
-    m->priority_levels = i == 1 || i == 4 ? 3 : 0, m->default_priority = 2;
+    m->priority_levels = i == 1 || i == 4 ? 3 : 0;
+    m->default_priority = 2;
     assert_int_equal(let_core_model_set(w->c, i, m, &e), LET_OK);
   }
   w->now = LET_S;
@@ -311,7 +326,10 @@ static void run(uint64_t seed, bool waits, int events) {
     }
   }
   /* Everything comes out in the end. */
-  while (w->n_flights) some_outcome(w, false), steps(w);
+  while (w->n_flights) {
+    some_outcome(w, false);
+    steps(w);
+  }
   w->n_routes = 0;
   assert_int_equal(let_core_routes_set(w->c, w->lets, 0, NULL, 0, w->now, &e), LET_OK);
   steps(w);

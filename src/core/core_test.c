@@ -187,7 +187,10 @@ static void test_too_wide_for_what_is_up(void **state) {
   let_core_route r[2] = {route(0, 0, 4), route(0, 1, 4)};
   routes(c, 2, r, 2, 0);
   let_request *wide[2];
-  for (int i = 0; i < 2; i++) wide[i] = request(0, 0, 50 * LET_MS), wide[i]->rows = 8;
+  for (int i = 0; i < 2; i++) {
+    wide[i] = request(0, 0, 50 * LET_MS);
+    wide[i]->rows = 8;
+  }
   assert_int_equal(let_core_arrive(c, wide[0], 0), LET_OK);
   let_core_gpulet_down(c, ON(0));
   r[1].n_sizes = 3;
@@ -207,7 +210,8 @@ static void test_order_is_priority_then_deadline(void **state) {
   (void)state;
   let_core *c = core(100);
   let_model *m = model(0, 100 * LET_MS);
-  m->priority_levels = 3, m->default_priority = 2;
+  m->priority_levels = 3;
+  m->default_priority = 2;
   declare(c, 0, m);
   routes(c, 1, (let_core_route[]){route(0, 0, 8)}, 1, 0);
   static const uint8_t priority[8] = {2, 1, 3, 1, 0, 3, 9, 2};
@@ -440,9 +444,15 @@ static void test_rate(void **state) {
   let_rate r;
   let_rate_init(&r, LET_S, 0);
   let_time t = 0;
-  for (int i = 0; i < 5000; i++) let_rate_add(&r, t, 1), t += LET_MS;
+  for (int i = 0; i < 5000; i++) {
+    let_rate_add(&r, t, 1);
+    t += LET_MS;
+  }
   assert_true(fabs(let_rate_get(&r, t) - 1000) < 20);
-  for (int i = 0; i < 10000; i++) let_rate_add(&r, t, 1), t += LET_MS / 4;
+  for (int i = 0; i < 10000; i++) {
+    let_rate_add(&r, t, 1);
+    t += LET_MS / 4;
+  }
   assert_true(fabs(let_rate_get(&r, t) - 4000) < 500);
   assert_true(let_rate_get(&r, t + 10 * LET_S) < 1);
   let_rate_init(&r, LET_S, 0);

@@ -46,7 +46,10 @@ static inline void routes(let_core *c, uint32_t lets, const let_core_route *r, u
   let_core_gpulet g[4];
   let_error e = {0};
   for (uint32_t i = 0; i < lets; i++) g[i] = (let_core_gpulet){{i}, 1};
-  if (let_core_routes_set(c, g, lets, r, n, now, &e)) print_message("%s\n", e.text), fail();
+  if (let_core_routes_set(c, g, lets, r, n, now, &e)) {
+    print_message("%s\n", e.text);
+    fail();
+  }
 }
 
 static inline let_request *request(uint32_t m, let_time now, let_dur slo) {
@@ -58,7 +61,10 @@ static inline let_request *request(uint32_t m, let_time now, let_dur slo) {
 
 static inline void check(const let_core *c) {
   let_error e = {0};
-  if (!let_core_validate(c, &e)) print_message("%s\n", e.text), fail();
+  if (!let_core_validate(c, &e)) {
+    print_message("%s\n", e.text);
+    fail();
+  }
 }
 
 static inline uint32_t done(let_core *c, let_batch_id batch, let_dur took, let_time now) {

@@ -141,7 +141,10 @@ bool let__decide(let_core *c, let_gpulet_id gpulet, let_time now, let_action *re
   let__gpulet *g = &c->gpulet[gpulet.n];
   let_time open = open_at(c, g, now), wake = LET_NEVER, start = let__free_at(c, g, now);
   let_dur doubt = g->n ? c->batch[g->batch[0]].spread / 2 : 0; /* about when the running one ends */
-  if (open > now) return wake_at(c, g, open), false;
+  if (open > now) {
+    wake_at(c, g, open);
+    return false;
+  }
   uint32_t n;
   const uint32_t *on = let__routes_on(c, gpulet, &n);
   candidate best = {0};

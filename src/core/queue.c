@@ -70,8 +70,13 @@ static void split(let_core *c, uint32_t t, let__key k, uint32_t *low, uint32_t *
     return;
   }
   let__entry *x = &c->entry[t];
-  if (before(x->key, k)) split(c, x->right, k, &x->right, high), *low = t;
-  else split(c, x->left, k, low, &x->left), *high = t;
+  if (before(x->key, k)) {
+    split(c, x->right, k, &x->right, high);
+    *low = t;
+  } else {
+    split(c, x->left, k, low, &x->left);
+    *high = t;
+  }
   sum(c, t);
 }
 
@@ -79,20 +84,28 @@ static uint32_t merge(let_core *c, uint32_t low, uint32_t high) {
   if (low == LET__NONE) return high;
   if (high == LET__NONE) return low;
   let__entry *a = &c->entry[low], *b = &c->entry[high];
-  if (a->rank < b->rank) return a->right = merge(c, a->right, high), sum(c, low), low;
-  return b->left = merge(c, low, b->left), sum(c, high), high;
+  if (a->rank < b->rank) {
+    a->right = merge(c, a->right, high);
+    sum(c, low);
+    return low;
+  }
+  b->left = merge(c, low, b->left);
+  sum(c, high);
+  return high;
 }
 
 static uint32_t insert(let_core *c, uint32_t t, uint32_t i) {
   let__entry *x = &c->entry[i];
   if (t == LET__NONE || x->rank < c->entry[t].rank) {
     split(c, t, x->key, &x->left, &x->right);
-    return sum(c, i), i;
+    sum(c, i);
+    return i;
   }
   let__entry *y = &c->entry[t];
   if (before(x->key, y->key)) y->left = insert(c, y->left, i);
   else y->right = insert(c, y->right, i);
-  return sum(c, t), t;
+  sum(c, t);
+  return t;
 }
 
 static uint32_t take_out(let_core *c, uint32_t t, uint32_t i) {
@@ -101,7 +114,8 @@ static uint32_t take_out(let_core *c, uint32_t t, uint32_t i) {
   if (t == i) return merge(c, y->left, y->right);
   if (before(c->entry[i].key, y->key)) y->left = take_out(c, y->left, i);
   else y->right = take_out(c, y->right, i);
-  return sum(c, t), t;
+  sum(c, t);
+  return t;
 }
 
 void let__queue_put(let_core *c, let__model *m, let_request *r) {
@@ -125,7 +139,10 @@ uint32_t let__queue_from(const let_core *c, const let__model *m, let__key k) {
   for (uint32_t t = m->root; t != LET__NONE;) {
     const let__entry *x = &c->entry[t];
     if (before(x->key, k)) t = x->right;
-    else best = t, t = x->left;
+    else {
+      best = t;
+      t = x->left;
+    }
   }
   return best;
 }

@@ -139,7 +139,8 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
   size_t bytes = head + rows + variants + (n_routes + models + 1 + lets + 1) * sizeof(uint32_t);
   let__table *t = let_mem_zalloc(c->mem, bytes);
   if (!t) return let_fail(e, LET_ERR_NOMEM, "routes: out of memory for %u routes", n_routes);
-  t->bytes = bytes, t->n = n_routes;
+  t->bytes = bytes;
+  t->n = n_routes;
   t->route = (let__route *)(void *)((char *)t + head);
   let__variant *variant = (let__variant *)(void *)((char *)t->route + rows);
   t->by_gpulet = (uint32_t *)(void *)((char *)variant + variants);
@@ -154,7 +155,10 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
     if (routes[i].gpulet.n >= lets || !t->first_of_gpulet[routes[i].gpulet.n])
       err = let_fail(e, LET_ERR_INVALID, "routes: model '%s' is routed to gpu-let %u, which is not among those named",
                      c->model[routes[i].model].m->name, routes[i].gpulet.n);
-  if (err) return let__table_free(c, t), err;
+  if (err) {
+    let__table_free(c, t);
+    return err;
+  }
   memset(t->first_of_gpulet, 0, (lets + 1) * sizeof(uint32_t));
 
   /* Two counting sorts: after the fill, first_of_x[i] has moved to the end of i, which is the start of i + 1. */
@@ -189,7 +193,10 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
                        c->model[t->route[t->by_gpulet[first + i]].model].m->name, g);
     share_out(t, first, n);
   }
-  if (err) return let__table_free(c, t), err;
+  if (err) {
+    let__table_free(c, t);
+    return err;
+  }
   *ret = t;
   return LET_OK;
 }

@@ -68,7 +68,8 @@ static let_lanes *make(uint32_t n) {
   let_lanes *l = aligned_alloc(LINE, sizeof *l + n * sizeof *l->lane);
   if (!l) return NULL;
   memset(l, 0, sizeof *l + n * sizeof *l->lane);
-  l->n = n, l->fd = l->done_event = -1;
+  l->n = n;
+  l->fd = l->done_event = -1;
   for (uint32_t i = 0; i < n; i++) l->lane[i].submit_event = -1;
   return l;
 }
@@ -91,7 +92,9 @@ let_err let_lanes_new(uint32_t n, let_lanes **ret, let_error *e) {
     let_lanes_free(l);
     return r;
   }
-  l->s->magic = MAGIC, l->s->n = n, l->s->lane_bytes = sizeof(shared_lane);
+  l->s->magic = MAGIC;
+  l->s->n = n;
+  l->s->lane_bytes = sizeof(shared_lane);
   *ret = l;
   return LET_OK;
 }
@@ -113,7 +116,9 @@ let_err let_lanes_map(int fd, uint32_t n, const int *submit_events, int done_eve
     let_shm_unmap(p, bytes);
     return let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   }
-  l->s = s, l->bytes = bytes, l->done_event = done_event;
+  l->s = s;
+  l->bytes = bytes;
+  l->done_event = done_event;
   for (uint32_t i = 0; i < n; i++) l->lane[i].submit_event = submit_events[i];
   *ret = l;
   return LET_OK;

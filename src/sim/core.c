@@ -34,8 +34,11 @@ static let_err fill(subject *x, const let_sim_scene *s, let_error *e) {
   for (uint32_t i = 0; i < s->n_models && !r; i++) {
     const let_sim_model *m = &s->model[i];
     snprintf(x->model[i].name, sizeof x->model[i].name, "m%u", i);
-    x->model[i].slo = m->slo, x->model[i].max_batch = LET_BATCH_MAX, x->model[i].max_queue_delay = m->max_queue_delay;
-    x->model[i].priority_levels = (uint8_t)m->levels, x->model[i].default_priority = 1;
+    x->model[i].slo = m->slo;
+    x->model[i].max_batch = LET_BATCH_MAX;
+    x->model[i].max_queue_delay = m->max_queue_delay;
+    x->model[i].priority_levels = (uint8_t)m->levels;
+    x->model[i].default_priority = 1;
     r = let_core_model_set(x->core, i, &x->model[i], e);
   }
   let_core_gpulet lets[LET_SIM_GPULETS];
@@ -50,7 +53,10 @@ let_err let_sim_core(const let_sim_scene *s, const let_mem *mem, let_sim_policy 
   if (!x) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   x->mem = mem;
   let_err r = fill(x, s, e);
-  if (r) return drop(x), r;
+  if (r) {
+    drop(x);
+    return r;
+  }
   *ret = (let_sim_policy){.ctx = x, .arrive = arrive, .step = step, .wake = wake, .done = done, .free = drop};
   return LET_OK;
 }

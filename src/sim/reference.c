@@ -62,7 +62,10 @@ static bool step(void *ctx, let_time now, let_action *ret) {
   for (const let_sim_variant *v; (v = choose(x));) {
     let_request **queue = &x->queue[v->told.model], **end = queue;
     uint32_t most = v->told.size[v->told.n_sizes - 1], rows = 0, n = 0, size;
-    for (; *end && n < LET_BATCH_MAX && rows + (*end)->rows <= most; end = &(*end)->next) rows += (*end)->rows, n++;
+    for (; *end && n < LET_BATCH_MAX && rows + (*end)->rows <= most; end = &(*end)->next) {
+      rows += (*end)->rows;
+      n++;
+    }
     let_time done = now + takes(v, rows, &size) + x->s->noise.handover;
     for (let_request **at = queue; n && at != end; at = &(*at)->next) {
       if ((*at)->deadline >= done) continue;
@@ -71,7 +74,10 @@ static bool step(void *ctx, let_time now, let_action *ret) {
       return true;
     }
     *ret = (let_action){.kind = LET_ACTION_SUBMIT, .batch = {++x->batches}, .gpulet = v->told.gpulet};
-    ret->model = v->told.model, ret->size = size, ret->rows = rows, ret->n = n;
+    ret->model = v->told.model;
+    ret->size = size;
+    ret->rows = rows;
+    ret->n = n;
     let_request *first = *queue, *q = first;
     for (uint32_t i = 0; i < n; i++, q = q->next) ret->request[i] = q;
     *queue = *end;
@@ -89,7 +95,9 @@ static let_time wake(void *ctx) { return (void)ctx, LET_NEVER; }
 static bool done(void *ctx, let_batch_id batch, let_time started, let_time finished, let_time now, let_request **ret,
                  uint32_t *ret_n) {
   reference *x = ctx;
-  (void)started, (void)finished, (void)now;
+  (void)started;
+  (void)finished;
+  (void)now;
   for (uint32_t g = 0; g < x->s->n_gpulets; g++) {
     if (!x->busy[g] || !let_batch_id_eq(x->running[g].id, batch)) continue;
     *ret_n = 0;
@@ -108,7 +116,8 @@ static void drop(void *ctx) {
 let_err let_sim_reference(const let_sim_scene *s, const let_mem *mem, let_sim_policy *ret, let_error *e) {
   reference *x = let_mem_zalloc(mem, sizeof *x);
   if (!x) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  x->s = s, x->mem = mem;
+  x->s = s;
+  x->mem = mem;
   *ret = (let_sim_policy){.ctx = x, .arrive = arrive, .step = step, .wake = wake, .done = done, .free = drop};
   return LET_OK;
 }
