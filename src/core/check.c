@@ -1,4 +1,4 @@
-/* check.c: every invariant of the core's state, and its picture in JSON. */
+/* check.c: checks every invariant of the core's state, and writes the state as JSON. */
 #include <stddef.h>
 
 #include "core/core_int.h"

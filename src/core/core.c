@@ -1,4 +1,4 @@
-/* core.c: events in, actions out; creation, validation, dump. */
+/* core.c: events in, actions out; creation and introspection. */
 #include "core/core.h"
 
 #include <stddef.h>
@@ -77,8 +77,8 @@ let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_
 
 /* ---- gpu-lets -------------------------------------------------------------------------------------------- */
 
-/* What was planned for the model in all, and how much may come at once within it: what comes within its SLO, or four
- * batches. */
+/* The planned rate of the model over all gpu-lets, and how many requests may arrive at once within it: those of one SLO
+ * at that rate, or four batches. */
 static void plan_demand(let_core *c, uint32_t model) {
   uint32_t n, batch = 0;
   const let__route *r = let__routes_of(c, model, &n);
@@ -218,7 +218,7 @@ bool let_core_batch_done(let_core *c, let_batch_id id, let_time started, let_tim
   if (!b) return false;
   let__route *r = let__route_find(c, b->model, b->gpulet);
   let__gpulet *g = &c->gpulet[b->gpulet.n];
-  /* The times come from a worker: no batch began before it was submitted or ended after it was heard of. */
+  /* The times come from a worker: no batch began before it was submitted, and none ends in the future. */
   if (finished > now) finished = now;
   if (started > now) started = now;
   if (started < b->submitted) started = b->submitted;
@@ -297,7 +297,7 @@ void let_core_forget(let_core *c) {
     r->ran = 0;
     r->credit = 0;
     for (uint32_t k = 0; k < r->n_sizes; k++) r->variant[k].took = (let__window){0};
-    let__route_believe(r, c->now);
+    let__route_refresh(r, c->now);
   }
   for (uint32_t i = 0; i < c->limits.models; i++) let_rate_init(&c->model[i].rate, LET_S, c->now);
 }

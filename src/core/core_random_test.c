@@ -101,7 +101,7 @@ static void check_submit(world *w, const let_action *a) {
     assert_int_equal(r->model, a->model); /* no batch mixes models */
     assert_int_equal(r->state, LET_REQUEST_RUNNING);
     assert_true(w->inside[r - w->request]);
-    /* Nothing is executed late by what is believed, save where nothing would be in time: then it is found out. */
+    /* Nothing runs late by its prediction, except where nothing would be in time: then a run corrects it. */
     late += end > r->deadline;
     if (i > 0) assert_false(ordered_before(w, r, a->request[i - 1]));
   }

@@ -79,7 +79,7 @@ static void test_waits_for_company_where_asked(void **state) {
   }
 }
 
-/* Whoever would be late in the batch is left out of it, and refused when nothing can be in time for it any more. */
+/* A batch leaves out what would be late in it; the core refuses that once nothing can be in time for it. */
 static void test_what_would_be_late_is_dropped(void **state) {
   (void)state;
   let_core *c = core(100);
@@ -126,7 +126,7 @@ static void test_without_a_deadline_nothing_is_late(void **state) {
   let_core_free(c);
 }
 
-/* A gpu-let for which everything looks hopeless is tried all the same, once in a while. */
+/* A gpu-let that no request could make in time by its predictions is tried all the same, once in a while. */
 static void test_a_lie_is_found_out(void **state) {
   (void)state;
   let_core *c = core(100);
@@ -139,8 +139,9 @@ static void test_a_lie_is_found_out(void **state) {
   assert_int_equal(act.kind, LET_ACTION_SUBMIT);
   assert_int_equal(done(c, act.batch, 2 * LET_MS, 2 * LET_MS), 1);
   assert_int_equal(let_core_predict(c, ON(0), 0, 1), 2 * LET_MS);
-  assert_true(llabs(let_core_predict(c, ON(0), 0, 8) - 9 * LET_MS) < LET_US); /* it lied alike of all */
-  /* And the other way: batches that were held up once are not held against the gpu-let for ever. */
+  assert_true(llabs(let_core_predict(c, ON(0), 0, 8) - 9 * LET_MS) <
+              LET_US); /* the plan was wrong by the same ratio everywhere */
+  /* And the other way: batches that were held up do not count against the gpu-let for ever. */
   let_time t = 10 * LET_MS;
   for (int i = 0; i < 9; i++, t += 100 * LET_MS) {
     assert_int_equal(let_core_arrive(c, request(0, t, LET_S), t), LET_OK);
@@ -367,7 +368,7 @@ static void test_predictions_follow_both_ways(void **state) {
     now += 4 * LET_MS;
     done(c, act.batch, 4 * LET_MS, now);
   }
-  assert_true(let_core_predict(c, ON(0), 0, 8) > 12 * LET_MS); /* what was seen at size 1 is believed of the others */
+  assert_true(let_core_predict(c, ON(0), 0, 8) > 12 * LET_MS); /* the ratio seen at size 1 holds for the others */
   for (; down < 300 && let_core_predict(c, ON(0), 0, 1) > LET_MS * 110 / 100; down++) {
     assert_int_equal(let_core_arrive(c, request(0, now, LET_S), now), LET_OK);
     assert_true(let_core_step(c, now, &act));

@@ -1,11 +1,11 @@
-/* predict.c: how long a batch takes: the median of the newest of its kind, by the device's own clock. A single batch
- * that was held up by something else moves a median by nothing; a new truth moves it within five. */
+/* predict.c: predicts how long a batch takes: the median of the newest of its kind, by the device's own clock. One
+ * batch that something else held up does not move a median; a lasting change moves it within five batches. */
 #include <math.h>
 #include <stddef.h>
 
 #include "core/core_int.h"
 
-/* A ratio learnt from one size says nothing sensible of another whose plan is wrong by far more. */
+/* A ratio measured at one size, times the plan of another, may be more than a let_dur holds. */
 static let_dur duration(double ns) { return ns < (double)LET__BATCH_MAX ? (let_dur)ns : LET__BATCH_MAX; }
 
 void let__window_add(let__window *w, double v) {
@@ -23,7 +23,7 @@ static uint32_t sorted(const let__window *w, float v[LET__WINDOW]) {
   return w->n;
 }
 
-/* Of one or two samples the lesser: one that was held up must not be all that is known. */
+/* Of two samples the lesser: one batch that was held up must not set the prediction alone. */
 double let__window_median(const let__window *w, double otherwise) {
   float v[LET__WINDOW];
   uint32_t n = sorted(w, v);
@@ -43,11 +43,10 @@ double let__window_high(const let__window *w, double otherwise) {
 
 bool let__route_fresh(const let__route *r, let_time now) { return r->ran && now - r->ran < LET__FRESH; }
 
-/* What is believed of each size. What was measured lately stands; what was measured longer ago may be better by now,
- * and then the plan's word counts as it has proved itself for the other sizes. Then the sizes are made to agree: rows
- * may be padded, so a smaller batch takes no longer than a larger one; and they may be split, so a larger one takes no
- * longer than as many smaller ones as hold its rows. Where two sizes disagree, the one that ran last is right. */
-void let__route_believe(let__route *r, let_time now) {
+/* Predicts each size from its own recent samples; without these, from the plan times the ratio measured at the other
+ * sizes. Then makes the sizes agree: padding bounds a smaller one by a larger one, splitting a larger one by smaller
+ * ones. Where two sizes disagree, the one that ran last is right. */
+void let__route_refresh(let__route *r, let_time now) {
   double ratio = let__window_median(&r->ratio, 1);
   for (uint32_t i = 0; i < r->n_sizes; i++) {
     let__variant *v = &r->variant[i];
@@ -80,7 +79,7 @@ void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now) 
   let__window_add(&v->took, (double)took);
   if (v->plan > 0) let__window_add(&r->ratio, (double)took / (double)v->plan);
   v->seen = now;
-  let__route_believe(r, now);
+  let__route_refresh(r, now);
 }
 
 let_dur let__handover(const let__gpulet *g) { return (let_dur)let__window_median(&g->handover, 0); }

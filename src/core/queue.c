@@ -21,7 +21,7 @@ uint32_t let__key_priority(let__key k) { return (uint32_t)((k.at >> 56) + 128); 
 
 static bool before(let__key a, let__key b) { return a.at != b.at ? a.at < b.at : a.serial < b.serial; }
 
-/* The request finds its entry by node.at, which is LET_HEAP_OUT outside the core. */
+/* node.at of a request is the index of its entry; outside the core it is LET_HEAP_OUT. */
 bool let__entry_take(let_core *c, let_request *r) {
   uint32_t i = c->free_entry;
   if (i != LET__NONE) c->free_entry = c->entry[i].left;

@@ -1,4 +1,4 @@
-/* table.c: the routing table: checked, filled, and what was learnt carried over from the one before. */
+/* table.c: checks and fills a routing table, and carries over what was measured under the one before. */
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -82,7 +82,7 @@ static let_err check_route(const let_core *c, const let_core_route *r, let_error
   return LET_OK;
 }
 
-/* The same gpu-let goes on: what was learnt about it stays true. A new one of that number starts afresh: the table in
+/* The gpu-let goes on, so what was measured on it stays true. A new one with the same id starts afresh: a table in
  * between did not name it. */
 static void inherit(let__route *r, const let__route *old) {
   r->ratio = old->ratio;
@@ -110,11 +110,11 @@ static void fill(const let_core *c, let__route *r, let__variant *variant, const 
   r->full = let__size_for(r, r->batch);
   const let__route *old = let__route_find(c, r->model, r->gpulet);
   if (old) inherit(r, old);
-  let__route_believe(r, c->now);
+  let__route_refresh(r, c->now);
 }
 
-/* The rates at which credit is given. What the gpu-let has left beyond the planned rates belongs to all in proportion;
- * a model whose rate was not planned gets an even part of the time. */
+/* Sets the rates at which models gain credit. They share in proportion what the gpu-let has left beyond the planned
+ * rates; a model without a planned rate gets an even part of the time. */
 static void share_out(let__table *t, uint32_t first, uint32_t n) {
   double used = 0;
   for (uint32_t i = 0; i < n; i++) {
@@ -186,7 +186,7 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
 
   for (uint32_t g = 0; g < lets && !err; g++) {
     uint32_t first = t->first_of_gpulet[g], n = t->first_of_gpulet[g + 1] - first;
-    /* By model already, so twins are neighbours. */
+    /* They are in order of models, so two of one model are next to each other. */
     for (uint32_t i = 1; i < n && !err; i++)
       if (t->route[t->by_gpulet[first + i]].model == t->route[t->by_gpulet[first + i - 1]].model)
         err = let_fail(e, LET_ERR_INVALID, "routes: model '%s' is routed to gpu-let %u twice",

@@ -320,8 +320,8 @@ void conn_advance(conn *c) {
   c->advancing = false;
 }
 
-/* The client sends no more. Whoever closes a socket looks like this too, so a request in flight is given up, as nginx
- * does; whatever answer it gets is still sent. */
+/* The client sends no more. A closed socket looks the same, so the request in flight is cancelled, as in nginx; the
+ * answer that it gets is still sent. */
 static void on_eof(conn *c) {
   c->eof = true;
   conn_set_events(c, c->events & ~UV_READABLE);

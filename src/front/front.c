@@ -20,7 +20,7 @@ static void on_listener(uv_poll_t *h, int status, int events) {
       continue;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
-    if (errno != EAGAIN) { /* out of descriptors or memory: the sweep tries again, this event would spin */
+    if (errno != EAGAIN) { /* out of descriptors or memory: the sweep tries again; trying here would spin */
       uv_poll_stop(&l->poll);
       l->paused = true;
     }

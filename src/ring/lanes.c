@@ -1,7 +1,7 @@
 /* lanes.c: a pair of single-producer single-consumer rings per gpu-let, in one piece of shared memory.
  *
- * Every shared word has one writer. Indices run freely and are masked on use. What a side needs to know for its
- * own safety it keeps in private memory: the server counts what it submitted and took, so a worker that
+ * Every shared word has one writer. Indices run freely and are masked on use. What a side
+ * needs for its own safety it keeps in private memory: the server counts what it submitted and took, so a worker that
  * scribbles over the rings can make its own batches fail and nothing else.
  *
  * Wake-up. A consumer about to sleep publishes a nonzero ticket in its `armed` word and then looks at the ring once
@@ -154,8 +154,8 @@ bool let_lane_submit(let_lanes *l, uint32_t i, const let_batch_msg *m) {
   LET_ASSERT(i < l->n && l->fd >= 0 && m->n <= LET_BATCH_MAX);
   lane *p = &l->lane[i];
   shared_lane *s = &l->s->lane[i];
-  /* Against what was taken back, not against the worker's head: so completions always find room, and nothing
-   * the worker writes matters here. */
+  /* The limit counts what was taken back, not the worker's head: completions always find room, and nothing that the
+   * worker writes matters here. */
   if (p->submit_tail - p->done_head >= LET_RING_ENTRIES) return false;
   memcpy(&s->submit[p->submit_tail & MASK], m, offsetof(let_batch_msg, record) + m->n * sizeof *m->record);
   atomic_store(&s->submit_tail.v, ++p->submit_tail);
@@ -173,7 +173,7 @@ bool let_lane_take_done(let_lanes *l, uint32_t i, let_done_msg *ret, bool *corru
   shared_lane *s = &l->s->lane[i];
   uint32_t tail = atomic_load(&s->done_tail.v);
   if (tail == p->done_head) return false;
-  if (tail - p->done_head > p->submit_tail - p->done_head) { /* more answers than questions */
+  if (tail - p->done_head > p->submit_tail - p->done_head) { /* more completions than submissions */
     *corrupt = true;
     return false;
   }
@@ -186,7 +186,7 @@ bool let_lane_take_done(let_lanes *l, uint32_t i, let_done_msg *ret, bool *corru
 void let_lanes_arm_done(let_lanes *l) {
   uint64_t n;
   uint32_t signals = atomic_load(&l->s->done_signals.v);
-  /* The count saves a system call when nobody signalled. It follows the write, so what is counted can be read. */
+  /* The count saves a system call when no worker signalled. It follows the write, so what is counted can be read. */
   if (signals != l->drained) {
     (void)!read(l->done_event, &n, sizeof n);
     l->drained = signals;

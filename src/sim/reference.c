@@ -1,10 +1,10 @@
-/* reference.c: the reference rules, short enough to be read at once. What core/ does is held against them.
+/* reference.c: the reference rules, short enough to be read at once. The scenes compare core/ with them.
  *
  *   A gpu-let that can take a batch takes one at once: of the model whose first request has the earliest deadline (by
  *   priority first), on the fastest of that model's idle gpu-lets. The batch takes all that fits, in that order. What
  *   would be late in it is dropped, when it starts and not before. Nothing is refused on arrival.
  *
- * It knows what every batch takes in truth, save for the noise; core/ has to learn that. */
+ * It knows how long every batch really takes, except for the noise; core/ has to measure that. */
 #include <stddef.h>
 
 #include "sim/sim.h"

@@ -170,7 +170,7 @@ static void noises(list *l) {
 }
 
 /* A model of very short batches and a short SLO at a small part of what its gpu-let can do. Batches that are held up by
- * 8 ms are late whatever is done, and so is who arrives behind them. */
+ * 8 ms are late whatever the policy does, and so are the requests behind them. */
 static void short_batches(list *l) {
   static const struct {
     double told, share;
@@ -239,7 +239,7 @@ static void spread(list *l) {
     x->overload = load[k] > 1;
     last(x, 40000);
   }
-  for (unsigned k = 1; k < 4; k++) { /* model 0 alone on one, and beside model 1 on the other */
+  for (unsigned k = 1; k < 4; k++) { /* model 0 alone on one gpu-let, and with model 1 on the other */
     let_scene *x = add(l, "2 gpu-lets, one shared, %.2g x", load[k]);
     place(x, 0, 0, &small, 1, 1);
     place(x, 0, 1, &small, 1, 0.5);

@@ -1,4 +1,4 @@
-/* sim.c: the kernel: what happens next, and to whom it is told. */
+/* sim.c: the kernel: takes the next event in order of time and tells the policy. */
 #include "sim/sim.h"
 
 #include <math.h>
