@@ -20,12 +20,12 @@ typedef struct let_front let_front;
 
 /* The server behind the front. |ctx| is passed to each.
  *
- * Who calls whom. Both sides call each other, so what may be called from where is a rule:
+ * Order of calls. Both sides call each other, so a rule says what each may call from where:
  *  - From turn(), and from any callback of its own on the loop, the server may call let_front_done and let_front_reply
  *    for any request. They may read and work on further requests that the connection sent behind that one, so infer(),
  *    cancel(), control() and turn() may be called before they return.
  *  - From infer(), cancel() and control() it may only call let_front_done, for the very request of that infer().
- *  - turn() inside of turn() must not answer: the server takes note or decides, the outer one answers. */
+ *  - turn() inside of turn() must not answer: the inner one takes note or decides, the outer one answers. */
 typedef struct let_front_i {
   void *ctx;
   bool (*ready)(void *ctx);      /* every model can be served */
@@ -53,7 +53,7 @@ typedef struct let_front_i {
   void (*cancel)(void *ctx, let_request *r); /* the client went away: let_front_done still comes */
 
   /* Before each event of a socket, and between requests that came in one piece: the server's chance to do what is
-   * urgent although the loop has more events to hand out. See "Who calls whom" below. */
+   * urgent although the loop has more events to hand out. See "Order of calls" above. */
   void (*turn)(void *ctx);
 
   /* Everything that is not OIP (/metrics, /v2/gpulet/..., /debug/...): fills |out| and returns the HTTP status;

@@ -8,10 +8,15 @@
 static bool model_named(conn *c, let_str name, uint32_t *ret) {
   const let_front_i *i = &c->f->i;
   uint32_t n = i->models(i->ctx);
-  if (c->model < n && let_str_is(name, i->model(i->ctx, c->model)->name))
-    return *ret = c->model, true; /* a client mostly stays with its model */
+  if (c->model < n && let_str_is(name, i->model(i->ctx, c->model)->name)) {
+    *ret = c->model;
+    return true; /* a client mostly stays with its model */
+  }
   for (uint32_t k = 0; k < n; k++)
-    if (let_str_is(name, i->model(i->ctx, k)->name)) return *ret = k, true;
+    if (let_str_is(name, i->model(i->ctx, k)->name)) {
+      *ret = k;
+      return true;
+    }
   return false;
 }
 

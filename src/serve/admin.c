@@ -284,7 +284,7 @@ static json_t *entry_page(const server *s, const let_fleet_gpulet *l, const let_
   for (uint32_t z = 0; z < x->n_sizes; z++)
     json_array_append_new(sizes,
                           json_pack("{s:i, s:f, s:s}", "size", (int)x->size[z], "predicted_ms",
-                                    (double)let_core_predict(s->core, l->id.n, x->model, x->size[z]) / 1e6, "state",
+                                    (double)let_core_predict(s->core, l->id, x->model, x->size[z]) / 1e6, "state",
                                     x->ready[z]    ? "ready"
                                     : x->failed[z] ? "failed"
                                                    : "growing"));

@@ -112,11 +112,11 @@ static void cancel(void *ctx, let_request *r) {
 /* ---- core -> ring --------------------------------------------------------------------------------------- */
 
 void serve_submit(server *s, const let_action *a, let_time now) {
-  const lane_end *end = &s->lanes.gpulet[a->gpulet];
-  const let_fleet_gpulet *l = let_fleet_gpulet_at(s->fleet, (let_gpulet_id){a->gpulet});
+  const lane_end *end = &s->lanes.gpulet[a->gpulet.n];
+  const let_fleet_gpulet *l = let_fleet_gpulet_at(s->fleet, a->gpulet);
   LET_ASSERT(l);
   let_batch_msg msg;
-  msg.batch = a->batch;
+  msg.batch = a->batch.n;
   msg.model = let_fleet_entry_of(l, a->model);
   LET_ASSERT(msg.model != LET_ID_NONE);
   msg.size = a->size;
@@ -191,24 +191,26 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
 /* False: this is no batch of that lane's. */
 static bool batch_ended(server *s, lane_set *x, uint32_t lane, let_done_msg *d, let_time now) {
   static let_request *done[LET_BATCH_MAX];
-  uint32_t n = 0, gpulet = x->gpulet[lane];
-  if (let_core_batch_gpulet(s->core, d->batch) != gpulet) return false;
+  uint32_t n = 0;
+  let_gpulet_id gpulet = x->gpulet[lane];
+  let_batch_id id = {d->batch};
+  if (!let_gpulet_id_eq(let_core_batch_gpulet(s->core, id), gpulet)) return false;
   d->text[sizeof d->text - 1] = 0;
   if ((unsigned)d->status >= LET_ERR_COUNT) d->status = LET_ERR_INTERNAL;
   if (d->started > now || d->started < 0) d->started = now;
   if (d->finished > now || d->finished < d->started) d->finished = now;
   if (d->status == LET_ERR_GPULET || d->status == LET_ERR_DEVICE) {
     /* Its requests go elsewhere after the worker's exit: until then it may still write into their slots. */
-    let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", gpulet, d->text);
-    serve_tell(s, (let_fleet_event){.kind = LET_FLEET_GPULET_BROKEN, .gpulet = {gpulet}, .text = d->text});
+    let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", gpulet.n, d->text);
+    serve_tell(s, (let_fleet_event){.kind = LET_FLEET_GPULET_BROKEN, .gpulet = gpulet, .text = d->text});
     return true;
   }
   let_dur took = d->finished - d->started;
-  if (!let_core_batch_done(s->core, d->batch, d->started, d->finished, now, done, &n)) return false;
+  if (!let_core_batch_done(s->core, id, d->started, d->finished, now, done, &n)) return false;
   x->batches--;
   let_hist_add(&s->turn.lag, now - d->finished); /* the server's delay, not the gpu-let's */
-  s->lanes.gpulet[gpulet].busy += took;
-  s->lanes.gpulet[gpulet].batches++;
+  s->lanes.gpulet[gpulet.n].busy += took;
+  s->lanes.gpulet[gpulet.n].batches++;
   uint32_t rows = 0;
   for (uint32_t i = 0; i < n; i++) rows += done[i]->rows;
   if (n) let_metrics_batch(&s->metrics[done[0]->model], rows, took);
@@ -231,7 +233,7 @@ static bool take_all(server *s, lane_set *x) {
     }
   if (corrupt)
     serve_tell(s, (let_fleet_event){
-                      .kind = LET_FLEET_GPULET_BROKEN, .gpulet = {x->gpulet[0]}, .text = "wrote nonsense on its ring"});
+                      .kind = LET_FLEET_GPULET_BROKEN, .gpulet = x->gpulet[0], .text = "wrote nonsense on its ring"});
   return any;
 }
 
@@ -277,8 +279,8 @@ void serve_reclaim(server *s, const let_fleet_action *a) {
   if (!let_fleet_group_at(s->fleet, a->group, &g)) return;
   for (uint32_t i = 0; i < g.n_gpulets; i++) {
     if (!g.gpulet[i].declared) continue;
-    uint64_t b;
-    while ((b = let_core_batch_on(s->core, g.gpulet[i].id.n)) != 0)
+    let_batch_id b;
+    while ((b = let_core_batch_on(s->core, g.gpulet[i].id)).n != 0)
       let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
   }
 }

@@ -49,9 +49,9 @@ let_err serve_lanes_open(lane_table *t, let_lane_set_id id, uint32_t n, const le
   }
   if (!gpulets) return LET_OK;
   for (uint32_t k = 0; k < n; k++) {
-    s->gpulet[k] = gpulets[k].id.n;
-    t->gpulet[s->gpulet[k]].set = s;
-    t->gpulet[s->gpulet[k]].lane = k;
+    s->gpulet[k] = gpulets[k].id;
+    t->gpulet[s->gpulet[k].n].set = s;
+    t->gpulet[s->gpulet[k].n].lane = k;
   }
   return LET_OK;
 }

@@ -13,9 +13,9 @@ enum { SERVE_GPULETS = 1024, SERVE_LANE_SETS = 1024 };
 typedef struct lane_set {
   let_lane_set_id id; /* 0: unused */
   let_lanes *lanes;
-  bool armed;                         /* its worker signals ended batches: the server may sleep */
-  uint32_t n, batches;                /* lanes; batches on them */
-  uint32_t gpulet[LET_IPC_LANES_MAX]; /* the core's numbers, by lane; none for a spare's */
+  bool armed;                              /* its worker signals ended batches: the server may sleep */
+  uint32_t n, batches;                     /* lanes; batches on them */
+  let_gpulet_id gpulet[LET_IPC_LANES_MAX]; /* the core's numbers, by lane; none for a spare's */
   uv_poll_t *poll;
   struct lane_table *table;
 } lane_set;

@@ -5,7 +5,7 @@
  * the core and submits. Answers are written after it, and between them the same holds.
  *
  * decide() never calls the front, so it may run anywhere. Answers may: they are written only from the outermost turn
- * (front.h, "Who calls whom"), in the order in which the requests ended. */
+ * (front.h, "Order of calls"), in the order in which the requests ended. */
 #include <sys/timerfd.h>
 
 #include "serve_int.h"
