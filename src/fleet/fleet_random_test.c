@@ -119,7 +119,7 @@ static void mischief(world *w, bool lies) {
   case 5: tell(w, (let_fleet_event){.kind = LET_FLEET_ROWS_SEEN, .model = (uint32_t)pick(w, 8), .rows = 8}); break;
   case 6: w->mem.fail_at = w->mem.count + (long)pick(w, 4); break;
   case 7: w->now += (let_dur)pick(w, 40) * LET_S; break; /* the server was stopped for a while, or nothing came */
-  case 8:                                                /* answers that nobody asked for */
+  case 8:                                                /* answers to no request */
     tell(w, (let_fleet_event){.kind = LET_FLEET_ROUTES_SET});
     tell(w, (let_fleet_event){.kind = LET_FLEET_WORKER_STARTED, .worker = {i}});
     tell(w, (let_fleet_event){.kind = LET_FLEET_LANES_FAILED, .set = {pick(w, 50)}, .text = "?"});

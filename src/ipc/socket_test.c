@@ -148,7 +148,7 @@ static void test_malformed(void **state) {
       send_raw(s[0], b.p, n, &null, k);
       expect_invalid(s[1]);
     }
-  send_raw(s[0], b.p, b.n, &null, 1); /* a descriptor that nobody asked for */
+  send_raw(s[0], b.p, b.n, &null, 1); /* a descriptor too many */
   expect_invalid(s[1]);
   send_raw(s[0], b.p, b.n, many, 253);
   expect_invalid(s[1]);

@@ -167,8 +167,7 @@ static void test_killed_while_adding_sizes(void **state) {
 
 static let_dur p50_of(const server *s, size_t size) { return model_in(s, 0, 0)->size[size].p50; }
 
-/* A -> B -> A: what was measured is not measured again, on as many granules; and the model is loaded again when nobody
- * has kept it. */
+/* A -> B -> A: a latency is not measured again on as many granules, and a model without users is loaded again. */
 static void test_measures_once(void **state) {
   (void)state;
   server s;
