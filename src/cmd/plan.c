@@ -15,7 +15,7 @@
 
 typedef struct options {
   const char *profile, *workload, *gpus, *policy, *running, *format;
-  bool json;
+  bool json, max_rate;
   let_dur time_limit;
   double headroom;
   int64_t max_batch, effort;
@@ -55,6 +55,10 @@ static const let_option table[] = {
      .choices = formats,
      .help = "table, json, or glet (the prototype's ModelList.txt)."},
     {.name = "json", .type = LET_OPTION_BOOL, .offset = offsetof(options, json), .help = "The same as --format json."},
+    {.name = "max-rate",
+     .type = LET_OPTION_BOOL,
+     .offset = offsetof(options, max_rate),
+     .help = "Plan for the largest multiple of the workload's rates that fits, found to 1 %, and say it."},
     {.name = "time-limit",
      .type = LET_OPTION_DUR,
      .offset = offsetof(options, time_limit),
@@ -128,16 +132,24 @@ static let_err workload_load(const char *path, let_arena *a, let_workload *ret, 
   return r ? r : let_glet_tasks(f, a, ret, e);
 }
 
-static int print_plan(const options *o, const let_plan *p) {
+/* |multiple| of the workload's rates, which then are |rate| requests/s in all; 0: not asked for. */
+static int print_plan(const options *o, const let_plan *p, double multiple, double rate) {
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
   struct winsize w = {0};
   bool tty = isatty(STDOUT_FILENO);
   uint32_t width = tty && ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80;
   const char *no = getenv("NO_COLOR");
-  if (o->json || strcmp(o->format, "json") == 0) let_plan_to_json(p, &b);
+  bool json = o->json || strcmp(o->format, "json") == 0;
+  if (json && multiple > 0) {
+    let_buf_fmt(&b, "{\"multiple\":%.6g,\"requests_per_s\":%.6g,\"plan\":", multiple, rate);
+    let_plan_to_json(p, &b);
+    let_buf_str(&b, "}\n");
+  } else if (json) let_plan_to_json(p, &b);
   else if (strcmp(o->format, "glet") == 0) let_plan_print_glet(p, &b);
   else let_plan_print(p, width, tty && !(no && no[0]), &b);
+  if (!json && multiple > 0 && strcmp(o->format, "glet") != 0)
+    let_buf_fmt(&b, "the largest multiple of the workload that fits: %.4g x, %.6g requests/s in all\n", multiple, rate);
   bool ok = !b.failed && (b.n == 0 || fwrite(b.p, 1, b.n, stdout) == b.n) && fflush(stdout) == 0;
   let_buf_fini(&b);
   if (!ok) return LET_EXIT_FAILED; /* cmd.c says why */
@@ -172,8 +184,11 @@ static int run_in(const options *o, let_arena *a) {
                        .expired = let_cmd_expired,
                        .expired_ctx = &until,
                        .now_ms = let_cmd_now_ms};
-  if (policy->make(&in, a, &plan, &e)) return let_cmd_fail("plan", &e);
-  return print_plan(o, &plan);
+  double multiple = 0, rate = 0;
+  let_err r = o->max_rate ? let_plan_max_rate(policy, &in, a, &multiple, &plan, &e) : policy->make(&in, a, &plan, &e);
+  if (r) return let_cmd_fail("plan", &e);
+  for (uint32_t i = 0; i < w.n; i++) rate += w.demand[i].rate * multiple;
+  return print_plan(o, &plan, multiple, rate);
 }
 
 static int run(const void *options_, int n_args, char **args) {
