@@ -6,7 +6,7 @@ set(let_limits
   core_core_random_test    300 "thousands of random histories"
   sim_scenes_test          600 "155 scenes with 3 seeds each, by the core and by the reference rules"
   fleet_fleet_random_test  300 "thousands of random histories"
-  worker_grow_test         300 "workers that prepare, grow, die and hang, under three sanitizers"
+  worker_add_sizes_test    300 "workers that prepare, add sizes, die and hang, under three sanitizers"
   worker_worker_test       300 "workers that prepare, serve, die and hang, under three sanitizers"
   measure_measure_test     300 "measures in real time"
   device_cuda_cuda_test    300 "waits for watchdogs of a device that hangs"

@@ -25,13 +25,11 @@ static const let_command *const commands[] = {
 
 enum { ARGS = 64 };
 
-int let_cmd_fail(const char *cmd, const let_error *e) {
+/* Where every error of a command ends. */
+static int fail(const char *cmd, int code, const let_error *e) {
   fprintf(stderr, "gpulet %s: %s\n", cmd, e->text);
-  return LET_EXIT_FAILED;
-}
-
-int let_cmd_usage(const char *cmd, const let_error *e) {
-  fprintf(stderr, "gpulet %s: %s\nSee 'gpulet %s --help'.\n", cmd, e->text, cmd);
+  if (code != LET_EXIT_USAGE) return LET_EXIT_FAILED;
+  fprintf(stderr, "See 'gpulet %s --help'.\n", cmd);
   return LET_EXIT_USAGE;
 }
 
@@ -78,15 +76,25 @@ static int flushed(int code) {
   return code ? code : LET_EXIT_FAILED;
 }
 
-static int print(const let_command *c) {
+static int print(let_buf *b, FILE *f) {
+  int code = b->failed ? LET_EXIT_FAILED : LET_EXIT_OK;
+  if (b->n) fwrite(b->p, 1, b->n, f);
+  let_buf_fini(b);
+  return code;
+}
+
+static int print_help(const let_command *c) {
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
-  if (c) let_cmd_help(c, &b);
-  else let_cmd_overview(&b);
-  int code = b.failed ? LET_EXIT_FAILED : LET_EXIT_OK;
-  if (b.n) fwrite(b.p, 1, b.n, stdout);
-  let_buf_fini(&b);
-  return code;
+  let_cmd_help(c, &b);
+  return print(&b, stdout);
+}
+
+static int print_overview(FILE *f) {
+  let_buf b;
+  let_buf_init(&b, &let_mem_libc);
+  let_cmd_overview(&b);
+  return print(&b, f);
 }
 
 /* doc/configuration.md, from the same tables as --help and the parser. */
@@ -111,7 +119,10 @@ static void markdown(let_buf *out) {
                 (*c)->n_options ? " [OPTIONS]" : "", (*c)->arguments && (*c)->arguments[0] ? " " : "",
                 (*c)->arguments ? (*c)->arguments : "", (*c)->summary);
     if ((*c)->text && (*c)->text[0]) let_buf_fmt(out, "\n```text\n%s```\n", (*c)->text);
-    if ((*c)->n_options) let_buf_str(out, "\n"), let_options_markdown((*c)->option, (*c)->n_options, out);
+    if ((*c)->n_options) {
+      let_buf_str(out, "\n");
+      let_options_markdown((*c)->option, (*c)->n_options, out);
+    }
   }
 }
 
@@ -119,18 +130,15 @@ static int print_markdown(void) {
   let_buf b;
   let_buf_init(&b, &let_mem_libc);
   markdown(&b);
-  int code = b.failed ? LET_EXIT_FAILED : LET_EXIT_OK;
-  if (!b.failed) fwrite(b.p, 1, b.n, stdout);
-  let_buf_fini(&b);
-  return code;
+  return print(&b, stdout);
 }
 
 static int help(int argc, char **argv) {
-  if (argc == 0) return print(NULL);
+  if (argc == 0) return print_overview(stdout);
   if (strcmp(argv[0], "--markdown") == 0) return print_markdown();
   const let_command *c = find(argv[0]);
-  if (!c && (strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0)) return print(NULL);
-  return c ? print(c) : unknown(argv[0]);
+  if (!c && (strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0)) return print_overview(stdout);
+  return c ? print_help(c) : unknown(argv[0]);
 }
 
 static int run(const let_command *c, int argc, char **argv) {
@@ -140,7 +148,7 @@ static int run(const let_command *c, int argc, char **argv) {
     return LET_EXIT_FAILED;
   }
   char *args[ARGS + 1] = {0};
-  int n_args = 0, code = LET_EXIT_USAGE;
+  int n_args = 0, code = LET_EXIT_OK;
   bool wants_help = false;
   let_error e = {0};
   LET_ASSERT(c->max_args <= ARGS);
@@ -148,9 +156,15 @@ static int run(const let_command *c, int argc, char **argv) {
       let_options_parse(c->option, c->n_options, argc, argv, options, args, c->max_args, &n_args, &wants_help, &e);
   if (!r && !wants_help && n_args < c->min_args)
     r = let_fail(&e, LET_ERR_INVALID, "missing argument: gpulet %s %s", c->name, c->arguments);
-  if (r) code = let_cmd_usage(c->name, &e);
-  else if (wants_help) code = print(c);
-  else code = c->run(options, n_args, args);
+  if (r) code = fail(c->name, LET_EXIT_USAGE, &e);
+  else if (wants_help) code = print_help(c);
+  else {
+    let_arena arena;
+    let_arena_init(&arena, &let_mem_libc);
+    r = c->run(options, args, &arena, &code, &e);
+    let_arena_fini(&arena);
+    if (r) code = fail(c->name, code, &e);
+  }
   free(options);
   return code;
 }
@@ -159,11 +173,7 @@ int let_cmd_main(int argc, char **argv) {
   /* A reader that leaves (`gpulet plan | head`) and a peer that hangs up show as EPIPE where they happen. */
   signal(SIGPIPE, SIG_IGN);
   if (argc < 2) {
-    let_buf b;
-    let_buf_init(&b, &let_mem_libc);
-    let_cmd_overview(&b);
-    if (b.n) fwrite(b.p, 1, b.n, stderr);
-    let_buf_fini(&b);
+    (void)print_overview(stderr);
     return LET_EXIT_USAGE;
   }
   const char *word = argv[1];

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/mem.h"
 #include "conf/options.h"
 
 enum { LET_EXIT_OK = 0, LET_EXIT_FAILED = 1, LET_EXIT_USAGE = 2 };
@@ -16,15 +17,13 @@ typedef struct let_command {
   const let_option *option;
   size_t n_options, options_size; /* size of the struct that |run| gets, zeroed and then filled */
   int min_args, max_args;
-  bool hidden;                                              /* worker */
-  int (*run)(const void *options, int n_args, char **args); /* -> exit code */
+  bool hidden; /* worker */
+  /* On an error the program prints "gpulet NAME: text" and exits with LET_EXIT_FAILED, or with LET_EXIT_USAGE when
+   * *ret_code says so; else it exits with *ret_code, which is LET_EXIT_OK at first. The caller frees |arena|. */
+  let_err (*run)(const void *options, char **args, let_arena *arena, int *ret_code, let_error *e);
 } let_command;
 
 #define LET_COMMAND_OPTIONS(table, type) \
   .option = (table), .n_options = sizeof(table) / sizeof *(table), .options_size = sizeof(type)
-
-/* Prints "gpulet CMD: text" on stderr and returns LET_EXIT_FAILED (or USAGE for an INVALID |code| in arguments). */
-int let_cmd_fail(const char *cmd, const let_error *e);
-int let_cmd_usage(const char *cmd, const let_error *e);
 
 #endif

@@ -100,15 +100,9 @@ static let_err fit_dir(const options *o, const char *dir, let_arena *a, let_erro
   return o->dry_run ? LET_OK : let_profile_save_fit(dir, &p[take], e);
 }
 
-static int run(const void *options_, int n_args, char **args) {
-  const options *o = options_;
-  (void)n_args;
-  let_arena a;
-  let_arena_init(&a, &let_mem_libc);
-  let_error e = {0};
-  let_err r = fit_dir(o, args[0], &a, &e);
-  let_arena_fini(&a);
-  return r ? let_cmd_fail("fit", &e) : LET_EXIT_OK;
+static let_err run(const void *options_, char **args, let_arena *a, int *ret_code, let_error *e) {
+  (void)ret_code;
+  return fit_dir(options_, args[0], a, e);
 }
 
 const let_command let_command_fit = {

@@ -22,25 +22,21 @@ static const let_option table[] = {
      .help = "A type of device-config.json; without it the one that sched-config.json names first."},
 };
 
-static int run(const void *options_, int n_args, char **args) {
+static let_err run(const void *options_, char **args, let_arena *a, int *ret_code, let_error *e) {
+  (void)ret_code;
   const options *o = options_;
-  (void)n_args;
-  let_arena a;
-  let_arena_init(&a, &let_mem_libc);
-  let_error e = {0};
   let_profile p;
-  let_err r = let_glet_import(args[0], o->device, &a, &p, &e);
+  let_err r = let_glet_import(args[0], o->device, a, &p, e);
   if (!r)
     r = let_profile_save(
         o->output, &p, NULL,
         "Imported from the prototype's resources. A granule is 10 % of the device, so that its shares are exact.\n"
         "p50_ms is its latency with the batching overhead; p99_ms is that times its latency ratio.",
-        &e);
+        e);
   if (!r)
     printf("%s: %u models on '%s'%s\n", o->output, p.n_models, p.device.name,
            p.interference ? ", with its interference model" : ", no interference model");
-  let_arena_fini(&a);
-  return r ? let_cmd_fail("import-glet", &e) : LET_EXIT_OK;
+  return r;
 }
 
 const let_command let_command_import_glet = {

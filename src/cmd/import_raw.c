@@ -83,14 +83,9 @@ static let_err import(const options *o, const char *dir, let_arena *a, let_error
   return r;
 }
 
-static int run(const void *options_, int n_args, char **args) {
-  (void)n_args;
-  let_arena a;
-  let_arena_init(&a, &let_mem_libc);
-  let_error e = {0};
-  let_err r = import(options_, args[0], &a, &e);
-  let_arena_fini(&a);
-  return r ? let_cmd_fail("import-raw", &e) : LET_EXIT_OK;
+static let_err run(const void *options_, char **args, let_arena *a, int *ret_code, let_error *e) {
+  (void)ret_code;
+  return import(options_, args[0], a, e);
 }
 
 const let_command let_command_import_raw = {

@@ -61,15 +61,11 @@ static int judge(const options *o, const let_load_outcome *x) {
   return fails ? LET_EXIT_FAILED : LET_EXIT_OK;
 }
 
-static int run(const void *opts, int n_args, char **args) {
-  (void)n_args;
+static let_err run(const void *opts, char **args, let_arena *arena, int *ret_code, let_error *e) {
   (void)args;
   options o = *(const options *)opts;
-  let_arena arena;
-  let_arena_init(&arena, &let_mem_libc);
   let_buf out;
   let_buf_init(&out, &let_mem_libc);
-  let_error e = {0};
   let_demand any = {.name = "GET", .rate = 1};
   let_workload w = {1, &any};
   let_load_outcome outcome = {0};
@@ -84,21 +80,17 @@ static int run(const void *opts, int n_args, char **args) {
   o.load.progress = o.quiet ? NULL : stderr;
   o.load.tty = isatty(STDERR_FILENO);
   if (!o.workload && !(o.load.get && o.closed))
-    err = let_fail(&e, LET_ERR_INVALID, "--workload FILE is missing (only --get with --closed does without)");
-  else if (o.workload) err = let_workload_load(o.workload, &arena, &w, &e);
-  if (!err) err = let_load_run(&o.load, &w, &out, &outcome, &e);
+    err = let_fail(e, LET_ERR_INVALID, "--workload FILE is missing (only --get with --closed does without)");
+  else if (o.workload) err = let_workload_load(o.workload, arena, &w, e);
+  if (!err) err = let_load_run(&o.load, &w, &out, &outcome, e);
   if (out.n) {
     fwrite(out.p, 1, out.n, stdout);
     fflush(stdout);
   }
-  int code = judge(&o, &outcome);
-  if (err) {
-    bool usage = err == LET_ERR_INVALID && !strncmp(e.text, "--", 2);
-    code = usage ? let_cmd_usage("load", &e) : let_cmd_fail("load", &e);
-  }
+  *ret_code = judge(&o, &outcome);
+  if (err == LET_ERR_INVALID && !strncmp(e->text, "--", 2)) *ret_code = LET_EXIT_USAGE;
   let_buf_fini(&out);
-  let_arena_fini(&arena);
-  return code;
+  return err;
 }
 
 extern const let_command let_command_load;

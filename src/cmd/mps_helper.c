@@ -35,7 +35,8 @@ let_err let_mps_helper_start(let_mps_helper *h, let_error *e) {
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at) {
   (void)st, (void)type, (void)at;
-  return remove(path), 0;
+  remove(path);
+  return 0;
 }
 
 void let_mps_helper_stop(let_mps_helper *h) {

@@ -157,23 +157,30 @@ static int print_plan(const options *o, const let_plan *p, double multiple, doub
   return p->feasible ? LET_EXIT_OK : LET_EXIT_FAILED;
 }
 
-static int run_in(const options *o, let_arena *a) {
-  let_error e = {0};
+static let_err run(const void *options_, char **args, let_arena *a, int *ret_code, let_error *e) {
+  (void)args;
+  const options *o = options_;
   const let_policy *policy;
   uint32_t n;
-  if (let_cmd_policy(o->policy, &policy, &e)) return let_cmd_usage("plan", &e);
+  let_err r;
+  if ((r = let_cmd_policy(o->policy, &policy, e)) != LET_OK) {
+    *ret_code = LET_EXIT_USAGE;
+    return r;
+  }
   let_plan_pool pool[LET_POOLS_MAX] = {0};
   let_workload w;
   let_plan running, plan;
-  if (let_cmd_profiles(o->profile, a, pool, &n, &e)) return let_cmd_fail("plan", &e);
-  if (gpus_parse(o, pool, n, &e)) return let_cmd_usage("plan", &e);
-  if (workload_load(o->workload, a, &w, &e)) return let_cmd_fail("plan", &e);
+  if ((r = let_cmd_profiles(o->profile, a, pool, &n, e)) != LET_OK) return r;
+  if ((r = gpus_parse(o, pool, n, e)) != LET_OK) {
+    *ret_code = LET_EXIT_USAGE;
+    return r;
+  }
+  if ((r = workload_load(o->workload, a, &w, e)) != LET_OK) return r;
   for (uint32_t i = 0; i < w.n; i++)
     if (!w.demand[i].slo)
-      return let_fail(&e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload,
-                      w.demand[i].name),
-             let_cmd_fail("plan", &e);
-  if (o->running && let_plan_load(o->running, a, &running, &e)) return let_cmd_fail("plan", &e);
+      return let_fail(e, LET_ERR_INVALID, "%s: model '%s' has no slo to plan for: write slo: 20ms", o->workload,
+                      w.demand[i].name);
+  if (o->running && (r = let_plan_load(o->running, a, &running, e)) != LET_OK) return r;
   double until = let_cmd_now_ms(NULL) + (double)o->time_limit / 1e6;
   let_plan_input in = {.workload = &w,
                        .pool = pool,
@@ -186,19 +193,11 @@ static int run_in(const options *o, let_arena *a) {
                        .expired_ctx = &until,
                        .now_ms = let_cmd_now_ms};
   double multiple = 0, rate = 0;
-  let_err r = o->max_rate ? let_plan_max_rate(policy, &in, a, &multiple, &plan, &e) : policy->make(&in, a, &plan, &e);
-  if (r) return let_cmd_fail("plan", &e);
+  r = o->max_rate ? let_plan_max_rate(policy, &in, a, &multiple, &plan, e) : policy->make(&in, a, &plan, e);
+  if (r) return r;
   for (uint32_t i = 0; i < w.n; i++) rate += w.demand[i].rate * multiple;
-  return print_plan(o, &plan, multiple, rate);
-}
-
-static int run(const void *options_, int n_args, char **args) {
-  (void)n_args, (void)args;
-  let_arena a;
-  let_arena_init(&a, &let_mem_libc);
-  int code = run_in(options_, &a);
-  let_arena_fini(&a);
-  return code;
+  *ret_code = print_plan(o, &plan, multiple, rate);
+  return LET_OK;
 }
 
 const let_command let_command_plan = {

@@ -19,7 +19,8 @@ bool let_cmd_next_item(let_str *s, let_str *ret) {
   const char *comma = memchr(s->p, ',', s->n);
   size_t n = comma ? (size_t)(comma - s->p) : s->n, skip = n + (comma != NULL);
   *ret = (let_str){s->p, n};
-  s->p += skip, s->n -= skip;
+  s->p += skip;
+  s->n -= skip;
   return true;
 }
 

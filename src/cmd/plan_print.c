@@ -32,9 +32,10 @@ static void table(const let_plan *p, let_buf *out) {
         const let_plan_entry *m = &t->entry[k];
         char a[LET_UNITS_MAX], b[LET_UNITS_MAX], id[16] = "", granules[16] = "", share[16] = "";
         if (l == 0 && k == 0) snprintf(id, sizeof id, "%u", g->id);
-        if (k == 0)
-          snprintf(granules, sizeof granules, "%u", t->granules),
-              snprintf(share, sizeof share, "%.4g%%", percent(g, t));
+        if (k == 0) {
+          snprintf(granules, sizeof granules, "%u", t->granules);
+          snprintf(share, sizeof share, "%.4g%%", percent(g, t));
+        }
         let_buf_fmt(out, "%5s  %-10s %8s %6s  %-*s %5u %10.6g %11s %11s\n", id, id[0] ? g->type : "", granules, share,
                     w, m->name, m->batch, m->rate, let_print_dur(m->latency, a), let_print_dur(m->slo, b));
       }
@@ -46,7 +47,8 @@ static void stretch(const let_plan_gpulet *t, uint32_t columns, unsigned colour,
   static const unsigned palette[] = {42, 44, 45, 46, 43, 41};
   char text[512];
   size_t n = 0;
-  for (uint32_t k = 0; t && k < t->n_entries && n < sizeof text - 1; k++)
+  uint32_t n_entries = t ? t->n_entries : 0;
+  for (uint32_t k = 0; k < n_entries && n < sizeof text - 1; k++)
     n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", k ? "+" : "", t->entry[k].name);
   if (n >= sizeof text) n = sizeof text - 1;
   if (colour) let_buf_fmt(out, "\033[30;%um", palette[(colour - 1) % 6]);
@@ -78,8 +80,10 @@ static void picture(const let_plan_gpu *g, uint32_t width, bool colour, let_buf 
     uint32_t end = g->granules, number = 0;
     for (uint32_t l = 0; l < g->n_gpulets; l++) {
       const let_plan_gpulet *x = &g->gpulet[l];
-      if (x->first == at && x->granules) t = x, number = l + 1;
-      else if (x->first > at && x->first < end) end = x->first;
+      if (x->first == at && x->granules) {
+        t = x;
+        number = l + 1;
+      } else if (x->first > at && x->first < end) end = x->first;
     }
     if (t) end = t->first + t->granules;
     if (end > g->granules) end = g->granules;
@@ -92,7 +96,10 @@ static void picture(const let_plan_gpu *g, uint32_t width, bool colour, let_buf 
 
 void let_plan_print(const let_plan *p, uint32_t width, bool colour, let_buf *out) {
   enum { PICTURES = 64 };
-  if (p->n_gpus) table(p, out), let_buf_str(out, "\n");
+  if (p->n_gpus) {
+    table(p, out);
+    let_buf_str(out, "\n");
+  }
   for (uint32_t i = 0; i < p->n_gpus && i < PICTURES; i++) picture(&p->gpu[i], width, colour, out);
   if (p->n_gpus > PICTURES) let_buf_fmt(out, "and %u more\n", p->n_gpus - PICTURES);
   if (p->n_gpus) let_buf_str(out, "\n");

@@ -142,7 +142,8 @@ static let_err choose(let_model *m, uint32_t *n, const char *list, let_error *e)
       return let_fail(e, LET_ERR_NOT_FOUND, "--models: there is no model '%.*s' in the repository", (int)len, at);
     if (i >= kept) {
       let_model swap = m[kept];
-      m[kept++] = m[i], m[i] = swap;
+      m[kept++] = m[i];
+      m[i] = swap;
     }
     at += len;
     if (*at) at++;
@@ -151,16 +152,13 @@ static let_err choose(let_model *m, uint32_t *n, const char *list, let_error *e)
   return kept ? LET_OK : let_fail(e, LET_ERR_INVALID, "--models is empty");
 }
 
-static int run(const void *o_, int n_args, char **args) {
+static let_err run(const void *o_, char **args, let_arena *a, int *ret_code, let_error *e) {
+  (void)args, (void)ret_code;
   const options *o = o_;
-  (void)n_args, (void)args;
-  let_error e = {0};
-  let_arena a;
-  let_arena_init(&a, &let_mem_libc);
   let_model *models = NULL;
   uint32_t n = 0;
-  let_err err = let_repository_load(o->repository, &a, &models, &n, &e);
-  if (!err && o->models) err = choose(models, &n, o->models, &e);
+  let_err err = let_repository_load(o->repository, a, &models, &n, e);
+  if (!err && o->models) err = choose(models, &n, o->models, e);
   screen s = {.tty = isatty(2)};
   let_measure_result r;
   if (!err) {
@@ -178,11 +176,10 @@ static int run(const void *o_, int n_args, char **args) {
                              .seed = (uint64_t)o->seed,
                              .progress = progress,
                              .ctx = &s};
-    err = let_measure(&m, &r, &e);
+    err = let_measure(&m, &r, e);
   }
-  let_arena_fini(&a);
   if (s.tty) fprintf(stderr, "\r\033[K");
-  if (err) return let_cmd_fail("profile", &e);
+  if (err) return err;
   if (o->json) {
     printf("{\"models\":%u,\"cells\":%u,\"interpolated\":%u,\"groups\":%u,\"resumed\":%u,\"expected_error\":", r.models,
            r.cells, r.interpolated, r.pairs, r.resumed);
@@ -198,7 +195,7 @@ static int run(const void *o_, int n_args, char **args) {
     if (r.expected_error < 1e6) printf("largest error still expected of a latency: %.1f %%\n", 100 * r.expected_error);
     else printf("the budget was too small for a coarse grid of every model: run again to go on\n");
   }
-  return LET_EXIT_OK;
+  return LET_OK;
 }
 
 const let_command let_command_profile = {

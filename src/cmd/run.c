@@ -58,8 +58,7 @@ typedef struct session {
   let_exec *x;
   uint32_t granules;
   let_exec_tensor in[LET_TENSORS_MAX]; /* host side; the whole batch */
-  void *out;
-  uint64_t out_bytes;
+  let_pinned out;
   let_dur load, prepare, *took;
   const char *note;
   double replay; /* rows/s of bare launches; 0: not measured */
@@ -152,37 +151,18 @@ static let_err load(session *s, let_error *e) {
 
 /* ---- batches */
 
-typedef struct call { /* lets a device launch run_dynamic like any other exec */
-  let_exec x;
-  let_exec *inner;
-  const let_exec_tensor *in;
-} call;
-
-static let_err run_call(let_exec *x, void *stream, let_error *e) {
-  call *c = x->impl;
-  return c->inner->run_dynamic(c->inner, c->in, stream, e);
-}
-
 static let_err take_outputs(session *s, let_error *e) {
   const let_device_i *d = s->device->i;
   uint64_t rows = rows_of(s), need = 0, at = 0;
   for (unsigned k = 0; k < s->x->n_out; k++) need += s->x->out[k].row_bytes * rows;
-  if (need > s->out_bytes) { /* only the first time, or when shapes vary: before anything is in flight into it */
-    if (s->out) d->unpin(s->device, s->out), free(s->out);
-    s->out_bytes = 0;
-    if (!(s->out = malloc(need)))
-      return let_fail(e, LET_ERR_NOMEM, "out of memory for %llu bytes of outputs", (unsigned long long)need);
-    let_err r = d->pin(s->device, s->out, need, e);
-    if (r) return free(s->out), s->out = NULL, r;
-    s->out_bytes = need;
-  }
-  for (unsigned k = 0; k < s->x->n_out; k++) {
+  /* It grows the first time, or when shapes vary: before anything is in flight into it. */
+  let_err r = let_pinned_reserve(s->device, &s->out, need, e);
+  for (unsigned k = 0; !r && k < s->x->n_out; k++) {
     uint64_t n = s->x->out[k].row_bytes * rows;
-    let_err r = n ? d->copy_out(s->g, (char *)s->out + at, s->x->out[k].data, n, e) : LET_OK;
-    if (r) return r;
+    if (n) r = d->copy_out(s->g, (char *)s->out.p + at, s->x->out[k].data, n, e);
     at += n;
   }
-  return LET_OK;
+  return r;
 }
 
 static let_err batch(session *s, let_dur *ret, let_error *e) {
@@ -190,9 +170,7 @@ static let_err batch(session *s, let_dur *ret, let_error *e) {
   let_time start = let_now(), began, ended;
   let_err r = LET_OK;
   if (s->x->dynamic) {
-    call c = {.x = *s->x, .inner = s->x, .in = s->in};
-    c.x.n_graphs = 0, c.x.run = run_call, c.x.impl = &c, c.x.size = (uint32_t)rows_of(s);
-    r = d->launch(s->g, &c.x, e);
+    r = let_device_launch_varying(s->g, s->x, s->in, (uint32_t)rows_of(s), e);
   } else {
     for (unsigned k = 0; !r && k < s->x->n_in; k++)
       r = d->copy_in(s->g, s->x->in[k].data, s->in[k].data, s->in[k].row_bytes * rows_of(s), e);
@@ -283,7 +261,7 @@ static let_err verify_line(session *s, const char *line, bool outputs, unsigned 
     if (!outputs) return read_exactly(s, file, s->in[k].data, bytes, e);
     void *want = malloc(bytes ? bytes : 1);
     let_err r = want ? read_exactly(s, file, want, bytes, e) : let_fail(e, LET_ERR_NOMEM, "out of memory");
-    if (!r) r = compare(s->o, name, s->x->out[k].dtype, (const char *)s->out + at, want, bytes, e);
+    if (!r) r = compare(s->o, name, s->x->out[k].dtype, (const char *)s->out.p + at, want, bytes, e);
     free(want);
     return r;
   }
@@ -370,37 +348,31 @@ static void finish(session *s) {
     if (s->in[k].data) d->unpin(s->device, s->in[k].data);
     free(s->in[k].data);
   }
-  if (s->out) d->unpin(s->device, s->out);
-  free(s->out);
+  if (s->device) let_pinned_free(s->device, &s->out);
   free(s->took);
-  if (s->g) d->shut(s->g);
-  if (s->device) d->close(s->device);
+  if (s->g) d->close(s->g);
+  if (s->device) d->close_device(s->device);
 }
 
-static int run(const void *opts, int n_args, char **args) {
-  (void)n_args;
+static let_err run(const void *opts, char **args, let_arena *arena, int *ret_code, let_error *e) {
   session *s = calloc(1, sizeof *s);
-  let_arena arena;
-  let_error e = {0};
   let_notes notes = {0};
-  if (!s) return LET_EXIT_FAILED;
+  if (!s) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   s->o = opts;
-  let_arena_init(&arena, &let_mem_libc);
-  let_err r = let_repository_load_one(args[0], &arena, &s->m, &notes, &e);
+  let_err r = let_repository_load_one(args[0], arena, &s->m, &notes, e);
   for (const let_note *n = notes.first; n; n = n->next) fprintf(stderr, "gpulet run: %s\n", n->text);
   if (!r && s->o->batch > (s->m.max_batch ? s->m.max_batch : 1))
-    r = let_fail(&e, LET_ERR_INVALID, "--batch %lld: model '%s' takes batches of at most %u (max_batch_size)",
+    r = let_fail(e, LET_ERR_INVALID, "--batch %lld: model '%s' takes batches of at most %u (max_batch_size)",
                  (long long)s->o->batch, s->m.name, s->m.max_batch ? s->m.max_batch : 1);
-  if (!r) r = open_device(s, &e);
-  if (!r) r = load(s, &e);
-  if (!r) r = make_inputs(s, &e);
-  if (!r && s->o->verify) r = verify(s, &e);
-  if (!r) r = measure(s, &e);
-  int code = r ? let_cmd_fail("run", &e) : report(s);
+  if (!r) r = open_device(s, e);
+  if (!r) r = load(s, e);
+  if (!r) r = make_inputs(s, e);
+  if (!r && s->o->verify) r = verify(s, e);
+  if (!r) r = measure(s, e);
+  if (!r) *ret_code = report(s);
   finish(s);
   free(s);
-  let_arena_fini(&arena);
-  return code;
+  return r;
 }
 
 extern const let_command let_command_run;

@@ -117,8 +117,11 @@ static let_err isolate(let_serve_device *d, uint32_t n, let_mps_helper *mps, let
   if (r) return r;
   o->helper = &mps->serve;
   for (uint32_t i = 0; i < n; i++)
-    if (strncmp(d[i].name, "cuda:", 5) == 0)
-      d[i].worker_per_gpulet = true, d[i].environment = let_mps_helper_environment, d[i].environment_ctx = mps;
+    if (strncmp(d[i].name, "cuda:", 5) == 0) {
+      d[i].worker_per_gpulet = true;
+      d[i].environment = let_mps_helper_environment;
+      d[i].environment_ctx = mps;
+    }
   return LET_OK;
 }
 
@@ -133,50 +136,39 @@ static let_err check_ready_file(const char *path, let_error *e) {
   return LET_OK;
 }
 
-static int run(const void *opts, int n_args, char **args) {
-  (void)n_args, (void)args;
+static let_err run(const void *opts, char **args, let_arena *arena, int *ret_code, let_error *e) {
+  (void)args;
   options o = *(const options *)opts;
-  let_arena arena;
-  let_arena_init(&arena, &let_mem_libc);
-  let_error e = {0};
-  int code = LET_EXIT_FAILED;
-  if (o.config && let_options_from_yaml(o.config, table, sizeof table / sizeof *table, &o, &arena, &e)) {
-    code = let_cmd_usage("serve", &e);
-    goto out;
-  }
-  const let_policy *policy;
-  let_err wrong = let_cmd_policy(o.policy, &policy, &e);
-  if (!wrong && o.workload && !o.plan && !o.profile[0])
-    wrong = let_fail(
-        &e, LET_ERR_INVALID,
+  const let_policy *policy = NULL;
+  let_err r = o.config ? let_options_from_yaml(o.config, table, sizeof table / sizeof *table, &o, arena, e) : LET_OK;
+  if (!r) r = let_cmd_policy(o.policy, &policy, e);
+  if (!r && o.workload && !o.plan && !o.profile[0])
+    r = let_fail(
+        e, LET_ERR_INVALID,
         "--workload needs --profile DIR: measured latencies of the devices' type (`gpulet profile` measures them)");
-  if (wrong) {
-    code = let_cmd_usage("serve", &e);
-    goto out;
+  if (r) {
+    *ret_code = LET_EXIT_USAGE;
+    return r;
   }
   for (int i = 0; levels[i]; i++)
     if (strcmp(levels[i], o.log_level) == 0) let_log_set((let_log_level)i);
   o.serve.profile_dir = o.profile;
   char program[4096];
   ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-  if (n < 0) {
-    let_fail(&e, LET_ERR_IO, "cannot read /proc/self/exe: %s", strerror(errno));
-    code = let_cmd_fail("serve", &e);
-    goto out;
-  }
+  if (n < 0) return let_fail(e, LET_ERR_IO, "cannot read /proc/self/exe: %s", strerror(errno));
   program[n] = 0;
   o.serve.program = program;
   let_model *models = NULL;
   uint32_t n_models = 0, n_devices = 0;
   static let_serve_device devices[DEVICES];
   let_notes notes = {0};
-  let_err r = o.serve.ready_file ? check_ready_file(o.serve.ready_file, &e) : LET_OK;
-  if (!r) r = let_repository_load_notes(o.repository, &arena, &models, &n_models, &notes, &e);
+  r = o.serve.ready_file ? check_ready_file(o.serve.ready_file, e) : LET_OK;
+  if (!r) r = let_repository_load_notes(o.repository, arena, &models, &n_models, &notes, e);
   for (const let_note *x = notes.first; x; x = x->next) let_log(LET_LOG_INFO, "serve", "%s", x->text);
   if (!r) set_delays(models, n_models, strcmp(o.batching, "deferred") == 0);
-  if (!r) r = inventory(&o, devices, &n_devices, &e);
+  if (!r) r = inventory(&o, devices, &n_devices, e);
   static let_mps_helper mps;
-  if (!r && strcmp(o.isolation, "process") == 0) r = isolate(devices, n_devices, &mps, &o.serve, &e);
+  if (!r && strcmp(o.isolation, "process") == 0) r = isolate(devices, n_devices, &mps, &o.serve, e);
   bool useful = false;
   for (uint32_t i = 0; i < n_devices; i++) useful = useful || !devices[i].worker_per_gpulet;
   if (!r && o.serve.spare && !useful)
@@ -197,13 +189,10 @@ static int run(const void *opts, int n_args, char **args) {
   let_serve_planner planner = {let_serve_planning_make, &p};
   if (!r && o.plan && o.workload)
     let_log(LET_LOG_INFO, "serve", "--plan wins: --workload %s is not looked at", o.workload);
-  if (!r) r = let_serve_run(&o.serve, models, n_models, devices, n_devices, &planner, &e);
+  if (!r) r = let_serve_run(&o.serve, models, n_models, devices, n_devices, &planner, e);
   let_buf_fini(&p.last);
   let_mps_helper_stop(&mps);
-  code = r ? let_cmd_fail("serve", &e) : LET_EXIT_OK;
-out:
-  let_arena_fini(&arena);
-  return code;
+  return r;
 }
 
 extern const let_command let_command_serve;

@@ -64,7 +64,10 @@ static let_err limit_batches(const let_serve_planning *p, const let_workload *w,
                       "model '%s': its config.pbtxt allows batches of %u at most, and the profile of '%s' begins at "
                       "%u: profile it again, or raise max_batch_size",
                       m->name, most, profile->device.name, m->batch[0]);
-    if (n) m->n_batches = n, m->n_cells = n * m->n_granules;
+    if (n) {
+      m->n_batches = n;
+      m->n_cells = n * m->n_granules;
+    }
   }
   return LET_OK;
 }
@@ -83,7 +86,8 @@ static let_err take_devices(const let_serve_planning *p, numbers *n, let_arena *
         return let_fail(e, LET_ERR_INVALID,
                         "device %u (%s) has %u granules, the profile of '%s' was measured on %u: profile this device",
                         d, p->devices[d].name, have->granules, t->name, t->granules);
-      n->inventory[n->n++] = d, n->pool[k].count++;
+      n->inventory[n->n++] = d;
+      n->pool[k].count++;
     }
   }
   for (uint32_t d = 0; d < p->n_devices; d++) {

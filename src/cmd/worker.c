@@ -16,9 +16,10 @@ static const let_option table[] = {
      .help = "Descriptor of the control socket, inherited from the server."},
 };
 
-static int run(const void *o, int n_args, char **args) {
-  (void)n_args, (void)args;
-  return let_worker_run((int)((const options *)o)->control_fd);
+static let_err run(const void *o, char **args, let_arena *arena, int *ret_code, let_error *e) {
+  (void)args, (void)arena, (void)e;
+  *ret_code = let_worker_run((int)((const options *)o)->control_fd);
+  return LET_OK;
 }
 
 const let_command let_command_worker = {

@@ -1,6 +1,5 @@
-/* admit.c: who may enter, and who is lost. At the door only what certainly fails is refused: what it is judged by are
- * the quickest times seen lately, and refusing does not change these. Everything else is decided when a batch starts.
- */
+/* admit.c: which request may enter, and which expires. On arrival only what certainly fails is refused, judged by the
+ * quickest times seen lately: a refusal does not change these. Everything else is decided when a batch starts. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -15,7 +14,7 @@ let_err let__refuse(let_request *r, let_err why, const char *fmt, ...) {
   return r->status = why;
 }
 
-/* No batch of that size was quicker lately, nor will one of more rows be. */
+/* The least time seen lately for that size or a larger one: padding can make any of them hold the rows. */
 static let_dur quick(const let__route *r, uint32_t size) {
   let_dur least = r->variant[size].quick;
   for (uint32_t k = size + 1; k < r->n_sizes; k++)
@@ -30,14 +29,14 @@ let_dur let__least(const let_core *c, uint32_t model, uint32_t rows, let_time no
   for (uint32_t i = 0; i < n; i++) {
     uint32_t k = let__size_for(&r[i], rows);
     if (!let__route_up(c, &r[i]) || k == LET__NONE) continue;
-    /* What has not been seen lately is not certain: the figure may be several times too high. */
+    /* A figure that is not fresh may be several times too high. */
     let_dur took = let__route_fresh(&r[i], now) ? quick(&r[i], k) : quick(&r[i], k) / 8;
     if (took < least) least = took;
   }
   return least == LET_NEVER ? 0 : least;
 }
 
-/* The most rows that |r| can do in |time|: full batches of some size, and what then still fits. */
+/* The most rows that |r| can run in |time|: full batches of one size, and one smaller batch in what is left. */
 static uint64_t rows_within(const let__route *r, let_dur time) {
   uint64_t most = 0;
   for (uint32_t k = 0; k < r->n_sizes; k++) {
@@ -51,8 +50,8 @@ static uint64_t rows_within(const let__route *r, let_dur time) {
   return most;
 }
 
-/* The most rows that all gpu-lets of the model can do by |by|, had they nothing else to do. *ret_full: when the first
- * of them could have done a full batch. */
+/* The most rows that all gpu-lets of the model can run by |by| if they run nothing else. *ret_full: when the first of
+ * them could have run a batch of its largest size. */
 static uint64_t most_by(const let_core *c, uint32_t model, let_time by, let_time now, let_time *ret_full) {
   uint32_t n;
   const let__route *r = let__routes_of(c, model, &n);
@@ -60,11 +59,12 @@ static uint64_t most_by(const let_core *c, uint32_t model, let_time by, let_time
   *ret_full = LET_NEVER;
   for (uint32_t i = 0; i < n; i++) {
     if (!let__route_up(c, &r[i])) continue;
-    /* What is believed may be wrong: what is idle or has not run for long shows it. */
-    if (!let__route_fresh(&r[i], now) || c->gpulet[r[i].gpulet].n == 0) return UINT64_MAX;
+    /* A prediction may be wrong: a gpu-let that is idle or has not run the model lately is tried. */
+    if (!let__route_fresh(&r[i], now) || c->gpulet[r[i].gpulet.n].n == 0) return UINT64_MAX;
     const let__variant *largest = &r[i].variant[r[i].n_sizes - 1];
-    let_time free = let__free_at(c, &c->gpulet[r[i].gpulet], now), early = free - (largest->predict - largest->quick);
+    let_time free = let__free_at(c, &c->gpulet[r[i].gpulet.n], now), early = free - (largest->predict - largest->quick);
     if (early < by) rows += rows_within(&r[i], by - early);
+    if (rows > UINT32_MAX) return UINT64_MAX; /* more than can wait; the sum must not wrap */
     free += largest->predict + largest->spread;
     if (free < *ret_full) *ret_full = free;
   }
@@ -95,7 +95,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
     return let__refuse(r, LET_ERR_UNAVAILABLE,
                        "model '%.80s': %u of its %u gpu-lets are down and being restarted; try again", name, n, n);
   uint32_t most = let__most_rows(c, r->model);
-  /* Promised by the configuration, but not prepared yet: that comes, or another server has it. */
+  /* The configuration allows the size, but it is not prepared yet: a retry may find it, here or elsewhere. */
   if (r->rows > most && r->rows <= m->m->max_batch)
     return let__refuse(r, LET_ERR_UNAVAILABLE,
                        "model '%.80s': %u rows, but so far its batches hold at most %u, larger ones are being "
@@ -107,7 +107,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   if (m->queued >= m->limit)
     return let__refuse(r, LET_ERR_OVERLOADED, "model '%.80s': its queue of %u requests is full", name, m->limit);
 
-  if (r->deadline == LET_NEVER) return LET_OK;
+  if (r->deadline >= LET__DEADLINE_MAX) return LET_OK;
   double given = (double)(r->deadline - r->arrival) / 1e6;
   if (r->deadline <= now)
     return let__refuse(r, LET_ERR_DEADLINE, "model '%.80s': its deadline, %.3f ms after arrival, had passed", name,
@@ -125,7 +125,7 @@ let_err let__admit(let_core *c, let_request *r, let_time now) {
   return LET_OK;
 }
 
-/* ---- who is lost ------------------------------------------------------------------------------------------ */
+/* ---- what expires ----------------------------------------------------------------------------------------- */
 
 void let__expiry_set(let_core *c, uint32_t model, let_time now) {
   let__model *m = &c->model[model];
@@ -143,7 +143,7 @@ void let__expiry_set(let_core *c, uint32_t model, let_time now) {
 }
 
 bool let__expire(let_core *c, uint32_t model, let_time now, let_action *ret) {
-  let__expiry_set(c, model, now); /* what is believed of the gpu-lets may have changed since */
+  let__expiry_set(c, model, now); /* the predictions may have changed since */
   let__model *m = &c->model[model];
   if (m->expiry.key > now) return false;
   const char *name = m->m->name;
@@ -155,7 +155,7 @@ bool let__expire(let_core *c, uint32_t model, let_time now, let_action *ret) {
                 "model '%.80s': its gpu-lets (%u) went down while the request waited; try again", name, n);
   else if (!n)
     let__refuse(r, LET_ERR_UNAVAILABLE, "model '%.80s': the plan changed and no gpu-let runs it any more", name);
-  else if (r->rows > most) /* what could run it went down while it waited, and comes back small */
+  else if (r->rows > most) /* the gpu-let that could run it went down while it waited */
     let__refuse(r, LET_ERR_UNAVAILABLE,
                 "model '%.80s': %u rows, but at present its batches hold at most %u: split the request or try again",
                 name, r->rows, most);
@@ -166,7 +166,7 @@ bool let__expire(let_core *c, uint32_t model, let_time now, let_action *ret) {
   let__entry_give(c, r);
   r->state = LET_REQUEST_IDLE;
   *ret = (let_action){
-      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = model, .rows = r->rows, .n = 1};
+      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = {LET_ID_NONE}, .model = model, .rows = r->rows, .n = 1};
   ret->request[0] = r;
   let__touch_model(c, model, now);
   return true;

@@ -1,10 +1,10 @@
-/* batch.c: what is in a batch, and batches on their way. */
+/* batch.c: chooses the requests of a batch, and keeps the batches that are on a ring. */
 #include <stddef.h>
 
 #include "core/core_int.h"
 
-/* The first entry at or after |k| whose deadline is |by| or later. Deadlines ascend within a priority level, so each
- * level is entered at the first that can do. */
+/* The first entry at or after |k| whose deadline is |by| or later. Deadlines ascend within a priority level, so the
+ * search enters each level at its first such entry. */
 static uint32_t next_by(const let_core *c, const let__model *m, let__key k, let_time by) {
   for (;;) {
     uint32_t i = let__queue_from(c, m, k);
@@ -15,8 +15,8 @@ static uint32_t next_by(const let_core *c, const let__model *m, let__key k, let_
   }
 }
 
-/* The next one after entry |i| that can be in |p|: a request larger than the size it was made for is in a batch of its
- * own. */
+/* The next entry after |i| that can be in |p|. A request with more rows than the size that |p| is made for runs in a
+ * batch of its own. */
 static uint32_t next_in(const let_core *c, const let__model *m, const let__route *r, const let__pick *p, uint32_t i) {
   let__key k = i == LET__NONE ? (let__key){INT64_MIN, 0} : (let__key){c->entry[i].key.at, c->entry[i].key.serial + 1};
   for (;;) {
@@ -26,7 +26,7 @@ static uint32_t next_in(const let_core *c, const let__model *m, const let__route
   }
 }
 
-/* All that fits into a batch of size |k| that ends at |end|, in order, of those who are in time in it. */
+/* In order, all requests that fit into a batch of size |k| and are in time if it ends at |end|. */
 static let__pick take(const let_core *c, const let__model *m, const let__route *r, uint32_t k, let_time end) {
   let__pick p = {.by = end, .least = LET_NEVER, .made_for = k};
   for (uint32_t i = next_in(c, m, r, &p, LET__NONE); i != LET__NONE && p.n < LET_BATCH_MAX;
@@ -43,8 +43,8 @@ static let__pick take(const let_core *c, const let__model *m, const let__route *
   return p;
 }
 
-/* The largest size that is filled by those who are in time in it even if it starts |doubt| later. Those who are in time
- * without doubt only fill what room is left. */
+/* The largest size that requests fill which are in time even if it starts |doubt| later. Where they leave room,
+ * requests that are in time without the doubt fill it. */
 static let__pick fullest(const let_core *c, const let__model *m, const let__route *r, let_time start, let_dur doubt,
                          uint32_t most) {
   for (uint32_t k = most;; k--) {
@@ -55,7 +55,7 @@ static let__pick fullest(const let_core *c, const let__model *m, const let__rout
   }
 }
 
-/* While only few sizes are prepared: several smaller batches may take less time than one that is mostly padding. */
+/* Where few sizes are prepared, several smaller batches may take less time than one that is mostly padding. */
 static let__pick less_padding(const let_core *c, const let__model *m, const let__route *r, let_time start,
                               let__pick p) {
   let__pick best = p;
@@ -72,7 +72,7 @@ static let__pick less_padding(const let_core *c, const let__model *m, const let_
   return best;
 }
 
-/* A request that is wider than the batches are meant to be, and first in order: it goes alone. */
+/* The first request in order runs alone if it has more rows than size |most|. */
 static let__pick lone(const let_core *c, const let__model *m, const let__route *r, let_time start, uint32_t most) {
   uint32_t i = let__queue_from(c, m, (let__key){INT64_MIN, 0});
   const let_request *q = c->entry[i].r;
@@ -81,8 +81,8 @@ static let__pick lone(const let_core *c, const let__model *m, const let__route *
   return (let__pick){.first = i, .n = 1, .rows = q->rows, .size = k, .least = q->deadline, .made_for = k};
 }
 
-/* Nothing would be in time, by what is believed. What would be if the batch were as quick as some lately were is run
- * all the same: there is nothing better to do, and it keeps what is believed up to date. */
+/* Nothing would be in time by the predictions. What would be if the batch were as quick as the quickest lately runs all
+ * the same: the gpu-let has nothing better to do, and the run corrects the predictions. */
 static let__pick hopeful(const let_core *c, const let__model *m, const let__route *r, let_time start, uint32_t most) {
   for (uint32_t k = most;; k--) {
     let__pick p = take(c, m, r, k, start + r->variant[k].quick);
@@ -95,11 +95,11 @@ let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start
   const let__model *m = &c->model[r->model];
   let__pick alone = lone(c, m, r, start, most);
   if (alone.n) return alone;
-  /* Nothing is known for certain: what waits is tried, in the size that the plan was made with. */
+  /* No prediction is fresh: whatever waits is tried. */
   if (!let__route_fresh(r, now)) return take(c, m, r, most, now);
   uint64_t all = let__queue_rows(c, m);
   const let__variant *largest = &r->variant[most];
-  /* Where more waits than the largest batch holds, those that may be late in it make room for others. */
+  /* Where more waits than the largest batch holds, requests that may be late in it make room for others. */
   bool more = all > largest->size;
   if (more) {
     let__pick sure = take(c, m, r, most, start + doubt + largest->predict + largest->spread);
@@ -107,8 +107,8 @@ let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start
   }
   let__pick p = less_padding(c, m, r, start, fullest(c, m, r, start, doubt, more ? most : let__size_for(r, all)));
   if (more && p.n) return p;
-  /* The first ones may be so late that only a smaller batch would do for them. Where those in |p| can wait for it, so
-   * be it; where they cannot, small batches would make them late as well, and so on. */
+  /* The first requests may be so late that only a smaller batch is in time for them. It goes first if the requests in
+   * |p| can wait for it. If they cannot, it would make them late too, and they the next ones. */
   if (!p.n) return hopeful(c, m, r, start, more ? most : let__size_for(r, all));
   uint32_t early = next_by(c, m, (let__key){INT64_MIN, 0}, start + r->variant[0].predict);
   if (early == LET__NONE || early == p.first) return p;
@@ -124,12 +124,12 @@ let__pick let__batch_pick(const let_core *c, const let__route *r, let_time start
 
 void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, let_action *ret) {
   let__model *m = &c->model[r->model];
-  let__gpulet *g = &c->gpulet[r->gpulet];
+  let__gpulet *g = &c->gpulet[r->gpulet.n];
   uint32_t at = c->free_batch;
   LET_ASSERT(at != LET__NONE && p.n > 0);
   let__batch *b = &c->batch[at];
   c->free_batch = b->next_free;
-  *b = (let__batch){.id = (++c->batches << 20) | at,
+  *b = (let__batch){.id = {(++c->batches << 20) | at},
                     .model = r->model,
                     .gpulet = r->gpulet,
                     .size = r->variant[p.size].size,
@@ -141,8 +141,14 @@ void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, le
                     .start = let__free_at(c, g, now),
                     .led = g->n == 0,
                     .next_free = LET__NONE};
-  ret->kind = LET_ACTION_SUBMIT, ret->why = LET_OK, ret->batch = b->id;
-  ret->gpulet = b->gpulet, ret->model = b->model, ret->size = b->size, ret->rows = b->rows, ret->n = b->n;
+  ret->kind = LET_ACTION_SUBMIT;
+  ret->why = LET_OK;
+  ret->batch = b->id;
+  ret->gpulet = b->gpulet;
+  ret->model = b->model;
+  ret->size = b->size;
+  ret->rows = b->rows;
+  ret->n = b->n;
   uint32_t i = p.first;
   for (uint32_t j = 0; j < p.n; j++) {
     let_request *q = c->entry[i].r;
@@ -161,24 +167,25 @@ void let__batch_submit(let_core *c, let__route *r, let__pick p, let_time now, le
   r->credit = let__credit(r, now) - b->n;
 }
 
-let__batch *let__batch_find(const let_core *c, uint64_t id) {
-  uint32_t at = (uint32_t)(id & 0xfffff);
-  return id != 0 && at < c->n_batches && c->batch[at].id == id ? &c->batch[at] : NULL;
+let__batch *let__batch_find(const let_core *c, let_batch_id id) {
+  uint32_t at = (uint32_t)(id.n & 0xfffff);
+  return id.n != 0 && at < c->n_batches && let_batch_id_eq(c->batch[at].id, id) ? &c->batch[at] : NULL;
 }
 
 void let__batch_end(let_core *c, let__batch *b, let_time finished) {
-  let__gpulet *g = &c->gpulet[b->gpulet];
+  let__gpulet *g = &c->gpulet[b->gpulet.n];
   uint32_t at = (uint32_t)(b - c->batch), i = 0;
   while (i < g->n && g->batch[i] != at) i++;
   LET_ASSERT(i < g->n);
   for (uint32_t k = i + 1; k < g->n; k++) g->batch[k - 1] = g->batch[k];
   g->n--;
-  if (i == 0 && g->n) { /* the next one began when this one ended, or when it had come over */
+  if (i == 0 && g->n) { /* the next one began when this one ended, or when it was handed over */
     let__batch *next = &c->batch[g->batch[0]];
     let_time over = next->submitted + let__handover(g);
     next->start = finished > over ? finished : over;
   }
   c->model[b->model].running -= b->n;
-  b->id = 0, b->next_free = c->free_batch;
+  b->id = (let_batch_id){0};
+  b->next_free = c->free_batch;
   c->free_batch = at;
 }

@@ -1,4 +1,4 @@
-/* check.c: every invariant of the core's state, and its picture in JSON. */
+/* check.c: checks every invariant of the core's state, and writes the state as JSON. */
 #include <stddef.h>
 
 #include "core/core_int.h"
@@ -27,7 +27,7 @@ static seen walk(const let_core *c, uint32_t model, uint32_t t, const let__key *
   s.ok = s.ok && let__key_of(&c->model[model], x->r, x->key.serial).at == x->key.at;
   s.ok = s.ok && (x->left == LET__NONE || c->entry[x->left].rank >= x->rank) &&
          (x->right == LET__NONE || c->entry[x->right].rank >= x->rank);
-  s.ok = s.ok && x->n == s.n && x->rows == s.rows && x->deadline == s.deadline && x->arrival == s.arrival;
+  s.ok = s.ok && x->rows == s.rows && x->deadline == s.deadline && x->arrival == s.arrival;
   return s;
 }
 
@@ -36,7 +36,8 @@ static let_err check_batch(const let_core *c, uint32_t g, uint32_t at, let_error
   const let__batch *b = &c->batch[at];
   uint32_t n = 0, rows = 0;
   for (const let_request *q = b->first; q; q = q->next) {
-    n++, rows += q->rows;
+    n++;
+    rows += q->rows;
     if (q->model != b->model)
       return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u: a batch of model %u holds one of %u", g, b->model, q->model);
     if (q->state != LET_REQUEST_RUNNING || c->entry[q->node.at].r != q)
@@ -45,7 +46,7 @@ static let_err check_batch(const let_core *c, uint32_t g, uint32_t at, let_error
     if (!q->next && q != b->last)
       return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u: the last of a batch is not its last", g);
   }
-  if (let__batch_find(c, b->id) != b || b->gpulet != g || n != b->n || n < 1 || rows != b->rows || rows > b->size)
+  if (let__batch_find(c, b->id) != b || b->gpulet.n != g || n != b->n || n < 1 || rows != b->rows || rows > b->size)
     return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u: a batch of %u requests (%u rows, size %u) counts %u (%u rows)", g,
                     b->n, b->rows, b->size, n, rows);
   return LET_OK;
@@ -65,9 +66,10 @@ static let_err check(const let_core *c, let_error *e) {
                       s.n);
     if (m->queued && !m->m) return let_fail(e, LET_ERR_INTERNAL, "model %u: has requests but was not declared", i);
     /* A request given back by a batch may exceed the limit, an arriving one may not. */
-    if (m->m && m->queued > m->limit + c->n_batches * LET_BATCH_MAX)
+    if (m->m && m->queued > (uint64_t)m->limit + c->n_batches * LET_BATCH_MAX)
       return let_fail(e, LET_ERR_INTERNAL, "model %u: queue of %u", i, m->queued);
-    inside += m->queued + m->running, running += m->running;
+    inside += m->queued + m->running;
+    running += m->running;
   }
   for (uint32_t g = 0; g < c->limits.gpulets; g++) {
     const let__gpulet *x = &c->gpulet[g];
@@ -81,7 +83,7 @@ static let_err check(const let_core *c, let_error *e) {
   }
   if (running) return let_fail(e, LET_ERR_INTERNAL, "requests are counted as running but in no batch");
   for (uint32_t i = c->free_batch; i != LET__NONE; i = c->batch[i].next_free, free_batches++)
-    if (c->batch[i].id || free_batches > c->n_batches)
+    if (c->batch[i].id.n || free_batches > c->n_batches)
       return let_fail(e, LET_ERR_INTERNAL, "the list of free batches is broken");
   if (batches + free_batches != c->n_batches) return let_fail(e, LET_ERR_INTERNAL, "batches are lost");
   for (const let_request *q = c->out; q; q = q->next) inside++;
@@ -96,8 +98,8 @@ static let_err check(const let_core *c, let_error *e) {
     return let_fail(e, LET_ERR_INTERNAL, "places for requests are lost");
   for (uint32_t i = 0; c->table && i < c->table->n; i++) {
     const let__route *r = &c->table->route[i];
-    if (!c->gpulet[r->gpulet].open || !c->gpulet[r->gpulet].routed || let__route_find(c, r->model, r->gpulet) != r)
-      return let_fail(e, LET_ERR_INTERNAL, "route %u leads to gpu-let %u, which is closed", i, r->gpulet);
+    if (!c->gpulet[r->gpulet.n].open || !c->gpulet[r->gpulet.n].routed || let__route_find(c, r->model, r->gpulet) != r)
+      return let_fail(e, LET_ERR_INTERNAL, "route %u leads to gpu-let %u, which is closed", i, r->gpulet.n);
     for (uint32_t k = 1; k < r->n_sizes; k++)
       if (r->variant[k].predict < r->variant[k - 1].predict)
         return let_fail(e, LET_ERR_INTERNAL, "route %u: predictions fall with size", i);
@@ -142,9 +144,9 @@ static void dump_model(const let_core *c, uint32_t i, let_buf *out) {
   uint32_t n;
   const let__route *r = let__routes_of(c, i, &n);
   for (uint32_t k = 0; k < n; k++) {
-    let_buf_fmt(out, "%s{\"gpulet\":%u,\"batch\":%u,\"rate\":%.3f,\"credit\":%.2f,", k ? "," : "", r[k].gpulet,
+    let_buf_fmt(out, "%s{\"gpulet\":%u,\"batch\":%u,\"rate\":%.3f,\"credit\":%.2f,", k ? "," : "", r[k].gpulet.n,
                 r[k].batch, r[k].rate, r[k].credit);
-    dump_ms(out, "handover_ms", let__handover(&c->gpulet[r[k].gpulet]));
+    dump_ms(out, "handover_ms", let__handover(&c->gpulet[r[k].gpulet.n]));
     let_buf_fmt(out, ",\"ratio\":%.4f,\"predict_ms\":{", let__window_median(&r[k].ratio, 1));
     for (uint32_t s = 0; s < r[k].n_sizes; s++)
       let_buf_fmt(out, "%s\"%u\":%.3f", s ? "," : "", r[k].variant[s].size, (double)r[k].variant[s].predict / 1e6);
@@ -159,7 +161,8 @@ void let_core_dump(const let_core *c, let_buf *out) {
   for (uint32_t i = 0; i < c->limits.models; i++) {
     if (!c->model[i].m) continue;
     if (!first) let_buf_str(out, ",");
-    dump_model(c, i, out), first = false;
+    dump_model(c, i, out);
+    first = false;
   }
   let_buf_str(out, "],\"gpulets\":[");
   first = true;
@@ -174,7 +177,7 @@ void let_core_dump(const let_core *c, let_buf *out) {
     for (uint32_t i = 0; i < x->n; i++) {
       const let__batch *b = &c->batch[x->batch[i]];
       let_buf_fmt(out, "%s{\"batch\":%llu,\"model\":%u,\"size\":%u,\"rows\":%u,\"requests\":%u,", i ? "," : "",
-                  (unsigned long long)b->id, b->model, b->size, b->rows, b->n);
+                  (unsigned long long)b->id.n, b->model, b->size, b->rows, b->n);
       dump_ms(out, "running_ms", c->now - b->start);
       let_buf_str(out, ",");
       dump_ms(out, "predicted_ms", b->predict);

@@ -1,4 +1,4 @@
-/* core.c: events in, actions out; creation, validation, dump. */
+/* core.c: events in, actions out; creation and introspection. */
 #include "core/core.h"
 
 #include <stddef.h>
@@ -20,9 +20,11 @@ let_err let_core_new(const let_core_limits *limits, const let_mem *mem, let_core
                     (1u << 20) / LET__DEPTH_MAX, 1u << 30);
   let_core *c = let_mem_zalloc(mem, sizeof *c);
   if (!c) return let_fail(e, LET_ERR_NOMEM, "core: out of memory");
-  c->limits = *limits, c->mem = mem;
+  c->limits = *limits;
+  c->mem = mem;
   c->n_batches = limits->gpulets * LET__DEPTH_MAX;
-  c->free_entry = LET__NONE, c->free_batch = 0;
+  c->free_entry = LET__NONE;
+  c->free_batch = 0;
   c->model = array(c, limits->models, sizeof *c->model, true);
   c->gpulet = array(c, limits->gpulets, sizeof *c->gpulet, true);
   c->entry = array(c, limits->requests, sizeof *c->entry, false);
@@ -75,8 +77,8 @@ let_err let_core_model_set(let_core *c, uint32_t index, const let_model *m, let_
 
 /* ---- gpu-lets -------------------------------------------------------------------------------------------- */
 
-/* What was planned for the model in all, and how much may come at once within it: what comes within its SLO, or four
- * batches. */
+/* The planned rate of the model over all gpu-lets, and how many requests may arrive at once within it: those of one SLO
+ * at that rate, or four batches. */
 static void plan_demand(let_core *c, uint32_t model) {
   uint32_t n, batch = 0;
   const let__route *r = let__routes_of(c, model, &n);
@@ -104,10 +106,10 @@ let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_
   c->table = t;
   for (uint32_t i = 0; i < c->limits.gpulets; i++) {
     c->gpulet[i].routed = false;
-    if (c->gpulet[i].open) let__touch_gpulet(c, i, INT64_MIN);
+    if (c->gpulet[i].open) let__touch_gpulet(c, (let_gpulet_id){i}, INT64_MIN);
   }
   for (uint32_t i = 0; i < n_gpulets; i++) {
-    let__gpulet *g = &c->gpulet[gpulets[i].number];
+    let__gpulet *g = &c->gpulet[gpulets[i].id.n];
     if (!g->open) reset(g, true);
     g->routed = true;
     g->depth = gpulets[i].depth;
@@ -119,28 +121,28 @@ let_err let_core_routes_set(let_core *c, const let_core_gpulet *gpulets, uint32_
   return LET_OK;
 }
 
-bool let_core_gpulet_idle(const let_core *c, uint32_t gpulet) {
-  return gpulet >= c->limits.gpulets || c->gpulet[gpulet].n == 0;
+bool let_core_gpulet_idle(const let_core *c, let_gpulet_id gpulet) {
+  return gpulet.n >= c->limits.gpulets || c->gpulet[gpulet.n].n == 0;
 }
 
-void let_core_gpulet_remove(let_core *c, uint32_t gpulet) {
-  LET_ASSERT(gpulet < c->limits.gpulets && c->gpulet[gpulet].n == 0);
+void let_core_gpulet_remove(let_core *c, let_gpulet_id gpulet) {
+  LET_ASSERT(gpulet.n < c->limits.gpulets && c->gpulet[gpulet.n].n == 0);
   uint32_t n;
   (void)let__routes_on(c, gpulet, &n);
   LET_ASSERT(n == 0);
-  reset(&c->gpulet[gpulet], false);
+  reset(&c->gpulet[gpulet.n], false);
 }
 
-static void set_down(let_core *c, uint32_t gpulet, bool down) {
-  if (gpulet >= c->limits.gpulets || !c->gpulet[gpulet].open) return;
-  c->gpulet[gpulet].down = down;
+static void set_down(let_core *c, let_gpulet_id gpulet, bool down) {
+  if (gpulet.n >= c->limits.gpulets || !c->gpulet[gpulet.n].open) return;
+  c->gpulet[gpulet.n].down = down;
   uint32_t n;
   const uint32_t *on = let__routes_on(c, gpulet, &n);
   for (uint32_t i = 0; i < n; i++) let__touch_model(c, c->table->route[on[i]].model, c->now);
 }
 
-void let_core_gpulet_down(let_core *c, uint32_t gpulet) { set_down(c, gpulet, true); }
-void let_core_gpulet_up(let_core *c, uint32_t gpulet) { set_down(c, gpulet, false); }
+void let_core_gpulet_down(let_core *c, let_gpulet_id gpulet) { set_down(c, gpulet, true); }
+void let_core_gpulet_up(let_core *c, let_gpulet_id gpulet) { set_down(c, gpulet, false); }
 
 /* ---- requests -------------------------------------------------------------------------------------------- */
 
@@ -151,7 +153,11 @@ let_err let_core_arrive(let_core *c, let_request *r, let_time now) {
   if (err) return err;
   if (!let__entry_take(c, r))
     return let__refuse(r, LET_ERR_OVERLOADED, "the server holds %u requests, its limit; try again", c->limits.requests);
-  r->attempts = 0, r->cancelled = false, r->status = LET_OK, r->why[0] = 0, r->next = NULL;
+  r->attempts = 0;
+  r->cancelled = false;
+  r->status = LET_OK;
+  r->why[0] = 0;
+  r->next = NULL;
   let__queue_put(c, &c->model[r->model], r);
   let__touch_model(c, r->model, now);
   return LET_OK;
@@ -173,10 +179,11 @@ static bool refuse_returned(let_core *c, let_action *ret) {
   if (!r) return false;
   c->out = r->next;
   if (!c->out) c->out_last = NULL;
-  r->next = NULL, r->state = LET_REQUEST_IDLE;
+  r->next = NULL;
+  r->state = LET_REQUEST_IDLE;
   let__entry_give(c, r);
   *ret = (let_action){
-      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = LET__NONE, .model = r->model, .rows = r->rows, .n = 1};
+      .kind = LET_ACTION_REFUSE, .why = r->status, .gpulet = {LET_ID_NONE}, .model = r->model, .rows = r->rows, .n = 1};
   ret->request[0] = r;
   return true;
 }
@@ -184,10 +191,15 @@ static bool refuse_returned(let_core *c, let_action *ret) {
 bool let_core_step(let_core *c, let_time now, let_action *ret) {
   c->now = now;
   if (refuse_returned(c, ret)) return true;
-  for (let_heap_node *top; (top = let_heap_top(&c->expiry)) && top->key <= now;)
-    if (let__expire(c, (uint32_t)(LET_CONTAINER(top, let__model, expiry) - c->model), now, ret)) return true;
-  for (let_heap_node *top; (top = let_heap_top(&c->wake)) && top->key <= now;)
-    if (let__decide(c, (uint32_t)(LET_CONTAINER(top, let__gpulet, wake) - c->gpulet), now, ret)) return true;
+  /* Both heaps hold a node of every model and every gpu-let, always. A node that gives nothing moves beyond |now|. */
+  while (let_heap_top(&c->expiry)->key <= now) {
+    const let__model *m = LET_CONTAINER(let_heap_top(&c->expiry), let__model, expiry);
+    if (let__expire(c, (uint32_t)(m - c->model), now, ret)) return true;
+  }
+  while (let_heap_top(&c->wake)->key <= now) {
+    const let__gpulet *g = LET_CONTAINER(let_heap_top(&c->wake), let__gpulet, wake);
+    if (let__decide(c, let__gpulet_id(c, g), now, ret)) return true;
+  }
   return false;
 }
 
@@ -199,15 +211,16 @@ let_time let_core_wake(const let_core *c) {
 
 /* ---- outcomes -------------------------------------------------------------------------------------------- */
 
-bool let_core_batch_done(let_core *c, uint64_t id, let_time started, let_time finished, let_time now, let_request **ret,
-                         uint32_t *ret_n) {
+bool let_core_batch_done(let_core *c, let_batch_id id, let_time started, let_time finished, let_time now,
+                         let_request **ret, uint32_t *ret_n) {
   c->now = now;
   let__batch *b = let__batch_find(c, id);
   if (!b) return false;
   let__route *r = let__route_find(c, b->model, b->gpulet);
-  let__gpulet *g = &c->gpulet[b->gpulet];
-  /* The times come from a worker: no batch began before it was submitted or ended after it was heard of. */
+  let__gpulet *g = &c->gpulet[b->gpulet.n];
+  /* The times come from a worker: no batch began before it was submitted, and none ends in the future. */
   if (finished > now) finished = now;
+  if (started > now) started = now;
   if (started < b->submitted) started = b->submitted;
   if (finished < started) finished = started;
   if (b->led) let__window_add(&g->handover, (double)(started - b->submitted));
@@ -216,7 +229,9 @@ bool let_core_batch_done(let_core *c, uint64_t id, let_time started, let_time fi
   uint32_t n = 0;
   for (let_request *q = b->first, *next; q; q = next) {
     next = q->next;
-    q->next = NULL, q->state = LET_REQUEST_IDLE, q->status = LET_OK;
+    q->next = NULL;
+    q->state = LET_REQUEST_IDLE;
+    q->status = LET_OK;
     let__entry_give(c, q);
     ret[n++] = q;
   }
@@ -249,7 +264,7 @@ static void give_back(let_core *c, let_request *q, let_err why, let_time now) {
   c->out_last = q;
 }
 
-bool let_core_batch_failed(let_core *c, uint64_t id, let_err why, let_time now) {
+bool let_core_batch_failed(let_core *c, let_batch_id id, let_err why, let_time now) {
   c->now = now;
   let__batch *b = let__batch_find(c, id);
   if (!b) return false;
@@ -265,13 +280,14 @@ bool let_core_batch_failed(let_core *c, uint64_t id, let_err why, let_time now) 
   return true;
 }
 
-uint64_t let_core_batch_on(const let_core *c, uint32_t gpulet) {
-  return gpulet < c->limits.gpulets && c->gpulet[gpulet].n ? c->batch[c->gpulet[gpulet].batch[0]].id : 0;
+let_batch_id let_core_batch_on(const let_core *c, let_gpulet_id gpulet) {
+  return gpulet.n < c->limits.gpulets && c->gpulet[gpulet.n].n ? c->batch[c->gpulet[gpulet.n].batch[0]].id
+                                                               : (let_batch_id){0};
 }
 
-uint32_t let_core_batch_gpulet(const let_core *c, uint64_t id) {
+let_gpulet_id let_core_batch_gpulet(const let_core *c, let_batch_id id) {
   const let__batch *b = let__batch_find(c, id);
-  return b ? b->gpulet : UINT32_MAX;
+  return b ? b->gpulet : (let_gpulet_id){LET_ID_NONE};
 }
 
 void let_core_forget(let_core *c) {
@@ -281,7 +297,7 @@ void let_core_forget(let_core *c) {
     r->ran = 0;
     r->credit = 0;
     for (uint32_t k = 0; k < r->n_sizes; k++) r->variant[k].took = (let__window){0};
-    let__route_believe(r, c->now);
+    let__route_refresh(r, c->now);
   }
   for (uint32_t i = 0; i < c->limits.models; i++) let_rate_init(&c->model[i].rate, LET_S, c->now);
 }
@@ -295,7 +311,7 @@ uint32_t let_core_running(const let_core *c, uint32_t model) {
   return model < c->limits.models ? c->model[model].running : 0;
 }
 
-let_dur let_core_predict(const let_core *c, uint32_t gpulet, uint32_t model, uint32_t size) {
+let_dur let_core_predict(const let_core *c, let_gpulet_id gpulet, uint32_t model, uint32_t size) {
   const let__route *r = let__route_find(c, model, gpulet);
   uint32_t k = r ? let__size_for(r, size) : LET__NONE;
   return k == LET__NONE ? 0 : r->variant[k].predict;

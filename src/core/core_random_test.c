@@ -15,8 +15,9 @@
 enum { MODELS = 6, LETS = 10, REQUESTS = 600, QUEUE = 60, DEPTH = 2, EVENTS = 400000 };
 
 typedef struct flight {
-  uint64_t id;
-  uint32_t gpulet, model;
+  let_batch_id id;
+  let_gpulet_id gpulet;
+  uint32_t model;
   let_dur took;
 } flight;
 
@@ -42,9 +43,9 @@ typedef struct world {
 
 static uint64_t below(world *w, uint64_t n) { return let_rng_below(&w->rng, n); }
 
-static const let_core_route *route_of(const world *w, uint32_t model, uint32_t gpulet) {
+static const let_core_route *route_of(const world *w, uint32_t model, let_gpulet_id gpulet) {
   for (uint32_t i = 0; i < w->n_routes; i++)
-    if (w->route[i].model == model && w->route[i].gpulet == gpulet) return &w->route[i];
+    if (w->route[i].model == model && let_gpulet_id_eq(w->route[i].gpulet, gpulet)) return &w->route[i];
   return NULL;
 }
 
@@ -57,10 +58,10 @@ typedef struct clock_of {
 static clock_of ring[LETS];
 static let_time ran[MODELS][LETS]; /* when a batch of that model last ended there; 0: none of the route that it has */
 
-static let_time free_at(uint32_t g, let_time now) {
+static let_time free_at(let_gpulet_id gpulet, let_time now) {
   let_time t = now;
-  for (uint32_t i = 0; i < ring[g].n; i++) {
-    let_time end = (i == 0 ? ring[g].start : t) + ring[g].predict[i];
+  for (uint32_t i = 0; i < ring[gpulet.n].n; i++) {
+    let_time end = (i == 0 ? ring[gpulet.n].start : t) + ring[gpulet.n].predict[i];
     t = end > now ? end : now;
   }
   return t;
@@ -87,8 +88,8 @@ static void leave(world *w, let_request *r) {
 static void check_submit(world *w, const let_action *a) {
   const let_core_route *route = route_of(w, a->model, a->gpulet);
   assert_non_null(route);
-  assert_false(w->down[a->gpulet]);
-  assert_true(ring[a->gpulet].n < w->depth[a->gpulet]);
+  assert_false(w->down[a->gpulet.n]);
+  assert_true(ring[a->gpulet.n].n < w->depth[a->gpulet.n]);
   bool prepared = false;
   for (uint32_t i = 0; i < route->n_sizes; i++) prepared |= route->size[i] == a->size;
   assert_true(prepared && a->n >= 1 && a->rows <= a->size);
@@ -100,12 +101,12 @@ static void check_submit(world *w, const let_action *a) {
     assert_int_equal(r->model, a->model); /* no batch mixes models */
     assert_int_equal(r->state, LET_REQUEST_RUNNING);
     assert_true(w->inside[r - w->request]);
-    /* Nothing is executed late by what is believed, save where nothing would be in time: then it is found out. */
+    /* Nothing runs late by its prediction, except where nothing would be in time: then a run corrects it. */
     late += end > r->deadline;
     if (i > 0) assert_false(ordered_before(w, r, a->request[i - 1]));
   }
   assert_int_equal(rows, a->rows);
-  bool fresh = w->now - ran[a->model][a->gpulet] < LET_S;
+  bool fresh = w->now - ran[a->model][a->gpulet.n] < LET_S;
   for (uint32_t i = 0; i < REQUESTS && late && fresh; i++) {
     const let_request *r = &w->request[i];
     if (w->inside[i] && r->state == LET_REQUEST_QUEUED && r->model == a->model && r->rows <= route->size[0])
@@ -124,10 +125,11 @@ static void check_submit(world *w, const let_action *a) {
                      (slip < 0.9 ? 0.7 + 0.35 * let_rng_unit(&w->rng) : 1 + 2 * let_rng_unit(&w->rng)));
   assert_true(w->n_flights < LETS * DEPTH);
   w->flight[w->n_flights++] = f;
-  clock_of *k = &ring[a->gpulet];
+  clock_of *k = &ring[a->gpulet.n];
   if (k->n == 0) k->start = w->now;
   k->predict[k->n++] = end - start;
-  w->batches++, w->rows += a->rows;
+  w->batches++;
+  w->rows += a->rows;
 }
 
 static void steps(world *w) {
@@ -172,9 +174,11 @@ static void arrive(world *w) {
 static void finish(world *w, uint32_t at, bool failed) {
   flight f = w->flight[at];
   w->flight[at] = w->flight[--w->n_flights];
-  clock_of *k = &ring[f.gpulet];
+  clock_of *k = &ring[f.gpulet.n];
   let_time started = k->start, finished = started + f.took < w->now ? started + f.took : w->now;
-  k->n--, k->predict[0] = k->predict[1], k->start = failed ? w->now : finished;
+  k->n--;
+  k->predict[0] = k->predict[1];
+  k->start = failed ? w->now : finished;
   if (failed) {
     assert_true(let_core_batch_failed(w->c, f.id, LET_ERR_GPULET, w->now));
     assert_false(let_core_batch_failed(w->c, f.id, LET_ERR_GPULET, w->now));
@@ -184,7 +188,7 @@ static void finish(world *w, uint32_t at, bool failed) {
   static let_request *got[LET_BATCH_MAX];
   uint32_t n = 0;
   assert_true(let_core_batch_done(w->c, f.id, started, finished, w->now, got, &n));
-  if (route_of(w, f.model, f.gpulet)) ran[f.model][f.gpulet] = w->now;
+  if (route_of(w, f.model, f.gpulet)) ran[f.model][f.gpulet.n] = w->now;
   assert_true(n >= 1);
   for (uint32_t i = 0; i < n; i++) {
     leave(w, got[i]);
@@ -197,11 +201,11 @@ static void finish(world *w, uint32_t at, bool failed) {
 /* The oldest batch of a random busy gpu-let, as a worker would report it. */
 static void some_outcome(world *w, bool failed) {
   if (!w->n_flights) return;
-  uint32_t g = w->flight[below(w, w->n_flights)].gpulet;
-  uint64_t id = let_core_batch_on(w->c, g);
+  let_gpulet_id on = w->flight[below(w, w->n_flights)].gpulet;
+  let_batch_id id = let_core_batch_on(w->c, on);
   for (uint32_t i = 0; i < w->n_flights; i++)
-    if (w->flight[i].id == id) {
-      let_time end = ring[g].start + w->flight[i].took;
+    if (let_batch_id_eq(w->flight[i].id, id)) {
+      let_time end = ring[on.n].start + w->flight[i].took;
       if (!failed && end > w->now && below(w, 4)) w->now = end;
       finish(w, i, failed);
       return;
@@ -211,33 +215,37 @@ static void some_outcome(world *w, bool failed) {
 
 static void lose(world *w, uint32_t g) {
   if (!w->named[g]) return;
-  let_core_gpulet_down(w->c, g);
+  let_core_gpulet_down(w->c, (let_gpulet_id){g});
   w->down[g] = true;
-  for (uint64_t id; (id = let_core_batch_on(w->c, g)) != 0;)
+  for (let_batch_id id; (id = let_core_batch_on(w->c, (let_gpulet_id){g})).n != 0;)
     for (uint32_t i = 0; i < w->n_flights; i++)
-      if (w->flight[i].id == id) {
+      if (let_batch_id_eq(w->flight[i].id, id)) {
         finish(w, i, true);
         break;
       }
 }
 
 static void replan(world *w) {
-  w->n_routes = w->n_lets = 0, w->plans++;
+  w->n_routes = w->n_lets = 0;
+  w->plans++;
   bool named[LETS] = {0};
   for (uint32_t g = 0; g < LETS; g++) {
     if (below(w, 4) == 0) continue;
     named[g] = true;
     w->depth[g] = (uint32_t)(1 + below(w, DEPTH));
-    w->lets[w->n_lets++] = (let_core_gpulet){g, w->depth[g]};
+    w->lets[w->n_lets++] = (let_core_gpulet){{g}, w->depth[g]};
     for (uint32_t m = 0; m < MODELS; m++) {
       if (below(w, 3)) continue;
       let_core_route *r = &w->route[w->n_routes++];
       *r = (let_core_route){.model = m,
-                            .gpulet = g,
+                            .gpulet = {g},
                             .n_sizes = (uint32_t)(1 + below(w, 5)),
                             .rate = below(w, 2) ? 0 : (double)below(w, 1000)};
       let_dur fixed = (let_dur)(200 + below(w, 1500)) * LET_US, each = (let_dur)(20 + below(w, 300)) * LET_US;
-      for (uint32_t k = 0; k < r->n_sizes; k++) r->size[k] = 1u << k, r->predict[k] = fixed + each * (1 << k);
+      for (uint32_t k = 0; k < r->n_sizes; k++) {
+        r->size[k] = 1u << k;
+        r->predict[k] = fixed + each * (1 << k);
+      }
       r->batch = 1 + (uint32_t)below(w, r->size[r->n_sizes - 1]);
     }
   }
@@ -245,10 +253,13 @@ static void replan(world *w) {
   assert_int_equal(let_core_routes_set(w->c, w->lets, w->n_lets, w->route, w->n_routes, w->now, &e), LET_OK);
   for (uint32_t m = 0; m < MODELS; m++)
     for (uint32_t g = 0; g < LETS; g++)
-      if (!route_of(w, m, g)) ran[m][g] = 0;
+      if (!route_of(w, m, (let_gpulet_id){g})) ran[m][g] = 0;
   for (uint32_t g = 0; g < LETS; g++) {
-    if (w->named[g] && !named[g] && let_core_gpulet_idle(w->c, g))
-      let_core_gpulet_remove(w->c, g), w->down[g] = false, w->named[g] = false;
+    if (w->named[g] && !named[g] && let_core_gpulet_idle(w->c, (let_gpulet_id){g})) {
+      let_core_gpulet_remove(w->c, (let_gpulet_id){g});
+      w->down[g] = false;
+      w->named[g] = false;
+    }
     if (named[g]) w->named[g] = true;
   }
 }
@@ -264,11 +275,15 @@ static void event(world *w) {
     if (!w->inside[i]) return;
     bool queued = w->request[i].state == LET_REQUEST_QUEUED;
     assert_int_equal(let_core_cancel(w->c, &w->request[i]), queued);
-    if (queued) leave(w, &w->request[i]), w->cancelled++;
+    if (queued) {
+      leave(w, &w->request[i]);
+      w->cancelled++;
+    }
   } else if (k < 913) lose(w, (uint32_t)below(w, LETS));
   else if (k < 921) {
     uint32_t g = (uint32_t)below(w, LETS);
-    let_core_gpulet_up(w->c, g), w->down[g] = false;
+    let_core_gpulet_up(w->c, (let_gpulet_id){g});
+    w->down[g] = false;
   } else if (k < 923) replan(w);
   else if (k < 980) {
     let_time t = let_core_wake(w->c);
@@ -293,7 +308,8 @@ static void run(uint64_t seed, bool waits, int events) {
     m->slo = (let_dur)(3 + 5 * i) * LET_MS;
     m->max_queue_delay = !waits ? 0 : i % 2 ? LET_MS : LET_NEVER;
     m->max_queue = i == 3 ? 8 : 0;
-    m->priority_levels = i == 1 || i == 4 ? 3 : 0, m->default_priority = 2;
+    m->priority_levels = i == 1 || i == 4 ? 3 : 0;
+    m->default_priority = 2;
     assert_int_equal(let_core_model_set(w->c, i, m, &e), LET_OK);
   }
   w->now = LET_S;
@@ -310,7 +326,10 @@ static void run(uint64_t seed, bool waits, int events) {
     }
   }
   /* Everything comes out in the end. */
-  while (w->n_flights) some_outcome(w, false), steps(w);
+  while (w->n_flights) {
+    some_outcome(w, false);
+    steps(w);
+  }
   w->n_routes = 0;
   assert_int_equal(let_core_routes_set(w->c, w->lets, 0, NULL, 0, w->now, &e), LET_OK);
   steps(w);

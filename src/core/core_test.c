@@ -10,78 +10,8 @@
 
 #include <cmocka.h>
 
-#include "core/core.h"
+#include "core/core_test_rig.h"
 #include "core/rate.h"
-
-/* ---- a small world for single cases ---------------------------------------------------------------------- */
-
-static let_model models[3];
-static let_request pool[600];
-static uint32_t n_pool;
-static let_action act;
-
-static let_model *model(uint32_t i, let_dur slo) {
-  models[i] = (let_model){.slo = slo};
-  snprintf(models[i].name, sizeof models[i].name, "model%u", i);
-  return &models[i];
-}
-
-/* 1 ms + 1 ms per row */
-static let_core_route route(uint32_t m, uint32_t g, uint32_t batch) {
-  let_core_route r = {.model = m, .gpulet = g, .batch = batch, .n_sizes = 4, .size = {1, 2, 4, 8}};
-  for (int i = 0; i < 4; i++) r.predict[i] = (1 + (1 << i)) * LET_MS;
-  return r;
-}
-
-static let_core *core(uint32_t queue) {
-  let_core_limits l = {.models = 3, .gpulets = 4, .requests = 512, .queue = queue};
-  let_core *c;
-  let_error e;
-  assert_int_equal(let_core_new(&l, &let_mem_libc, &c, &e), LET_OK);
-  n_pool = 0;
-  return c;
-}
-
-static void routes(let_core *c, uint32_t lets, const let_core_route *r, uint32_t n, let_time now) {
-  let_core_gpulet g[4];
-  let_error e = {0};
-  for (uint32_t i = 0; i < lets; i++) g[i] = (let_core_gpulet){i, 1};
-  if (let_core_routes_set(c, g, lets, r, n, now, &e)) print_message("%s\n", e.text), fail();
-}
-
-static let_request *request(uint32_t m, let_time now, let_dur slo) {
-  let_request *r = &pool[n_pool++];
-  *r = (let_request){.id = n_pool, .model = m, .rows = 1, .arrival = now, .deadline = now + slo};
-  let_heap_node_init(&r->node);
-  return r;
-}
-
-static void check(const let_core *c) {
-  let_error e = {0};
-  if (!let_core_validate(c, &e)) print_message("%s\n", e.text), fail();
-}
-
-static uint32_t done(let_core *c, uint64_t batch, let_dur took, let_time now) {
-  let_request *got[LET_BATCH_MAX];
-  uint32_t n = 0;
-  assert_true(let_core_batch_done(c, batch, now - took, now, now, got, &n));
-  check(c);
-  return n;
-}
-
-static void declare(let_core *c, uint32_t i, const let_model *m) {
-  let_error e;
-  assert_int_equal(let_core_model_set(c, i, m, &e), LET_OK);
-}
-
-/* One batch of |rows| rows that takes what the plan says, so that the gpu-lets are known by |now|. */
-static void ran(let_core *c, uint32_t m, uint32_t rows, let_time now) {
-  let_time then = now - let_core_predict(c, 0, m, rows);
-  for (uint32_t i = 0; i < rows; i++) assert_int_equal(let_core_arrive(c, request(m, then, LET_S), then), LET_OK);
-  assert_true(let_core_step(c, then, &act));
-  assert_int_equal(act.n, rows);
-  assert_int_equal(done(c, act.batch, now - then, now), rows);
-}
 
 static void test_idle_starts_at_once(void **state) {
   (void)state;
@@ -109,7 +39,7 @@ static void test_next_closes_at_the_end(void **state) {
   declare(c, 0, model(0, 40 * LET_MS));
   let_core_route r = route(0, 0, 4);
   let_error e;
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{0, 2}}, 1, &r, 1, 0, &e), LET_OK);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{0}, 2}}, 1, &r, 1, 0, &e), LET_OK);
   let_request *got[LET_BATCH_MAX];
   uint32_t n;
   for (int i = 0; i < 3; i++) { /* a hand-over of 0.5 ms */
@@ -149,7 +79,7 @@ static void test_waits_for_company_where_asked(void **state) {
   }
 }
 
-/* Whoever would be late in the batch is left out of it, and refused when nothing can be in time for it any more. */
+/* A batch leaves out what would be late in it; the core refuses that once nothing can be in time for it. */
 static void test_what_would_be_late_is_dropped(void **state) {
   (void)state;
   let_core *c = core(100);
@@ -196,7 +126,7 @@ static void test_without_a_deadline_nothing_is_late(void **state) {
   let_core_free(c);
 }
 
-/* A gpu-let for which everything looks hopeless is tried all the same, once in a while. */
+/* A gpu-let that no request could make in time by its predictions is tried all the same, once in a while. */
 static void test_a_lie_is_found_out(void **state) {
   (void)state;
   let_core *c = core(100);
@@ -208,9 +138,10 @@ static void test_a_lie_is_found_out(void **state) {
   assert_true(let_core_step(c, 0, &act));
   assert_int_equal(act.kind, LET_ACTION_SUBMIT);
   assert_int_equal(done(c, act.batch, 2 * LET_MS, 2 * LET_MS), 1);
-  assert_int_equal(let_core_predict(c, 0, 0, 1), 2 * LET_MS);
-  assert_true(llabs(let_core_predict(c, 0, 0, 8) - 9 * LET_MS) < LET_US); /* it lied alike of all */
-  /* And the other way: batches that were held up once are not held against the gpu-let for ever. */
+  assert_int_equal(let_core_predict(c, ON(0), 0, 1), 2 * LET_MS);
+  assert_true(llabs(let_core_predict(c, ON(0), 0, 8) - 9 * LET_MS) <
+              LET_US); /* the plan was wrong by the same ratio everywhere */
+  /* And the other way: batches that were held up do not count against the gpu-let for ever. */
   let_time t = 10 * LET_MS;
   for (int i = 0; i < 9; i++, t += 100 * LET_MS) {
     assert_int_equal(let_core_arrive(c, request(0, t, LET_S), t), LET_OK);
@@ -257,9 +188,12 @@ static void test_too_wide_for_what_is_up(void **state) {
   let_core_route r[2] = {route(0, 0, 4), route(0, 1, 4)};
   routes(c, 2, r, 2, 0);
   let_request *wide[2];
-  for (int i = 0; i < 2; i++) wide[i] = request(0, 0, 50 * LET_MS), wide[i]->rows = 8;
+  for (int i = 0; i < 2; i++) {
+    wide[i] = request(0, 0, 50 * LET_MS);
+    wide[i]->rows = 8;
+  }
   assert_int_equal(let_core_arrive(c, wide[0], 0), LET_OK);
-  let_core_gpulet_down(c, 0);
+  let_core_gpulet_down(c, ON(0));
   r[1].n_sizes = 3;
   routes(c, 2, r, 2, 0);
   assert_true(let_core_step(c, 0, &act));
@@ -267,7 +201,7 @@ static void test_too_wide_for_what_is_up(void **state) {
   assert_ptr_equal(act.request[0], wide[0]);
   assert_int_equal(act.why, LET_ERR_UNAVAILABLE);
   assert_int_equal(let_core_arrive(c, wide[1], 0), LET_ERR_UNAVAILABLE); /* what is down may take long to come back */
-  let_core_gpulet_up(c, 0);
+  let_core_gpulet_up(c, ON(0));
   assert_int_equal(let_core_arrive(c, wide[1], 0), LET_OK);
   check(c);
   let_core_free(c);
@@ -277,7 +211,8 @@ static void test_order_is_priority_then_deadline(void **state) {
   (void)state;
   let_core *c = core(100);
   let_model *m = model(0, 100 * LET_MS);
-  m->priority_levels = 3, m->default_priority = 2;
+  m->priority_levels = 3;
+  m->default_priority = 2;
   declare(c, 0, m);
   routes(c, 1, (let_core_route[]){route(0, 0, 8)}, 1, 0);
   static const uint8_t priority[8] = {2, 1, 3, 1, 0, 3, 9, 2};
@@ -320,7 +255,7 @@ static void test_refusals_say_why(void **state) {
   r = request(0, 0, LET_S);
   assert_int_equal(let_core_arrive(c, r, 0), LET_ERR_OVERLOADED);
   assert_non_null(strstr(r->why, "queue of 4 requests is full"));
-  let_core_gpulet_down(c, 0);
+  let_core_gpulet_down(c, ON(0));
   for (int i = 0; i < 4; i++) {
     assert_true(let_core_step(c, 0, &act));
     assert_int_equal(act.kind, LET_ACTION_REFUSE);
@@ -328,7 +263,7 @@ static void test_refusals_say_why(void **state) {
   }
   assert_false(let_core_step(c, 0, &act));
   assert_int_equal(let_core_arrive(c, request(0, 0, LET_S), 0), LET_ERR_UNAVAILABLE);
-  let_core_gpulet_up(c, 0);
+  let_core_gpulet_up(c, ON(0));
   assert_int_equal(let_core_arrive(c, request(0, 0, LET_S), 0), LET_OK);
   let_core_free(c);
 }
@@ -343,16 +278,16 @@ static void test_failed_batch_runs_elsewhere_once(void **state) {
   let_request *r = request(0, 0, 50 * LET_MS);
   assert_int_equal(let_core_arrive(c, r, 0), LET_OK);
   assert_true(let_core_step(c, 0, &act));
-  uint32_t first = act.gpulet;
+  let_gpulet_id first = act.gpulet;
   let_core_gpulet_down(c, first);
-  assert_int_equal(let_core_batch_on(c, first), act.batch);
+  assert_int_equal(let_core_batch_on(c, first).n, act.batch.n);
   assert_true(let_core_batch_failed(c, act.batch, LET_ERR_GPULET, LET_MS));
   assert_false(let_core_batch_failed(c, act.batch, LET_ERR_GPULET, LET_MS));
-  assert_int_equal(let_core_batch_on(c, first), 0);
+  assert_int_equal(let_core_batch_on(c, first).n, 0);
   check(c);
   assert_true(let_core_step(c, LET_MS, &act));
   assert_int_equal(act.kind, LET_ACTION_SUBMIT);
-  assert_int_equal(act.gpulet, 1 - first);
+  assert_int_equal(act.gpulet.n, 1 - first.n);
   assert_ptr_equal(act.request[0], r);
   assert_false(let_core_cancel(c, r)); /* comes back with its batch */
   assert_true(let_core_batch_failed(c, act.batch, LET_ERR_GPULET, 2 * LET_MS));
@@ -382,10 +317,10 @@ static void test_plan_change(void **state) {
   for (int i = 0; i < 2; i++) assert_int_equal(let_core_arrive(c, request(0, 0, 50 * LET_MS), 0), LET_OK);
   assert_int_equal(let_core_arrive(c, request(1, 0, 50 * LET_MS), 0), LET_OK);
   assert_true(let_core_step(c, 0, &act));
-  uint64_t running = act.batch;
+  let_batch_id running = act.batch;
   assert_int_equal(act.model, 0);
   assert_true(let_core_step(c, 0, &act));
-  uint64_t other = act.batch;
+  let_batch_id other = act.batch;
   assert_int_equal(act.model, 1);
   assert_false(let_core_step(c, 0, &act));
   assert_int_equal(let_core_arrive(c, request(0, 0, 50 * LET_MS), 0), LET_OK);
@@ -393,13 +328,13 @@ static void test_plan_change(void **state) {
   /* Model 1 loses all, model 0 moves to gpu-let 2; gpu-let 0 drains. A wrong table changes nothing. */
   let_error e = {0};
   let_core_route bad = route(0, 3, 2);
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{2, 1}}, 1, &bad, 1, LET_MS, &e), LET_ERR_INVALID);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{2}, 1}}, 1, &bad, 1, LET_MS, &e), LET_ERR_INVALID);
   assert_non_null(strstr(e.text, "gpu-let 3"));
   let_core_route twice[] = {route(0, 2, 2), route(0, 2, 2)};
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{2, 1}}, 1, twice, 2, LET_MS, &e), LET_ERR_INVALID);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{2}, 1}}, 1, twice, 2, LET_MS, &e), LET_ERR_INVALID);
   check(c);
   let_core_route good = route(0, 2, 2);
-  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{2, 1}}, 1, &good, 1, LET_MS, &e), LET_OK);
+  assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{2}, 1}}, 1, &good, 1, LET_MS, &e), LET_OK);
   check(c);
   assert_true(let_core_step(c, LET_MS, &act));
   assert_int_equal(act.kind, LET_ACTION_REFUSE);
@@ -407,14 +342,14 @@ static void test_plan_change(void **state) {
   assert_non_null(strstr(act.request[0]->why, "the plan changed"));
   assert_true(let_core_step(c, LET_MS, &act));
   assert_int_equal(act.kind, LET_ACTION_SUBMIT);
-  assert_int_equal(act.gpulet, 2);
+  assert_int_equal(act.gpulet.n, 2);
   assert_false(let_core_step(c, LET_MS, &act));
-  assert_false(let_core_gpulet_idle(c, 0));
+  assert_false(let_core_gpulet_idle(c, ON(0)));
   assert_int_equal(done(c, running, 3 * LET_MS, 3 * LET_MS), 2);
   assert_int_equal(done(c, other, 2 * LET_MS, 3 * LET_MS), 1);
-  assert_true(let_core_gpulet_idle(c, 0));
-  let_core_gpulet_remove(c, 0);
-  let_core_gpulet_remove(c, 1);
+  assert_true(let_core_gpulet_idle(c, ON(0)));
+  let_core_gpulet_remove(c, ON(0));
+  let_core_gpulet_remove(c, ON(1));
   let_core_free(c);
 }
 
@@ -427,14 +362,14 @@ static void test_predictions_follow_both_ways(void **state) {
   routes(c, 1, (let_core_route[]){route(0, 0, 8)}, 1, 0);
   let_time now = 0;
   int up = 0, down = 0;
-  for (; up < 100 && let_core_predict(c, 0, 0, 1) < 4 * LET_MS * 95 / 100; up++) {
+  for (; up < 100 && let_core_predict(c, ON(0), 0, 1) < 4 * LET_MS * 95 / 100; up++) {
     assert_int_equal(let_core_arrive(c, request(0, now, LET_S), now), LET_OK);
     assert_true(let_core_step(c, now, &act));
     now += 4 * LET_MS;
     done(c, act.batch, 4 * LET_MS, now);
   }
-  assert_true(let_core_predict(c, 0, 0, 8) > 12 * LET_MS); /* what was seen at size 1 is believed of the others */
-  for (; down < 300 && let_core_predict(c, 0, 0, 1) > LET_MS * 110 / 100; down++) {
+  assert_true(let_core_predict(c, ON(0), 0, 8) > 12 * LET_MS); /* the ratio seen at size 1 holds for the others */
+  for (; down < 300 && let_core_predict(c, ON(0), 0, 1) > LET_MS * 110 / 100; down++) {
     assert_int_equal(let_core_arrive(c, request(0, now, LET_S), now), LET_OK);
     assert_true(let_core_step(c, now, &act));
     now += LET_MS;
@@ -442,8 +377,8 @@ static void test_predictions_follow_both_ways(void **state) {
   }
   print_message("2x slower than planned: believed after %d batches; 2x faster: after %d\n", up, down);
   assert_true(up <= 6 && down <= 6);
-  assert_false(
-      let_core_batch_done(c, 12345, now - LET_MS, now, now, (let_request *[LET_BATCH_MAX]){0}, &(uint32_t){0}));
+  assert_false(let_core_batch_done(c, (let_batch_id){12345}, now - LET_MS, now, now, (let_request *[LET_BATCH_MAX]){0},
+                                   &(uint32_t){0}));
   let_core_free(c);
 }
 
@@ -459,11 +394,11 @@ static void test_allocation_failure(void **state) {
     if (!err) {
       declare(c, 0, model(0, LET_S));
       let_core_route r = route(0, 0, 8);
-      err = let_core_routes_set(c, (let_core_gpulet[]){{0, 1}}, 1, &r, 1, 0, &e);
+      err = let_core_routes_set(c, (let_core_gpulet[]){{{0}, 1}}, 1, &r, 1, 0, &e);
       check(c);
       if (err) { /* nothing has changed, and it works the next time */
         assert_int_equal(let_core_arrive(c, request(0, 0, LET_S), 0), LET_ERR_UNAVAILABLE);
-        assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{0, 1}}, 1, &r, 1, 0, &e), LET_OK);
+        assert_int_equal(let_core_routes_set(c, (let_core_gpulet[]){{{0}, 1}}, 1, &r, 1, 0, &e), LET_OK);
       }
     }
     let_core_free(c);
@@ -510,9 +445,15 @@ static void test_rate(void **state) {
   let_rate r;
   let_rate_init(&r, LET_S, 0);
   let_time t = 0;
-  for (int i = 0; i < 5000; i++) let_rate_add(&r, t, 1), t += LET_MS;
+  for (int i = 0; i < 5000; i++) {
+    let_rate_add(&r, t, 1);
+    t += LET_MS;
+  }
   assert_true(fabs(let_rate_get(&r, t) - 1000) < 20);
-  for (int i = 0; i < 10000; i++) let_rate_add(&r, t, 1), t += LET_MS / 4;
+  for (int i = 0; i < 10000; i++) {
+    let_rate_add(&r, t, 1);
+    t += LET_MS / 4;
+  }
   assert_true(fabs(let_rate_get(&r, t) - 4000) < 500);
   assert_true(let_rate_get(&r, t + 10 * LET_S) < 1);
   let_rate_init(&r, LET_S, 0);

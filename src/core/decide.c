@@ -1,4 +1,4 @@
-/* decide.c: when a gpu-let takes its next batch, and of which model. */
+/* decide.c: decides when a gpu-let takes its next batch, and of which model. */
 #include <math.h>
 #include <stddef.h>
 
@@ -11,8 +11,8 @@ static void wake_at(let_core *c, let__gpulet *g, let_time at) {
   LET_ASSERT(room);
 }
 
-void let__touch_gpulet(let_core *c, uint32_t gpulet, let_time at) {
-  if (at < c->gpulet[gpulet].wake.key) wake_at(c, &c->gpulet[gpulet], at);
+void let__touch_gpulet(let_core *c, let_gpulet_id gpulet, let_time at) {
+  if (at < c->gpulet[gpulet.n].wake.key) wake_at(c, &c->gpulet[gpulet.n], at);
 }
 
 void let__touch_model(let_core *c, uint32_t model, let_time now) {
@@ -22,7 +22,7 @@ void let__touch_model(let_core *c, uint32_t model, let_time now) {
   let__expiry_set(c, model, now);
 }
 
-/* Is more asked of |m| than was planned for it? Judged by what arrives, refused or not: no decision changes that. */
+/* Does more arrive for |m| than was planned? Refused requests count too, so that no decision changes the answer. */
 void let__demand(let__model *m, double requests, let_time now) {
   m->allowance += m->planned * (double)(now - m->allowed) / 1e9;
   m->allowed = now;
@@ -32,8 +32,8 @@ void let__demand(let__model *m, double requests, let_time now) {
   else if (m->allowance > m->burst / 2) m->beyond = false;
 }
 
-/* Requests that |r| may run within its planned rate, as of |now|. What was run beyond it is owed for as long as two
- * batches take at that rate, and what was not run is kept as long. */
+/* Requests that |r| may run within its planned rate, as of |now|. Credit and debt end at two full batches: what
+ * happened longer ago does not matter. */
 double let__credit(let__route *r, let_time now) {
   double most = 2.0 * r->batch;
   r->credit += r->rate * (double)(now - r->credited) / 1e9;
@@ -45,8 +45,8 @@ double let__credit(let__route *r, let_time now) {
 /* Seconds by which |r| lags behind its planned rate. */
 static double lag(let__route *r, let_time now) { return let__credit(r, now) / (r->rate > 0 ? r->rate : 1); }
 
-/* When |g| can be given another batch: at once when idle; behind a running batch when that is about to end, so that
- * the next one is there by then and has taken all that came in the meantime. LET_NEVER: an event must come first. */
+/* When |g| can take another batch: at once if it is idle; behind a running batch shortly before that ends, so that the
+ * next one is there in time and holds all that arrived meanwhile. LET_NEVER: an event must come first. */
 static let_time open_at(const let_core *c, const let__gpulet *g, let_time now) {
   if (!g->open || !g->routed || g->down || g->n >= g->depth) return LET_NEVER;
   if (g->n == 0) return now;
@@ -55,8 +55,8 @@ static let_time open_at(const let_core *c, const let__gpulet *g, let_time now) {
   return at > now ? at : now;
 }
 
-/* Until when a batch of |m| on |r| waits for company: not at all, but where it is asked for. With LET_NEVER until its
- * slack has run out, and for half of the time it has at most. */
+/* Until when a batch of |m| on |r| waits for more requests: not at all unless max_queue_delay asks for it. With
+ * LET_NEVER until its slack has run out, but for half of the time to its deadline at most. */
 static let_time held_until(const let_core *c, const let__model *m, const let__route *r, let_time start, let_time now) {
   const let__entry *top = &c->entry[m->root];
   let_dur delay = m->m->max_queue_delay;
@@ -69,9 +69,9 @@ static let_time held_until(const let_core *c, const let__model *m, const let__ro
   return delay < last - top->arrival ? top->arrival + delay : last;
 }
 
-/* The largest size for |r| that leaves its neighbours' next requests in time: those that come just after it has begun
- * wait for its end and then run. A planned batch always may: that is what the plan counts with. */
-static uint32_t size_beside(const let_core *c, const let__route *r) {
+/* The largest size for |r| that leaves the other models of its gpu-let in time: a request of theirs that arrives just
+ * after it began waits for its end and then runs. The planned size is always allowed: the plan counts with it. */
+static uint32_t size_limit(const let_core *c, const let__route *r) {
   uint32_t n, most = r->n_sizes - 1;
   const uint32_t *on = let__routes_on(c, r->gpulet, &n);
   for (uint32_t i = 0; i < n && most > r->full; i++) {
@@ -83,13 +83,13 @@ static uint32_t size_beside(const let_core *c, const let__route *r) {
   return most;
 }
 
-/* Another gpu-let of |r|'s model is idle too, lags more behind its rate, and would be in time. */
+/* Another gpu-let of |r|'s model is idle too, lags further behind its rate, and would be in time. */
 static bool better_elsewhere(let_core *c, let__route *r, let__pick p, let_time now) {
   uint32_t n;
   let__route *o = let__routes_of(c, r->model, &n);
   const let_request *q = c->entry[p.first].r;
   for (uint32_t i = 0; i < n; i++) {
-    const let__gpulet *g = &c->gpulet[o[i].gpulet];
+    const let__gpulet *g = &c->gpulet[o[i].gpulet.n];
     uint32_t k = let__size_for(&o[i], q->rows);
     if (&o[i] == r || g->n > 0 || open_at(c, g, now) == LET_NEVER || k == LET__NONE || lag(&o[i], now) <= lag(r, now))
       continue;
@@ -98,9 +98,9 @@ static bool better_elsewhere(let_core *c, let__route *r, let__pick p, let_time n
   return false;
 }
 
-/* Those of |x|'s neighbours that are within their plan can wait for its batch: their first deadline leaves room for it,
- * and for what they have to run then, with what comes until then. */
-static bool neighbours_wait(const let_core *c, const let__route *x, let__pick p, let_time start) {
+/* The other models of |x|'s gpu-let that are within their plan can wait for its batch: their first deadline leaves room
+ * for it, for what they have to run then, and for what arrives until then. */
+static bool others_can_wait(const let_core *c, const let__route *x, let__pick p, let_time start) {
   uint32_t n;
   const uint32_t *on = let__routes_on(c, x->gpulet, &n);
   let_time deadline = LET_NEVER, end = start + x->variant[p.size].predict;
@@ -110,13 +110,14 @@ static bool neighbours_wait(const let_core *c, const let__route *x, let__pick p,
     if (r == x || !m->queued || m->beyond) continue;
     const let__variant *v = &r->variant[r->full];
     double rows = (double)let__queue_rows(c, m) + r->rate * (double)x->variant[p.size].predict / 1e9;
-    end += (let_dur)ceil(rows / v->size) * v->predict + v->spread;
+    double takes = ceil(rows / v->size) * (double)v->predict + (double)v->spread;
+    end = takes < (double)(LET__DEADLINE_MAX - end) ? end + (let_dur)takes : LET__DEADLINE_MAX;
     if (c->entry[m->root].deadline < deadline) deadline = c->entry[m->root].deadline;
   }
   return end <= deadline;
 }
 
-/* Who goes first; the least |rank|, then the least |key|. */
+/* A batch that could start now. The least |rank| goes first, then the least |key|. */
 typedef struct candidate {
   let__route *route;
   let__pick pick;
@@ -124,23 +125,26 @@ typedef struct candidate {
   double key;
 } candidate;
 
-/* A full batch goes first where the neighbours can wait for it: their own batches become fuller meanwhile, which is
- * what a shortage calls for. Then models within their planned rate, by deadline. Of those beyond it, first those that
- * have had less than was planned, by deadline; then by who is furthest behind. */
+/* A full batch goes first where the other models can wait for it: theirs fill up meanwhile, which helps in a shortage.
+ * Next, by deadline, models that are within their planned rate or have run less than it. Last, models beyond it, the
+ * one furthest behind first. */
 static void rank(let_core *c, candidate *x, let_time start, let_time now) {
   const let__route *r = x->route;
   const let__model *m = &c->model[r->model];
   bool behind = let__credit(x->route, now) > 0;
-  if (x->pick.rows >= r->batch && neighbours_wait(c, r, x->pick, start)) x->rank = 0;
+  if (x->pick.rows >= r->batch && others_can_wait(c, r, x->pick, start)) x->rank = 0;
   else x->rank = !m->beyond || behind ? 1 : 2;
   x->key = x->rank == 1 ? (double)c->entry[x->pick.first].r->deadline : -lag(x->route, now);
 }
 
-bool let__decide(let_core *c, uint32_t gpulet, let_time now, let_action *ret) {
-  let__gpulet *g = &c->gpulet[gpulet];
+bool let__decide(let_core *c, let_gpulet_id gpulet, let_time now, let_action *ret) {
+  let__gpulet *g = &c->gpulet[gpulet.n];
   let_time open = open_at(c, g, now), wake = LET_NEVER, start = let__free_at(c, g, now);
-  let_dur doubt = g->n ? c->batch[g->batch[0]].spread / 2 : 0; /* about when the running one ends */
-  if (open > now) return wake_at(c, g, open), false;
+  let_dur doubt = g->n ? c->batch[g->batch[0]].spread / 2 : 0; /* of when the running batch ends */
+  if (open > now) {
+    wake_at(c, g, open);
+    return false;
+  }
   uint32_t n;
   const uint32_t *on = let__routes_on(c, gpulet, &n);
   candidate best = {0};
@@ -154,7 +158,7 @@ bool let__decide(let_core *c, uint32_t gpulet, let_time now, let_action *ret) {
       if (held < wake) wake = held;
       continue;
     }
-    x.pick = let__batch_pick(c, x.route, start, doubt, size_beside(c, x.route), now);
+    x.pick = let__batch_pick(c, x.route, start, doubt, size_limit(c, x.route), now);
     if (!x.pick.n) continue;
     rank(c, &x, start, now);
     if (best.route && (x.rank > best.rank || (x.rank == best.rank && x.key >= best.key))) continue;
@@ -165,7 +169,7 @@ bool let__decide(let_core *c, uint32_t gpulet, let_time now, let_action *ret) {
   if (!best.route) return false;
   let__batch_submit(c, best.route, best.pick, now, ret);
   let__touch_gpulet(c, gpulet, INT64_MIN);
-  /* Other gpu-lets may have left a request to this one. */
+  /* Other gpu-lets may have left a request to this one, which chose another. */
   for (uint32_t i = 0; i < n; i++)
     if (c->model[c->table->route[on[i]].model].queued || &c->table->route[on[i]] == best.route)
       let__touch_model(c, c->table->route[on[i]].model, now);

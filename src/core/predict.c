@@ -1,9 +1,12 @@
-/* predict.c: how long a batch takes: the median of the newest of its kind, by the device's own clock. A single batch
- * that was held up by something else moves a median by nothing; a new truth moves it within five. */
+/* predict.c: predicts how long a batch takes: the median of the newest of its kind, by the device's own clock. One
+ * batch that something else held up does not move a median; a lasting change moves it within five batches. */
 #include <math.h>
 #include <stddef.h>
 
 #include "core/core_int.h"
+
+/* A ratio measured at one size, times the plan of another, may be more than a let_dur holds. */
+static let_dur duration(double ns) { return ns < (double)LET__BATCH_MAX ? (let_dur)ns : LET__BATCH_MAX; }
 
 void let__window_add(let__window *w, double v) {
   w->v[w->at] = (float)v;
@@ -20,7 +23,7 @@ static uint32_t sorted(const let__window *w, float v[LET__WINDOW]) {
   return w->n;
 }
 
-/* Of one or two samples the lesser: one that was held up must not be all that is known. */
+/* Of two samples the lesser: one batch that was held up must not set the prediction alone. */
 double let__window_median(const let__window *w, double otherwise) {
   float v[LET__WINDOW];
   uint32_t n = sorted(w, v);
@@ -40,20 +43,19 @@ double let__window_high(const let__window *w, double otherwise) {
 
 bool let__route_fresh(const let__route *r, let_time now) { return r->ran && now - r->ran < LET__FRESH; }
 
-/* What is believed of each size. What was measured lately stands; what was measured longer ago may be better by now,
- * and then the plan's word counts as it has proved itself for the other sizes. Then the sizes are made to agree: rows
- * may be padded, so a smaller batch takes no longer than a larger one; and they may be split, so a larger one takes no
- * longer than as many smaller ones as hold its rows. Where two sizes disagree, the one that ran last is right. */
-void let__route_believe(let__route *r, let_time now) {
+/* Predicts each size from its own recent samples; without these, from the plan times the ratio measured at the other
+ * sizes. Then makes the sizes agree: padding bounds a smaller one by a larger one, splitting a larger one by smaller
+ * ones. Where two sizes disagree, the one that ran last is right. */
+void let__route_refresh(let__route *r, let_time now) {
   double ratio = let__window_median(&r->ratio, 1);
   for (uint32_t i = 0; i < r->n_sizes; i++) {
     let__variant *v = &r->variant[i];
     double planned = (double)v->plan * ratio, own = let__window_median(&v->took, planned);
     if (own > planned && v->plan > 0 && now - v->seen > LET__FRESH) own = planned;
-    v->predict = own < 1 && v->plan > 0 ? 1 : (let_dur)own;
+    v->predict = own < 1 && v->plan > 0 ? 1 : duration(own);
     double ever = let__window_least(&r->ratio, 1) * (double)v->plan;
-    v->quick = (let_dur)let__window_least(&v->took, ever > 0 ? ever : own);
-    v->spread = (let_dur)(let__window_high(&v->took, own) - own);
+    v->quick = duration(let__window_least(&v->took, ever > 0 ? ever : own));
+    v->spread = duration(let__window_high(&v->took, own) - own);
     if (v->spread < v->predict / 16) v->spread = v->predict / 16;
   }
   for (uint32_t i = 1; i < r->n_sizes; i++) {
@@ -65,6 +67,8 @@ void let__route_believe(let__route *r, let_time now) {
       for (uint32_t k = i; k > 0 && r->variant[k - 1].predict > v->predict; k--) r->variant[k - 1].predict = v->predict;
     else v->predict = low->predict;
   }
+  for (uint32_t i = 0; i < r->n_sizes; i++)
+    if (r->variant[i].quick > r->variant[i].predict) r->variant[i].quick = r->variant[i].predict;
 }
 
 void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now) {
@@ -75,7 +79,7 @@ void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now) 
   let__window_add(&v->took, (double)took);
   if (v->plan > 0) let__window_add(&r->ratio, (double)took / (double)v->plan);
   v->seen = now;
-  let__route_believe(r, now);
+  let__route_refresh(r, now);
 }
 
 let_dur let__handover(const let__gpulet *g) { return (let_dur)let__window_median(&g->handover, 0); }

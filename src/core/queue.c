@@ -21,7 +21,7 @@ uint32_t let__key_priority(let__key k) { return (uint32_t)((k.at >> 56) + 128); 
 
 static bool before(let__key a, let__key b) { return a.at != b.at ? a.at < b.at : a.serial < b.serial; }
 
-/* The request finds its entry by node.at, which is LET_HEAP_OUT outside the core. */
+/* node.at of a request is the index of its entry; outside the core it is LET_HEAP_OUT. */
 bool let__entry_take(let_core *c, let_request *r) {
   uint32_t i = c->free_entry;
   if (i != LET__NONE) c->free_entry = c->entry[i].left;
@@ -43,13 +43,14 @@ void let__entry_give(let_core *c, let_request *r) {
 
 static void sum(let_core *c, uint32_t i) {
   let__entry *x = &c->entry[i];
-  x->n = 1, x->rows = x->r->rows;
-  x->deadline = clamp_deadline(x->r->deadline), x->arrival = x->r->arrival;
+  x->rows = x->r->rows;
+  x->deadline = clamp_deadline(x->r->deadline);
+  x->arrival = x->r->arrival;
   const uint32_t kid[2] = {x->left, x->right};
   for (int k = 0; k < 2; k++) {
     if (kid[k] == LET__NONE) continue;
     const let__entry *y = &c->entry[kid[k]];
-    x->n += y->n, x->rows += y->rows;
+    x->rows += y->rows;
     if (y->deadline < x->deadline) x->deadline = y->deadline;
     if (y->arrival < x->arrival) x->arrival = y->arrival;
   }
@@ -69,8 +70,13 @@ static void split(let_core *c, uint32_t t, let__key k, uint32_t *low, uint32_t *
     return;
   }
   let__entry *x = &c->entry[t];
-  if (before(x->key, k)) split(c, x->right, k, &x->right, high), *low = t;
-  else split(c, x->left, k, low, &x->left), *high = t;
+  if (before(x->key, k)) {
+    split(c, x->right, k, &x->right, high);
+    *low = t;
+  } else {
+    split(c, x->left, k, low, &x->left);
+    *high = t;
+  }
   sum(c, t);
 }
 
@@ -78,20 +84,28 @@ static uint32_t merge(let_core *c, uint32_t low, uint32_t high) {
   if (low == LET__NONE) return high;
   if (high == LET__NONE) return low;
   let__entry *a = &c->entry[low], *b = &c->entry[high];
-  if (a->rank < b->rank) return a->right = merge(c, a->right, high), sum(c, low), low;
-  return b->left = merge(c, low, b->left), sum(c, high), high;
+  if (a->rank < b->rank) {
+    a->right = merge(c, a->right, high);
+    sum(c, low);
+    return low;
+  }
+  b->left = merge(c, low, b->left);
+  sum(c, high);
+  return high;
 }
 
 static uint32_t insert(let_core *c, uint32_t t, uint32_t i) {
   let__entry *x = &c->entry[i];
   if (t == LET__NONE || x->rank < c->entry[t].rank) {
     split(c, t, x->key, &x->left, &x->right);
-    return sum(c, i), i;
+    sum(c, i);
+    return i;
   }
   let__entry *y = &c->entry[t];
   if (before(x->key, y->key)) y->left = insert(c, y->left, i);
   else y->right = insert(c, y->right, i);
-  return sum(c, t), t;
+  sum(c, t);
+  return t;
 }
 
 static uint32_t take_out(let_core *c, uint32_t t, uint32_t i) {
@@ -100,7 +114,8 @@ static uint32_t take_out(let_core *c, uint32_t t, uint32_t i) {
   if (t == i) return merge(c, y->left, y->right);
   if (before(c->entry[i].key, y->key)) y->left = take_out(c, y->left, i);
   else y->right = take_out(c, y->right, i);
-  return sum(c, t), t;
+  sum(c, t);
+  return t;
 }
 
 void let__queue_put(let_core *c, let__model *m, let_request *r) {
@@ -124,7 +139,10 @@ uint32_t let__queue_from(const let_core *c, const let__model *m, let__key k) {
   for (uint32_t t = m->root; t != LET__NONE;) {
     const let__entry *x = &c->entry[t];
     if (before(x->key, k)) t = x->right;
-    else best = t, t = x->left;
+    else {
+      best = t;
+      t = x->left;
+    }
   }
   return best;
 }

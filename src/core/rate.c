@@ -1,3 +1,4 @@
+/* rate.c: an exponentially weighted average over buckets of arrivals. */
 #include "core/rate.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* rate.h: request rate per model, followed with an exponentially weighted window. Pure. */
+/* rate.h: the request rate of a model, an exponentially weighted average. Pure. */
 #ifndef LET_CORE_RATE_H
 #define LET_CORE_RATE_H
 

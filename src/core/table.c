@@ -1,13 +1,13 @@
-/* table.c: the routing table: checked, filled, and what was learnt carried over from the one before. */
+/* table.c: checks and fills a routing table, and carries over what was measured under the one before. */
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "core/core_int.h"
 
-let__route *let__route_find(const let_core *c, uint32_t model, uint32_t gpulet) {
+let__route *let__route_find(const let_core *c, uint32_t model, let_gpulet_id gpulet) {
   uint32_t n;
-  if (gpulet >= c->limits.gpulets) return NULL;
+  if (gpulet.n >= c->limits.gpulets) return NULL;
   const uint32_t *on = let__routes_on(c, gpulet, &n);
   for (uint32_t i = 0; i < n; i++)
     if (c->table->route[on[i]].model == model) return &c->table->route[on[i]];
@@ -46,11 +46,11 @@ static let_err check_gpulets(const let_core *c, const let_core_gpulet *g, uint32
   if (n > c->limits.gpulets)
     return let_fail(e, LET_ERR_INVALID, "routes: %u gpu-lets are more than the limit of %u", n, c->limits.gpulets);
   for (uint32_t i = 0; i < n; i++) {
-    if (g[i].number >= c->limits.gpulets)
-      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let number %u is not below the limit of %u", g[i].number,
+    if (g[i].id.n >= c->limits.gpulets)
+      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let number %u is not below the limit of %u", g[i].id.n,
                       c->limits.gpulets);
     if (g[i].depth < 1 || g[i].depth > LET__DEPTH_MAX)
-      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u: depth %u is not within 1..%d", g[i].number, g[i].depth,
+      return let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u: depth %u is not within 1..%d", g[i].id.n, g[i].depth,
                       LET__DEPTH_MAX);
   }
   return LET_OK;
@@ -62,27 +62,27 @@ static let_err check_route(const let_core *c, const let_core_route *r, let_error
   const char *name = c->model[r->model].m->name;
   if (r->n_sizes < 1 || r->n_sizes > LET_SIZES_MAX)
     return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: %u batch sizes are not within 1..%d", name,
-                    r->gpulet, r->n_sizes, LET_SIZES_MAX);
+                    r->gpulet.n, r->n_sizes, LET_SIZES_MAX);
   for (uint32_t i = 0; i < r->n_sizes; i++) {
     if (r->size[i] < 1 || r->size[i] > LET_BATCH_MAX || (i > 0 && r->size[i] <= r->size[i - 1]))
       return let_fail(e, LET_ERR_INVALID,
                       "routes: model '%s' on gpu-let %u: batch size %u is out of order or not within 1..%d", name,
-                      r->gpulet, r->size[i], LET_BATCH_MAX);
-    if (r->predict[i] < 0 || r->predict[i] > 3600 * LET_S)
+                      r->gpulet.n, r->size[i], LET_BATCH_MAX);
+    if (r->predict[i] < 0 || r->predict[i] > LET__BATCH_MAX)
       return let_fail(e, LET_ERR_INVALID,
                       "routes: model '%s' on gpu-let %u: the prediction for batch size %u is not within 0..1 h", name,
-                      r->gpulet, r->size[i]);
+                      r->gpulet.n, r->size[i]);
   }
   if (r->batch < 1 || r->batch > r->size[r->n_sizes - 1])
     return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: batch %u is not within its prepared sizes",
-                    name, r->gpulet, r->batch);
+                    name, r->gpulet.n, r->batch);
   if (!(r->rate >= 0 && isfinite(r->rate)))
     return let_fail(e, LET_ERR_INVALID, "routes: model '%s' on gpu-let %u: the rate is not a number >= 0", name,
-                    r->gpulet);
+                    r->gpulet.n);
   return LET_OK;
 }
 
-/* The same gpu-let goes on: what was learnt about it stays true. A new one of that number starts afresh: the table in
+/* The gpu-let goes on, so what was measured on it stays true. A new one with the same id starts afresh: a table in
  * between did not name it. */
 static void inherit(let__route *r, const let__route *old) {
   r->ratio = old->ratio;
@@ -110,11 +110,11 @@ static void fill(const let_core *c, let__route *r, let__variant *variant, const 
   r->full = let__size_for(r, r->batch);
   const let__route *old = let__route_find(c, r->model, r->gpulet);
   if (old) inherit(r, old);
-  let__route_believe(r, c->now);
+  let__route_refresh(r, c->now);
 }
 
-/* The rates at which credit is given. What the gpu-let has left beyond the planned rates belongs to all in proportion;
- * a model whose rate was not planned gets an even part of the time. */
+/* Sets the rates at which models gain credit. They share in proportion what the gpu-let has left beyond the planned
+ * rates; a model without a planned rate gets an even part of the time. */
 static void share_out(let__table *t, uint32_t first, uint32_t n) {
   double used = 0;
   for (uint32_t i = 0; i < n; i++) {
@@ -139,7 +139,8 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
   size_t bytes = head + rows + variants + (n_routes + models + 1 + lets + 1) * sizeof(uint32_t);
   let__table *t = let_mem_zalloc(c->mem, bytes);
   if (!t) return let_fail(e, LET_ERR_NOMEM, "routes: out of memory for %u routes", n_routes);
-  t->bytes = bytes, t->n = n_routes;
+  t->bytes = bytes;
+  t->n = n_routes;
   t->route = (let__route *)(void *)((char *)t + head);
   let__variant *variant = (let__variant *)(void *)((char *)t->route + rows);
   t->by_gpulet = (uint32_t *)(void *)((char *)variant + variants);
@@ -148,13 +149,16 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
 
   /* |first_of_gpulet| first marks the gpu-lets that are named, then counts, then points. */
   for (uint32_t i = 0; i < n_gpulets && !err; i++)
-    if (t->first_of_gpulet[gpulets[i].number]++)
-      err = let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u is named twice", gpulets[i].number);
+    if (t->first_of_gpulet[gpulets[i].id.n]++)
+      err = let_fail(e, LET_ERR_INVALID, "routes: gpu-let %u is named twice", gpulets[i].id.n);
   for (uint32_t i = 0; i < n_routes && !err; i++)
-    if (routes[i].gpulet >= lets || !t->first_of_gpulet[routes[i].gpulet])
+    if (routes[i].gpulet.n >= lets || !t->first_of_gpulet[routes[i].gpulet.n])
       err = let_fail(e, LET_ERR_INVALID, "routes: model '%s' is routed to gpu-let %u, which is not among those named",
-                     c->model[routes[i].model].m->name, routes[i].gpulet);
-  if (err) return let__table_free(c, t), err;
+                     c->model[routes[i].model].m->name, routes[i].gpulet.n);
+  if (err) {
+    let__table_free(c, t);
+    return err;
+  }
   memset(t->first_of_gpulet, 0, (lets + 1) * sizeof(uint32_t));
 
   /* Two counting sorts: after the fill, first_of_x[i] has moved to the end of i, which is the start of i + 1. */
@@ -170,26 +174,29 @@ let_err let__table_new(const let_core *c, const let_core_gpulet *gpulets, uint32
   }
   memmove(t->first_of_model + 1, t->first_of_model, models * sizeof(uint32_t));
   t->first_of_model[0] = 0;
-  for (uint32_t i = 0; i < n_routes; i++) t->first_of_gpulet[t->route[i].gpulet]++;
+  for (uint32_t i = 0; i < n_routes; i++) t->first_of_gpulet[t->route[i].gpulet.n]++;
   for (uint32_t i = 0, at = 0; i <= lets; i++) {
     uint32_t k = t->first_of_gpulet[i];
     t->first_of_gpulet[i] = at;
     at += k;
   }
-  for (uint32_t i = 0; i < n_routes; i++) t->by_gpulet[t->first_of_gpulet[t->route[i].gpulet]++] = i;
+  for (uint32_t i = 0; i < n_routes; i++) t->by_gpulet[t->first_of_gpulet[t->route[i].gpulet.n]++] = i;
   memmove(t->first_of_gpulet + 1, t->first_of_gpulet, lets * sizeof(uint32_t));
   t->first_of_gpulet[0] = 0;
 
   for (uint32_t g = 0; g < lets && !err; g++) {
     uint32_t first = t->first_of_gpulet[g], n = t->first_of_gpulet[g + 1] - first;
-    /* By model already, so twins are neighbours. */
+    /* They are in order of models, so two of one model are next to each other. */
     for (uint32_t i = 1; i < n && !err; i++)
       if (t->route[t->by_gpulet[first + i]].model == t->route[t->by_gpulet[first + i - 1]].model)
         err = let_fail(e, LET_ERR_INVALID, "routes: model '%s' is routed to gpu-let %u twice",
                        c->model[t->route[t->by_gpulet[first + i]].model].m->name, g);
     share_out(t, first, n);
   }
-  if (err) return let__table_free(c, t), err;
+  if (err) {
+    let__table_free(c, t);
+    return err;
+  }
   *ret = t;
   return LET_OK;
 }

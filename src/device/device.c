@@ -32,6 +32,48 @@ let_err let_device_open(const char *name, const char *profile_dir, let_device **
   return unknown(name, e);
 }
 
+typedef struct varying {
+  let_exec x;
+  let_exec *inner;
+  const let_exec_tensor *in;
+} varying;
+
+static let_err run_varying(let_exec *x, void *stream, let_error *e) {
+  varying *v = x->impl;
+  return v->inner->run_dynamic(v->inner, v->in, stream, e);
+}
+
+let_err let_device_launch_varying(let_gpulet *g, let_exec *x, const let_exec_tensor *in, uint32_t rows, let_error *e) {
+  varying v = {.x = *x, .inner = x, .in = in};
+  v.x.n_graphs = 0;
+  v.x.run = run_varying;
+  v.x.impl = &v;
+  v.x.size = rows;
+  return g->device->i->launch(g, &v.x, e);
+}
+
+let_err let_pinned_reserve(let_device *d, let_pinned *b, uint64_t bytes, let_error *e) {
+  if (bytes <= b->bytes) return LET_OK;
+  uint64_t want = b->bytes ? b->bytes : 1 << 16;
+  while (want < bytes) want *= 2;
+  let_pinned_free(d, b);
+  void *p = aligned_alloc(4096, want);
+  if (!p) return let_fail(e, LET_ERR_NOMEM, "out of memory for a batch of %llu bytes", (unsigned long long)bytes);
+  let_err r = d->i->pin(d, p, want, e);
+  if (r) {
+    free(p);
+    return r;
+  }
+  *b = (let_pinned){p, want};
+  return LET_OK;
+}
+
+void let_pinned_free(let_device *d, let_pinned *b) {
+  if (b->p) d->i->unpin(d, b->p);
+  free(b->p);
+  *b = (let_pinned){0};
+}
+
 static let_err list_cpu(const char *spec, let_device_name *ret, uint32_t *ret_n, let_error *e) {
   const char *cores = after(spec, "cpu:");
   if (strlen(spec) >= sizeof ret->name) return let_fail(e, LET_ERR_INVALID, "device '%.60s...' is too long", spec);
@@ -92,10 +134,12 @@ let_err let_device_list(const char *spec, const char *profile_dir, let_device_na
     size_t len = strcspn(p, "+");
     uint32_t got = 0;
     if (len >= sizeof part) return unknown(spec, e);
-    memcpy(part, p, len), part[len] = 0;
+    memcpy(part, p, len);
+    part[len] = 0;
     let_err r = list_one(part, profile_dir, ret + n, cap - n, &got, e);
     if (r) return r;
-    n += got, p += len;
+    n += got;
+    p += len;
     if (!*p) break;
   }
   *ret_n = n;

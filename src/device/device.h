@@ -30,19 +30,19 @@ typedef struct let_device_health {
 /* What a directory under device/ implements. Every entry is mandatory. */
 typedef struct let_device_i {
   const char *name; /* "cpu", "sim", "cuda" */
-  void (*close)(let_device *d);
+  void (*close_device)(let_device *d);
   const let_device_type *(*type)(const let_device *d);
   let_err (*health)(let_device *d, let_device_health *ret, let_error *e);
   /* Shared memory the copies will read and write: pinned on a GPU. */
   let_err (*pin)(let_device *d, void *p, uint64_t bytes, let_error *e);
   void (*unpin)(let_device *d, void *p);
-  /* Makes now what opening gpu-lets would otherwise make when others serve already. */
-  let_err (*stock)(let_device *d, let_error *e);
+  /* Makes now what opening a gpu-let would otherwise make while others serve. */
+  let_err (*prewarm)(let_device *d, let_error *e);
   /* Granules [first, first+granules); |shared|: the whole device, no partition. |number| < 64 names the gpu-let
    * within the worker. */
   let_err (*open)(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared, let_gpulet **ret,
                   let_error *e);
-  void (*shut)(let_gpulet *g);
+  void (*close)(let_gpulet *g);
   void (*target)(const let_gpulet *g, let_engine_target *ret);
   /* On the gpu-let's thread, before anything below: affinity, current context. */
   let_err (*enter)(let_gpulet *g, let_error *e);
@@ -60,7 +60,7 @@ typedef struct let_device_i {
   int (*done_fd)(const let_gpulet *g, int instance);
   /* From now on, for measurements: wait() does not sleep, and times are the device's own and hold neither copies in nor
    * what it takes to see the end. */
-  let_err (*exact)(let_gpulet *g, let_error *e);
+  let_err (*timing_exact)(let_gpulet *g, let_error *e);
   int depth; /* batches a worker may have enqueued on a gpu-let at once: 1 or 2 */
 } let_device_i;
 
@@ -70,6 +70,19 @@ struct let_device {
 struct let_gpulet {
   let_device *device;
 };
+
+/* Launches an exec of varying shape on |in|, whose batch dimension is |rows|, like any other exec. */
+let_err let_device_launch_varying(let_gpulet *g, let_exec *x, const let_exec_tensor *in, uint32_t rows, let_error *e);
+
+/* Host memory that copies use, page-aligned. Zeroed: none. */
+typedef struct let_pinned {
+  void *p;
+  uint64_t bytes;
+} let_pinned;
+/* Makes room for |bytes|; the old content is lost, so no copy may use it. Errors: NOMEM and those of pin(); *b is empty
+ * then. */
+LET_CHECKED let_err let_pinned_reserve(let_device *d, let_pinned *b, uint64_t bytes, let_error *e);
+void let_pinned_free(let_device *d, let_pinned *b);
 
 /* Opens "cpu:0-1", "cuda:0", "sim:h200#3". |profile_dir|: for sim, where the latencies come from; "" for the
  * built-in default. Errors: INVALID (how to write it), NOT_FOUND (no such device; lists what there is). */

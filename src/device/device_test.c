@@ -89,7 +89,10 @@ static void test_names(void **state) {
   assert_int_equal(let_device_open("sim:h200", "/nonexistent", &d, &e), LET_ERR_NOT_FOUND);
 }
 
-static let_err nothing(let_exec *x, void *stream, let_error *e) { return (void)x, (void)stream, (void)e, LET_OK; }
+static let_err nothing(let_exec *x, void *stream, let_error *e) {
+  (void)x, (void)stream, (void)e;
+  return LET_OK;
+}
 
 static void test_cpu(void **state) {
   (void)state;
@@ -120,8 +123,8 @@ static void test_cpu(void **state) {
   let_device_health h;
   assert_int_equal(d->i->health(d, &h, &e), LET_OK);
   assert_true(h.memory_total > 0 && h.memory_used <= h.memory_total);
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static double ms_of(let_gpulet *g, const char *model, uint32_t size, int instance, bool wait) {
@@ -187,31 +190,32 @@ static void test_sim(void **state) {
   let_exec x = {.size = 1, .run = nothing, .model = "c"};
   assert_int_equal(d->i->launch(one, &x, &e), LET_ERR_NOT_FOUND);
   assert_non_null(strstr(e.text, "'c'"));
-  x.model = "a", x.size = 9;
+  x.model = "a";
+  x.size = 9;
   assert_int_equal(d->i->launch(one, &x, &e), LET_ERR_NOT_FOUND);
   assert_non_null(strstr(e.text, "batch 9"));
-  d->i->shut(one);
-  d->i->shut(three);
+  d->i->close(one);
+  d->i->close(three);
   /* Without a partition two of them halve the device. */
   assert_int_equal(d->i->open(d, 0, 0, 4, true, &all, &e), LET_OK);
   assert_int_equal(d->i->open(d, 1, 0, 4, true, &both, &e), LET_OK);
   (void)ms_of(all, "a", 8, 0, false);
   about(ms_of(both, "a", 1, 0, true), 2);
-  d->i->shut(all);
-  d->i->shut(both);
-  d->i->close(d);
+  d->i->close(all);
+  d->i->close(both);
+  d->i->close_device(d);
   /* A first measurement, without device.yaml. */
   assert_int_equal(let_device_open("sim:h200#2", raw, &d, &e), LET_OK);
   assert_int_equal(d->i->open(d, 0, 0, 16, false, &all, &e), LET_OK);
   about(ms_of(all, "a", 1, 0, true), 0.5);
-  d->i->shut(all);
-  d->i->close(d);
+  d->i->close(all);
+  d->i->close_device(d);
   /* No profile: the device is there, its latencies are not. */
   assert_int_equal(let_device_open("sim:h200", "", &d, &e), LET_OK);
   assert_int_equal(d->i->open(d, 0, 0, 16, false, &all, &e), LET_OK);
   assert_int_equal(d->i->launch(all, &x, &e), LET_ERR_NOT_FOUND);
-  d->i->shut(all);
-  d->i->close(d);
+  d->i->close(all);
+  d->i->close_device(d);
 }
 
 int main(void) {

@@ -7,7 +7,7 @@
 
 #define PLUGIN "libgpulet_torch.so"
 
-/* The version rule of gpulet/engine.h: who changes one of these numbers raises LET_ENGINE_ABI with it. */
+/* The version rule of gpulet/engine.h: a change of one of these numbers raises LET_ENGINE_ABI with it. */
 _Static_assert(LET_ENGINE_ABI == 3 && sizeof(let_engine_target) == 48 && sizeof(let_exec_tensor) == 88 &&
                    sizeof(let_exec) == 2888 && sizeof(let_engine) == 72,
                "the plugin interface has changed: raise LET_ENGINE_ABI");

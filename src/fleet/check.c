@@ -65,7 +65,7 @@ static bool worker_holds(const let_fleet *f, const let__worker *w, let_error *e)
   if ((process && !w->alive) || (none && w->alive)) BAD("worker %u is %s", w->id.n, state);
   if (w->state != LET_WORKER_NONE && w->device >= f->o.n_devices) BAD("worker %u is on no device", w->id.n);
   if (w->spare && (w->state == LET_WORKER_NONE || f->spare[w->device].worker.n != w->id.n))
-    BAD("worker %u is a spare that nobody knows", w->id.n);
+    BAD("worker %u is a spare that no device has", w->id.n);
   if (w->state == LET_WORKER_HELD && !f->helper_away && f->settled)
     BAD("worker %u waits for the helper, which is there", w->id.n);
   for (uint32_t i = 0; i < w->id.n; i++) {

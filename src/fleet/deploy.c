@@ -93,7 +93,8 @@ let_err let__plan_parts(let_fleet *f, let_plan *p, let_arena *a, let__part **ret
     x->worker = f->o.device[x->device].worker_per_gpulet ? 0 : mix(x->key, 0x9e37) | 1;
     for (uint32_t k = 0; k < x->n; k++) x->key = gpulet_key(f, x->key, &x->gpu->gpulet[x->from + k]);
   }
-  *ret = part, *ret_n = n;
+  *ret = part;
+  *ret_n = n;
   return LET_OK;
 }
 
@@ -107,8 +108,13 @@ static let_err fill_gpulet(let_fleet *f, let__group *g, uint32_t lane, const let
   l->entry = let_mem_zalloc(f->mem, from->n_entries * sizeof *l->entry);
   if (!l->entry) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   l->n_entries = from->n_entries;
-  l->id.n = number, l->first = from->first, l->granules = from->granules, l->shared = from->shared;
-  f->where[number].used = true, f->where[number].group = g->id, f->where[number].lane = lane;
+  l->id.n = number;
+  l->first = from->first;
+  l->granules = from->granules;
+  l->shared = from->shared;
+  f->where[number].used = true;
+  f->where[number].group = g->id;
+  f->where[number].lane = lane;
   g->n_gpulets++;
   for (uint32_t j = 0; j < from->n_entries; j++) {
     const let_plan_entry *x = &from->entry[j];

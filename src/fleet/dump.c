@@ -1,4 +1,4 @@
-/* dump.c: the fleet as JSON, for a person who looks for what is wrong. */
+/* dump.c: the fleet as JSON, to find out what is wrong. */
 #include "fleet_int.h"
 
 static void text(let_buf *b, const char *s) {

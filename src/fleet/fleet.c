@@ -1,4 +1,4 @@
-/* fleet.c: the fleet's door: events are handed to the thing that they are about, actions are asked of each in turn. */
+/* fleet.c: hands each event to the thing that it is about, and asks each thing in turn for its next action. */
 #include "fleet_int.h"
 
 #include <stdio.h>
@@ -33,10 +33,22 @@ let_err let_fleet_new(const let_fleet_options *o, const let_mem *mem, let_fleet 
     part[i] = at;
     at += sizes[i];
   }
-  f->group = part[1], f->worker = part[2], f->spare = part[3], f->where = part[4];
-  f->slo = part[5], f->next_slo = part[6], f->took = part[7], f->rows = part[8], f->row_bytes = part[9];
-  f->todo = part[10], f->report = part[11];
-  f->mem = mem, f->bytes = bytes, f->o = *o, f->n_workers = workers, f->todo_cap = todos;
+  f->group = part[1];
+  f->worker = part[2];
+  f->spare = part[3];
+  f->where = part[4];
+  f->slo = part[5];
+  f->next_slo = part[6];
+  f->took = part[7];
+  f->rows = part[8];
+  f->row_bytes = part[9];
+  f->todo = part[10];
+  f->report = part[11];
+  f->mem = mem;
+  f->bytes = bytes;
+  f->o = *o;
+  f->n_workers = workers;
+  f->todo_cap = todos;
   f->change.state = LET_CHANGE_IDLE;
   let_arena_init(&f->scratch, mem);
   for (uint32_t i = 0; i < o->groups; i++) f->group[i].id.n = i;
@@ -75,13 +87,15 @@ static bool todo_step(let_fleet *f, let_fleet_action *a) {
     let__worker *w = let__worker_at(f, t.worker);
     if (t.kind == LET_FLEET_SEND_RETIRE && (!w || !w->alive || w->state != LET_WORKER_READY)) continue;
     *a = let__action(t.kind);
-    a->worker = t.worker, a->group = t.group, a->set = t.set;
+    a->worker = t.worker;
+    a->group = t.group;
+    a->set = t.set;
     return true;
   }
   return false;
 }
 
-/* What the core believes about each gpu-let follows what is true; down goes first, up only once it is routed to. */
+/* Tells the core which gpu-lets can take batches: down goes first, up only after the gpu-let is routed to. */
 static bool gpulet_step(let_fleet *f, bool up, let_fleet_action *a) {
   for (uint32_t i = 0; i < f->o.groups; i++)
     for (uint32_t k = 0; k < f->group[i].n_gpulets; k++) {
@@ -97,10 +111,12 @@ static bool gpulet_step(let_fleet *f, bool up, let_fleet_action *a) {
 }
 
 static bool output_step(let_fleet *f, let_fleet_action *a) {
-  for (uint32_t i = 0; f->rows_due && i < f->o.n_models; i++) {
+  if (!f->rows_due) return false;
+  for (uint32_t i = 0; i < f->o.n_models; i++) {
     if (f->row_bytes[i] == 0) continue;
     *a = let__action(LET_FLEET_OUTPUT_ROW);
-    a->model = i, a->bytes = f->row_bytes[i];
+    a->model = i;
+    a->bytes = f->row_bytes[i];
     f->row_bytes[i] = 0;
     return true;
   }
@@ -150,7 +166,7 @@ static bool spares_step(let_fleet *f, let_time now, let_fleet_action *a) {
   return false;
 }
 
-/* What makes the core safe goes first, then what is over, then what is new. */
+/* First the actions that keep the core safe, then those that end things, then those that begin things. */
 static bool decide(let_fleet *f, let_time now, let_fleet_action *a) {
   if (report_step(f, a) || gpulet_step(f, false, a) || todo_step(f, a) || output_step(f, a)) return true;
   if (f->change.state == LET_CHANGE_SWITCHING) return false; /* the caller owes an answer */
@@ -207,11 +223,11 @@ static void failed(let_fleet *f, let__worker *w, let__group *g, const char *text
       let__roll_back(f, text);
     return;
   }
-  let__group_lost(f, g); /* lanes of it may have served already; the worker has let go of all */
+  let__group_lost(f, g); /* some of its lanes may have served; the worker holds none of them any more */
   let__group_failed(f, g, text, now);
 }
 
-/* Messages from |w|. One that is killed is not believed; what it says in its last words that it could not do is. */
+/* Messages from |w|. A killed worker is not believed, except when it says that it failed. */
 static void worker_says(let_fleet *f, let__worker *w, const let_fleet_event *ev, const char *text, let_time now) {
   if (!w->alive || w->state == LET_WORKER_NONE) return;
   w->heard = now;
@@ -221,7 +237,8 @@ static void worker_says(let_fleet *f, let__worker *w, const let_fleet_event *ev,
     return;
   }
   if (ev->kind == LET_FLEET_WORKER_READY && w->state == LET_WORKER_STARTING) {
-    w->state = LET_WORKER_READY, w->at = now;
+    w->state = LET_WORKER_READY;
+    w->at = now;
     return;
   }
   let__group *g = let__group_named(f, w->id, ev->set);
@@ -241,7 +258,8 @@ static void worker_says(let_fleet *f, let__worker *w, const let_fleet_event *ev,
 
 static void started(let__worker *w, let_time now) {
   if (w->state != LET_WORKER_STARTING || w->alive) return;
-  w->alive = true, w->heard = now;
+  w->alive = true;
+  w->heard = now;
   w->starts++;
 }
 

@@ -1,5 +1,5 @@
-/* fleet.h: which worker processes there are, what each of them prepares, and what is routed to. Pure: events in,
- * actions out; no clock, no socket, no process. serve/ carries the actions out and reports what came of them.
+/* fleet.h: which worker processes run, what each of them prepares, and where requests go. Pure: events in, actions
+ * out; no clock, no socket, no process. serve/ carries the actions out and reports their outcomes.
  *
  * A *group* is what one worker serves through one set of lanes: a device's whole content, or one gpu-let where a device
  * has a worker for each (`worker_per_gpulet`). A plan becomes a set of groups; a group of the new plan whose content
@@ -36,7 +36,7 @@
  * once the planned batch size of each of its models is ready; a group whose other sizes are to come is *warming*.
  *
  * Spare (one for a device whose gpu-lets share a worker, with |spare|): a second worker that has prepared what serves
- * there, on lanes that nobody uses. When the first is lost, the spare takes over.
+ * there, on lanes that carry no batch. When the first is lost, the spare takes over.
  *
  *     NONE -SPAWN-> STARTING -READY-> IDLE -OPEN_LANES-> OPENING -SEND_PREPARE-> PREPARING -PREPARED-> WARM
  *   and otherwise:
@@ -112,7 +112,7 @@ typedef enum let_fleet_event_kind {
   LET_FLEET_TICK,     /* everything that workers had said before |now| was told */
   LET_FLEET_DRAIN,    /* no more plans and no more spares: the server is to leave */
   LET_FLEET_STOP_ALL, /* every worker stops; nothing is started again */
-  LET_FLEET_ABANDON   /* and at once: every process is killed */
+  LET_FLEET_ABANDON   /* every process is killed at once */
 } let_fleet_event_kind;
 
 typedef struct let_fleet_size_time {
@@ -202,7 +202,7 @@ typedef struct let_fleet_prepare {
   const let_fleet_lane *lane;
 } let_fleet_prepare;
 
-/* A row of the routing table; what core/ takes, in our words. */
+/* A row of the routing table. */
 typedef struct let_fleet_route {
   uint32_t model;
   let_gpulet_id gpulet;

@@ -119,7 +119,7 @@ static void mischief(world *w, bool lies) {
   case 5: tell(w, (let_fleet_event){.kind = LET_FLEET_ROWS_SEEN, .model = (uint32_t)pick(w, 8), .rows = 8}); break;
   case 6: w->mem.fail_at = w->mem.count + (long)pick(w, 4); break;
   case 7: w->now += (let_dur)pick(w, 40) * LET_S; break; /* the server was stopped for a while, or nothing came */
-  case 8:                                                /* answers that nobody asked for */
+  case 8:                                                /* answers to no request */
     tell(w, (let_fleet_event){.kind = LET_FLEET_ROUTES_SET});
     tell(w, (let_fleet_event){.kind = LET_FLEET_WORKER_STARTED, .worker = {i}});
     tell(w, (let_fleet_event){.kind = LET_FLEET_LANES_FAILED, .set = {pick(w, 50)}, .text = "?"});
@@ -205,9 +205,16 @@ static void history(uint64_t seed, int steps, totals *all) {
   for (uint32_t i = 0; i < RIG_WORKERS * 4; i++) RIG_CHECK(&w, !w.lanes[i].open, "lanes stay open");
   for (uint64_t g = 1; g <= w.offered; g++) RIG_CHECK(&w, w.ended[g] == 1, "a change has no outcome");
   for (uint32_t i = 0; i < RIG_WORKERS; i++) RIG_CHECK(&w, !w.process[i].running, "worker %u still runs", i);
-  all->histories++, all->offered += (long)w.offered, all->kills += w.kills, all->spawns += w.spawns;
-  all->takes += w.takes, all->lies += lies;
-  for (uint64_t g = 1; g <= w.offered; g++) all->applied += w.outcome[g], all->failed += !w.outcome[g];
+  all->histories++;
+  all->offered += (long)w.offered;
+  all->kills += w.kills;
+  all->spawns += w.spawns;
+  all->takes += w.takes;
+  all->lies += lies;
+  for (uint64_t g = 1; g <= w.offered; g++) {
+    all->applied += w.outcome[g];
+    all->failed += !w.outcome[g];
+  }
   rig_close(&w);
 }
 

@@ -47,7 +47,8 @@ static void test_size_that_fails(void **state) {
   char why[200];
   assert_false(let_fleet_why_too_wide(w.f, 1, 8, why, sizeof why)); /* it is on its way */
   let_fleet_event ev = {.kind = LET_FLEET_WORKER_SIZE, .worker = {worker_of(&w, 0, 1)}, .set = set_of(&w, 0, 1)->id};
-  ev.size.size = 8, ev.text = "no memory for it";
+  ev.size.size = 8;
+  ev.text = "no memory for it";
   tell(&w, ev);
   pump(&w);
   assert_true(let_fleet_why_too_wide(w.f, 1, 8, why, sizeof why));
@@ -81,14 +82,17 @@ static let_fleet_route routed_as(world *w, let_dur planned, let_dur measured, bo
   let_plan_gpu g = {.n_gpulets = 1, .gpulet = &l};
   let_error e = {0};
   assert_int_equal(let_fleet_offer(w->f, &(let_plan){.n_gpus = 1, .gpu = &g}, w->now, &e), LET_OK);
-  w->offered = 1, w->next_contents = 1;
+  w->offered = 1;
+  w->next_contents = 1;
   pump(w);
   all_ready(w);
   uint32_t i = group_with(w, 0, 1, NULL).worker.n;
   let_fleet_event ev = {.worker = {i}, .set = group_with(w, 0, 1, NULL).set};
   let_fleet_size_time t[] = {{4, measured, beside}, {1, measured / 4, beside}, {8, 0, false}};
   let_fleet_model_report m = {.n_sizes = 3, .size = t};
-  ev.kind = LET_FLEET_WORKER_LANE, ev.n_models = 1, ev.models = &m;
+  ev.kind = LET_FLEET_WORKER_LANE;
+  ev.n_models = 1;
+  ev.models = &m;
   w->process[i].lies = true;
   tell(w, ev);
   ev.kind = LET_FLEET_WORKER_PREPARED;
@@ -127,7 +131,8 @@ static void test_slos(void **state) {
   let_plan_gpu g = {.n_gpulets = 1, .gpulet = &l};
   let_error e = {0};
   assert_int_equal(let_fleet_offer(w.f, &(let_plan){.n_gpus = 1, .gpu = &g}, w.now, &e), LET_OK);
-  w.offered = 1, w.next_contents = 1;
+  w.offered = 1;
+  w.next_contents = 1;
   assert_int_equal(let_fleet_slo(w.f, 1), 20 * LET_MS); /* until it serves */
   obey(&w, 20);
   assert_int_equal(w.asked[0].slo, 7 * LET_MS);

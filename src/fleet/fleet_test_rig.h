@@ -129,7 +129,8 @@ static void rig_open(world *w, uint64_t seed, bool spare, let_dur prepare_timeou
   memset(w, 0, sizeof *w);
   for (uint32_t i = 0; i < RIG_MODELS; i++) {
     snprintf(rig_model[i].name, sizeof rig_model[i].name, "m%u", i);
-    rig_model[i].max_batch = 8, rig_model[i].slo = 20 * LET_MS;
+    rig_model[i].max_batch = 8;
+    rig_model[i].slo = 20 * LET_MS;
   }
   static const char *const names[RIG_DEVICES] = {"sim:0", "sim:1", "cpu:2", "mps:3"};
   for (uint32_t i = 0; i < RIG_DEVICES; i++)
@@ -146,7 +147,8 @@ static void rig_open(world *w, uint64_t seed, bool spare, let_dur prepare_timeou
                          .default_slo = 100 * LET_MS,
                          .spare = spare};
   let_error e = {0};
-  w->seed = seed, w->now = LET_S;
+  w->seed = seed;
+  w->now = LET_S;
   let_rng_seed(&w->rng, seed);
   let_mem_failing_init(&w->mem, -1, 0);
   assert_int_equal(let_fleet_new(&o, &w->mem.mem, &w->f, &e), LET_OK);
@@ -175,9 +177,11 @@ static rig_lanes *lanes_named(world *w, let_lane_set_id id) {
 
 static uint64_t memory_used(const world *w, uint32_t device) {
   uint64_t sum = 0;
-  for (uint32_t i = 0; i < RIG_WORKERS; i++)
-    for (int k = 0; w->process[i].running && w->process[i].device == device && k < RIG_SETS; k++)
+  for (uint32_t i = 0; i < RIG_WORKERS; i++) {
+    if (!w->process[i].running || w->process[i].device != device) continue;
+    for (int k = 0; k < RIG_SETS; k++)
       if (w->process[i].set[k].state != SET_NONE) sum += w->process[i].set[k].memory;
+  }
   return sum;
 }
 
@@ -244,7 +248,8 @@ static void prepare_more(world *w, uint32_t i, rig_set *s) {
   for (uint32_t k = 0; k < v->needed; k++) m->time[k] = (let_fleet_size_time){v->size[k], LET_MS * v->size[k], false};
   m->models = (let_fleet_model_report){
       .memory_bytes = 1 + v->needed, .output_row_bytes = 64, .took = LET_S, .n_sizes = v->needed};
-  m->ev.lane = s->up++, m->ev.n_models = 1;
+  m->ev.lane = s->up++;
+  m->ev.n_models = 1;
   said(w, i);
 }
 
@@ -255,7 +260,10 @@ RIG_FN static bool size_more(world *w, uint32_t i, rig_set *s) {
     if (s->next[lane] == v->n_sizes) continue;
     uint32_t size = v->size[s->next[lane]++];
     bool fits = memory_used(w, w->process[i].device) + 1 <= RIG_MEMORY;
-    if (fits) s->memory++, s->grown[lane]++;
+    if (fits) {
+      s->memory++;
+      s->grown[lane]++;
+    }
     rig_message *m = say(w, i, LET_FLEET_WORKER_SIZE, s->id);
     m->ev.lane = lane;
     m->ev.size = (let_fleet_size_time){size, fits ? LET_MS * size : 0, false};
@@ -414,7 +422,8 @@ static void do_action(world *w, const let_fleet_action *a) {
     break;
   case LET_FLEET_KILL:
     RIG_CHECK(w, p->running && !p->killed, "worker %u cannot be killed", a->worker.n);
-    p->killed = true, w->kills++;
+    p->killed = true;
+    w->kills++;
     break;
   case LET_FLEET_OPEN_LANES: do_open(w, a); break;
   case LET_FLEET_RECLAIM: do_reclaim(w, a); break;

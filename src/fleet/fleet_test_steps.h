@@ -65,7 +65,8 @@ RIG_FN static void obey(world *w, int rounds) {
       if (p->stopping) process_exits(w, i, "exited with 0");
       else if (!p->ready) say_ready(w, i);
       else tell(w, (let_fleet_event){.kind = LET_FLEET_WORKER_HEALTH, .worker = {i}});
-      for (int k = 0; p->ready && can_say(p) && k < RIG_SETS; k++) {
+      for (int k = 0; k < RIG_SETS; k++) {
+        if (!p->ready || !can_say(p)) break;
         rig_set *s = &p->set[k];
         if (s->state == SET_PREPARING) prepare_more(w, i, s);
         else if (s->state == SET_PREPARED) size_more(w, i, s);
@@ -118,7 +119,7 @@ RIG_FN static void all_ready(world *w) {
 RIG_FN static void all_prepared(world *w) {
   for (int round = 0; round < 8; round++)
     for (uint32_t i = 0; i < RIG_WORKERS; i++)
-      for (int k = 0; can_say(&w->process[i]) && k < RIG_SETS; k++)
+      for (int k = 0; k < RIG_SETS && can_say(&w->process[i]); k++)
         if (w->process[i].set[k].state == SET_PREPARING) prepare_more(w, i, &w->process[i].set[k]);
 }
 

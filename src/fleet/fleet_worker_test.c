@@ -227,7 +227,8 @@ static void test_more_memory_than_there_is(void **state) {
   uint64_t before = let_fleet_memory(w.f, 0);
   assert_true(before > 0);
   let_fleet_event ev = {.kind = LET_FLEET_WORKER_SIZE, .worker = {worker_of(&w, 0, 1)}, .set = set_of(&w, 0, 1)->id};
-  ev.size.size = 2, ev.memory_bytes = RIG_MEMORY + 1;
+  ev.size.size = 2;
+  ev.memory_bytes = RIG_MEMORY + 1;
   tell(&w, ev);
   pump(&w);
   assert_int_equal(let_fleet_memory(w.f, 0), before);

@@ -1,4 +1,4 @@
-/* group.c: what becomes of a group's lanes and memory. */
+/* group.c: releases a group's lanes and memory. */
 #include "fleet_int.h"
 
 void let__group_lost(let_fleet *f, let__group *g) {

@@ -11,8 +11,8 @@ void let__group_failed(let_fleet *f, let__group *g, const char *why, let_time no
     if (f->change.state == LET_CHANGE_BUILDING) let__roll_back(f, why);
     return;
   }
-  /* It served before and its worker was replaced: the new one may have come too early, before the old one's memory was
-   * given back. The same worker tries again later. */
+  /* It served before and its worker was replaced: the new worker may have come before the old one's memory was free.
+   * It tries again later. */
   g->state = LET_GROUP_WAITING;
   let__worker *w = let__worker_at(f, g->worker);
   if (w) w->at = now + let__restart_wait(w->losses++);
@@ -23,7 +23,9 @@ static bool waiting_step(let_fleet *f, let__group *g, const let__worker *w, let_
   if (g->set.n == 0) {
     g->set.n = ++f->sets.n;
     *a = let__action(LET_FLEET_OPEN_LANES);
-    a->group = g->id, a->set = g->set, a->n_lanes = g->n_gpulets;
+    a->group = g->id;
+    a->set = g->set;
+    a->n_lanes = g->n_gpulets;
     return true;
   }
   if (!let__prepare(f, g, g->set, let__beside_others(f, g))) {
@@ -31,26 +33,35 @@ static bool waiting_step(let_fleet *f, let__group *g, const let__worker *w, let_
     let__group_failed(f, g, "out of memory", now);
     return false;
   }
-  g->state = LET_GROUP_PREPARING, g->asked = now;
+  g->state = LET_GROUP_PREPARING;
+  g->asked = now;
   *a = let__action(LET_FLEET_SEND_PREPARE);
-  a->worker = g->worker, a->group = g->id, a->set = g->set, a->prepare = &f->prepare;
+  a->worker = g->worker;
+  a->group = g->id;
+  a->set = g->set;
+  a->prepare = &f->prepare;
   return true;
 }
 
 static void back(let_fleet *f, let__group *g, let_time now) {
-  g->state = LET_GROUP_SERVING, g->since = now;
+  g->state = LET_GROUP_SERVING;
+  g->since = now;
   for (uint32_t k = 0; k < g->n_gpulets; k++) let__gpulet_bring_up(f, g, &g->gpulet[k]);
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_GROUP_BACK);
-  r->device = g->device, r->number = g->n_gpulets;
+  r->device = g->device;
+  r->number = g->n_gpulets;
 }
 
-/* Its worker retires it, unless there is none any more. One that is killed still may write into what it was given: its
- * exit releases the group. */
+/* Its worker retires it. A killed worker may still write into the group's memory, so only its exit releases the
+ * group. */
 static bool drained_step(let_fleet *f, let__group *g, const let__worker *w, let_time now, let_fleet_action *a) {
   if (w && w->alive && w->state == LET_WORKER_READY && g->set.n) {
-    g->state = LET_GROUP_RETIRING, g->asked = now;
+    g->state = LET_GROUP_RETIRING;
+    g->asked = now;
     *a = let__action(LET_FLEET_SEND_RETIRE);
-    a->worker = g->worker, a->group = g->id, a->set = g->set;
+    a->worker = g->worker;
+    a->group = g->id;
+    a->set = g->set;
     return true;
   }
   if (w && w->alive && g->set.n) return false;

@@ -1,7 +1,7 @@
 /* offer.c: a plan is offered, and a plan change begins. */
 #include "fleet_int.h"
 
-/* A group of the plan that serves has that content, and no part before this one took it. */
+/* A group of the plan that serves has that content, and no earlier part took it. */
 static let__group *kept(const let_fleet *f, uint64_t key) {
   for (uint32_t i = 0; i < f->o.groups; i++) {
     let__group *g = &f->group[i];
@@ -38,7 +38,7 @@ static void note_slos(let_fleet *f, const let_plan *p) {
       }
 }
 
-/* Groups of a change that never began have told nobody anything. */
+/* Groups of a change that never began are unknown to every worker. */
 static void undo(let_fleet *f) {
   for (uint32_t i = 0; i < f->o.groups; i++)
     if (f->group[i].state != LET_GROUP_NONE && f->group[i].wanted && !f->group[i].routed)
@@ -69,7 +69,9 @@ static let_err begin(let_fleet *f, let_plan *p, const let__part *part, uint32_t 
   f->generation = generation;
   f->change = (let__change){.state = LET_CHANGE_BUILDING, .generation = generation, .began = now};
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_PLAN_BEGINS);
-  r->generation = generation, r->number = n - n_kept, r->of = n_kept;
+  r->generation = generation;
+  r->number = n - n_kept;
+  r->of = n_kept;
   return LET_OK;
 }
 

@@ -1,4 +1,4 @@
-/* outbox.c: what was decided and not yet handed out. */
+/* outbox.c: decided actions that were not handed out yet. */
 #include "fleet_int.h"
 
 #include <string.h>

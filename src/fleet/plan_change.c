@@ -1,4 +1,4 @@
-/* plan_change.c: what a plan change comes to; its diagram is in fleet.h. */
+/* plan_change.c: the switch and the end of a plan change; its diagram is in fleet.h. */
 #include "fleet_int.h"
 
 #include <stdio.h>
@@ -27,7 +27,7 @@ void let__roll_back(let_fleet *f, const char *why) {
 
 static void adopt(let__group *g, let_time now) {
   if (g->state == LET_GROUP_PREPARED) g->state = LET_GROUP_SERVING;
-  g->routed = true; /* a kept group whose worker is being replaced comes back later */
+  g->routed = true; /* a kept group serves again after its worker was replaced */
   if (!g->since) g->since = now;
   for (uint32_t k = 0; k < g->n_gpulets; k++) {
     let_fleet_gpulet *l = &g->gpulet[k];
@@ -69,16 +69,19 @@ static bool all_prepared(const let_fleet *f) {
 
 void let__change_cut_short(let_fleet *f) {
   if (f->change.state == LET_CHANGE_IDLE) return;
-  f->change.cut_short = true, f->change.applied = f->change.state == LET_CHANGE_DRAINING;
+  f->change.cut_short = true;
+  f->change.applied = f->change.state == LET_CHANGE_DRAINING;
   if (f->change.state != LET_CHANGE_ROLLBACK)
     snprintf(f->change.why, sizeof f->change.why, "the server is shutting down");
   f->change.state = LET_CHANGE_IDLE;
 }
 
 static bool ended(let_fleet *f, bool applied, let_fleet_action *a) {
-  f->change.state = LET_CHANGE_IDLE, f->change.cut_short = false;
+  f->change.state = LET_CHANGE_IDLE;
+  f->change.cut_short = false;
   *a = let__action(LET_FLEET_PLAN_ENDED);
-  a->generation = f->change.generation, a->ok = applied;
+  a->generation = f->change.generation;
+  a->ok = applied;
   if (!applied) a->text = f->change.why;
   return true;
 }
@@ -87,7 +90,8 @@ bool let__change_step(let_fleet *f, let_time now, let_fleet_action *a) {
   if (f->change.announce) {
     f->change.announce = false;
     *a = let__action(LET_FLEET_PLAN_SERVES);
-    a->generation = f->change.generation, a->took = f->change.took;
+    a->generation = f->change.generation;
+    a->took = f->change.took;
     return true;
   }
   if (f->change.cut_short) return ended(f, f->change.applied, a);
@@ -96,9 +100,11 @@ bool let__change_step(let_fleet *f, let_time now, let_fleet_action *a) {
     let__roll_back(f, "out of memory");
     return false;
   }
-  f->change.state = LET_CHANGE_SWITCHING, f->change.took = now - f->change.began;
+  f->change.state = LET_CHANGE_SWITCHING;
+  f->change.took = now - f->change.began;
   *a = let__action(LET_FLEET_SET_ROUTES);
-  a->generation = f->change.generation, a->routes = &f->routes;
+  a->generation = f->change.generation;
+  a->routes = &f->routes;
   return true;
 }
 

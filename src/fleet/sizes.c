@@ -26,19 +26,20 @@ static bool take(uint32_t size, let_fleet_variant *v) {
 
 /* The order of preparing, and how many sizes are needed before the gpu-let serves. That is the planned batch alone: the
  * plan keeps the SLO with it, and smaller ones are padded to it. (A worker that finds it too slow for that, where the
- * plan promised nothing, needs the next one too.) A change of plan takes nothing away from clients that were seen to
- * send more rows; after a failure the others do not wait for these. Then the smallest, for the latency of single
- * requests; the largest, which config.pbtxt promises; and what saves padding, from the top. */
+ * plan promised nothing, needs the next one too.) A change of plan keeps a size for clients that send more rows; after
+ * a failure the planned batch does not wait for it. Then the smallest, for the latency of single requests; the largest,
+ * which config.pbtxt promises; and the others, which save padding, from the top. */
 static void fill_variant(const let_fleet *f, const let_fleet_entry *x, bool changing, let_fleet_variant *v) {
-  v->model = x->model, v->needed = 1;
+  v->model = x->model;
+  v->needed = 1;
   v->planned = x->planned > 0;
   v->slo = v->planned ? 0 : x->slo ? x->slo : let__slo_configured(f, x->model);
   take(x->batch, v);
-  for (uint32_t i = 0; i < x->n_sizes && changing; i++)
-    if (x->size[i] >= f->rows[x->model]) {
-      v->needed += take(x->size[i], v) && x->size[i] > x->batch;
-      break;
-    }
+  if (changing) {
+    uint32_t i = 0;
+    while (i < x->n_sizes && x->size[i] < f->rows[x->model]) i++;
+    if (i < x->n_sizes) v->needed += take(x->size[i], v) && x->size[i] > x->batch;
+  }
   take(x->size[0], v);
   take(x->size[x->n_sizes - 1], v);
   for (uint32_t i = x->n_sizes; i-- > 0;) take(x->size[i], v);
@@ -80,16 +81,18 @@ bool let__prepare(let_fleet *f, const let__group *g, let_lane_set_id set, bool b
   return true;
 }
 
-/* ---- what it says ------------------------------------------------------------------------------------------------ */
+/* ---- what the worker says --------------------------------------------------------------------------------------- */
 
 /* One size that is ready. What was measured alone once is worth more than any figure taken beside traffic. */
 static void size_is_ready(let_fleet_entry *x, const let_fleet_size_time *t) {
   for (uint32_t k = 0; k < x->n_sizes; k++) {
     if (x->size[k] != t->size) continue;
-    x->ready[k] = true, x->failed[k] = false;
+    x->ready[k] = true;
+    x->failed[k] = false;
     if (t->p99 < 0 || t->p99 >= 3600 * LET_S) return; /* 0: not measured, the core learns it */
     if (t->beside && x->predict[k] > 0 && (!x->beside[k] || x->predict[k] <= t->p99)) return;
-    x->predict[k] = t->p99, x->beside[k] = t->beside;
+    x->predict[k] = t->p99;
+    x->beside[k] = t->beside;
   }
 }
 
@@ -125,7 +128,10 @@ static let_fleet_sizes count(const let__group *g) {
     for (uint32_t j = 0; j < g->gpulet[k].n_entries; j++) {
       const let_fleet_entry *x = &g->gpulet[k].entry[j];
       n.wanted += x->n_sizes;
-      for (uint32_t z = 0; z < x->n_sizes; z++) n.ready += x->ready[z], n.failed += x->failed[z];
+      for (uint32_t z = 0; z < x->n_sizes; z++) {
+        n.ready += x->ready[z];
+        n.failed += x->failed[z];
+      }
     }
   return n;
 }
@@ -145,7 +151,8 @@ void let__gpulet_bring_up(let_fleet *f, let__group *g, let_fleet_gpulet *l) {
   l->up = true;
   if (!l->declared) return;
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_GPULET_BACK);
-  r->gpulet = l->id, r->device = g->device;
+  r->gpulet = l->id;
+  r->device = g->device;
 }
 
 void let__lane_ready(let_fleet *f, let__group *g, const let_fleet_event *ev) {
@@ -168,14 +175,18 @@ void let__size_ready(let_fleet *f, let__group *g, const let_fleet_event *ev) {
     for (uint32_t k = 0; k < x->n_sizes; k++)
       if (x->size[k] == ev->size.size && !x->ready[k]) x->failed[k] = true;
     let_fleet_report *r = let__report(f, LET_FLEET_REPORT_SIZE_FAILED);
-    r->gpulet = l->id, r->model = x->model, r->number = ev->size.size;
+    r->gpulet = l->id;
+    r->model = x->model;
+    r->number = ev->size.size;
     snprintf(r->text, sizeof r->text, "%s", ev->text);
   }
   renew_routes(f, g);
   if (g->warming) return;
   let_fleet_sizes n = count(g);
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_SIZES_READY);
-  r->device = g->device, r->number = n.ready, r->of = n.wanted;
+  r->device = g->device;
+  r->number = n.ready;
+  r->of = n.wanted;
 }
 
 /* What was predicted stays true; what is ready, and the memory that it takes, goes with the worker. */

@@ -1,5 +1,5 @@
 /* spare.c: the spare of each device; its diagram is in fleet.h. Its weights are loaded, its kernels compiled and its
- * graphs checked, so that all that is left when it takes over is to make the graphs once more on the real lanes. */
+ * graphs checked: when it takes over, it only makes the graphs once more on the real lanes. */
 #include "fleet_int.h"
 
 #include <stdio.h>
@@ -36,13 +36,16 @@ void let__spare_heard(let_fleet *f, let__worker *w, const let_fleet_event *ev) {
   let__spare *x = &f->spare[w->device];
   bool ours = x->set.n && let_lane_set_id_eq(ev->set, x->set);
   if (ev->kind == LET_FLEET_WORKER_READY && x->state == LET_SPARE_STARTING) {
-    w->state = LET_WORKER_READY, w->at = w->heard;
+    w->state = LET_WORKER_READY;
+    w->at = w->heard;
     x->state = LET_SPARE_IDLE;
   } else if (ev->kind == LET_FLEET_WORKER_PREPARED && ours && x->state == LET_SPARE_PREPARING) {
-    x->state = LET_SPARE_WARM, x->failures = 0;
+    x->state = LET_SPARE_WARM;
+    x->failures = 0;
     retire_set(f, x, &x->old);
     let_fleet_report *r = let__report(f, LET_FLEET_REPORT_SPARE_READY);
-    r->worker = w->id, r->device = w->device;
+    r->worker = w->id;
+    r->device = w->device;
   } else if (ev->kind == LET_FLEET_WORKER_FAILED && ours && x->state == LET_SPARE_PREPARING) {
     x->state = LET_SPARE_REFUSED; /* until another plan serves, there is none */
     close_set(f, x, &x->set);
@@ -81,8 +84,8 @@ bool let__spare_lanes_failed(let_fleet *f, let_lane_set_id set, const char *why)
   return false;
 }
 
-/* The spare becomes what |w| was: it is the worker of |w|'s groups, with |w|'s history. One that says nothing, which it
- * does every second, is left alone: a new process is sooner ready. */
+/* The spare becomes the worker of |w|'s groups, with |w|'s history. A silent spare does not take over: a new process is
+ * sooner ready. */
 bool let__spare_take(let_fleet *f, let__worker *w, const let__group *g, let_time now) {
   if (!g || w->spare || !let__spare_wanted(f, w->device)) return false;
   let__spare *x = &f->spare[w->device];
@@ -92,17 +95,21 @@ bool let__spare_take(let_fleet *f, let__worker *w, const let__group *g, let_time
   let_worker_id from = w->id;
   for (let__group *k = let__group_of(f, from, NULL); k; k = let__group_of(f, from, k)) k->worker = by->id;
   by->spare = false;
-  by->key = w->key, by->losses = w->losses, by->building = w->building, by->at = now;
+  by->key = w->key;
+  by->losses = w->losses;
+  by->building = w->building;
+  by->at = now;
   by->stale = x->set;
   close_set(f, x, &x->set);
   close_set(f, x, &x->old);
   *x = (let__spare){.worker = {LET_ID_NONE}};
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_SPARE_TAKES);
-  r->worker = by->id, r->device = w->device;
+  r->worker = by->id;
+  r->device = w->device;
   return true;
 }
 
-/* Its group is prepared: what it had as a spare can go. */
+/* Its group is prepared: the set that it held as a spare is retired. */
 void let__spare_settled(let_fleet *f, let__worker *w) {
   if (w->stale.n) let__later(f, LET_FLEET_SEND_RETIRE, w->id, no_group, w->stale);
   w->stale.n = 0;
@@ -118,17 +125,22 @@ static bool start(let_fleet *f, uint32_t d, let_time now, let_fleet_action *a) {
                      .device = d,
                      .at = now,
                      .starts = w->starts};
-  f->spare[d].worker = w->id, f->spare[d].state = LET_SPARE_STARTING;
+  f->spare[d].worker = w->id;
+  f->spare[d].state = LET_SPARE_STARTING;
   *a = let__action(LET_FLEET_SPAWN);
-  a->worker = w->id, a->device = d, a->percent = 100;
+  a->worker = w->id;
+  a->device = d;
+  a->percent = 100;
   return true;
 }
 
 static bool open_lanes(let_fleet *f, let__spare *x, const let__group *g, let_fleet_action *a) {
-  x->state = LET_SPARE_OPENING, x->target = g->serial;
+  x->state = LET_SPARE_OPENING;
+  x->target = g->serial;
   x->opening.n = ++f->sets.n;
   *a = let__action(LET_FLEET_OPEN_LANES);
-  a->set = x->opening, a->n_lanes = g->n_gpulets;
+  a->set = x->opening;
+  a->n_lanes = g->n_gpulets;
   return true;
 }
 
@@ -139,15 +151,19 @@ static bool ask(let_fleet *f, let__spare *x, const let__group *g, let_fleet_acti
     missing(f, g->device, "out of memory");
     return false;
   }
-  retire_set(f, x, &x->old); /* the one before was not even ready */
-  x->old = x->set, x->set = x->opening, x->opening.n = 0;
+  retire_set(f, x, &x->old); /* the older set never became ready */
+  x->old = x->set;
+  x->set = x->opening;
+  x->opening.n = 0;
   x->state = LET_SPARE_PREPARING;
   *a = let__action(LET_FLEET_SEND_PREPARE);
-  a->worker = x->worker, a->set = x->set, a->prepare = &f->prepare;
+  a->worker = x->worker;
+  a->set = x->set;
+  a->prepare = &f->prepare;
   return true;
 }
 
-/* Not while anything else is going on: what serves goes first. */
+/* Only while nothing else is under way: the plan that serves goes first. */
 bool let__spare_step(let_fleet *f, uint32_t d, let_time now, let_fleet_action *a) {
   if (!let__spare_wanted(f, d) || !f->serving || f->draining || f->change.state != LET_CHANGE_IDLE) return false;
   let__spare *x = &f->spare[d];

@@ -1,4 +1,4 @@
-/* view.c: the fleet as others see it. */
+/* view.c: reads the fleet's state for others. */
 #include "fleet/view.h"
 
 #include <stdio.h>
@@ -65,11 +65,13 @@ uint32_t let_fleet_entry_of(const let_fleet_gpulet *l, uint32_t model) {
 }
 
 bool let_fleet_model_up(const let_fleet *f, uint32_t model) {
-  for (uint32_t i = 0; i < f->o.groups; i++)
-    for (uint32_t k = 0; f->group[i].routed && k < f->group[i].n_gpulets; k++) {
+  for (uint32_t i = 0; i < f->o.groups; i++) {
+    if (!f->group[i].routed) continue;
+    for (uint32_t k = 0; k < f->group[i].n_gpulets; k++) {
       const let_fleet_gpulet *l = &f->group[i].gpulet[k];
       if (l->up && let_fleet_entry_of(l, model) != LET_ID_NONE) return true;
     }
+  }
   return false;
 }
 
@@ -78,22 +80,28 @@ let_fleet_sizes let_fleet_routed_sizes(const let_fleet *f) {
   for (uint32_t i = 0; i < f->o.groups; i++) {
     if (!f->group[i].routed) continue;
     let_fleet_sizes n = let_fleet_group_sizes(f, f->group[i].id);
-    all.wanted += n.wanted, all.ready += n.ready, all.failed += n.failed;
+    all.wanted += n.wanted;
+    all.ready += n.ready;
+    all.failed += n.failed;
   }
   return all;
 }
 
 bool let_fleet_why_too_wide(const let_fleet *f, uint32_t model, uint32_t rows, char *out, size_t cap) {
   const let_fleet_entry *because = NULL;
-  for (uint32_t i = 0; i < f->o.groups; i++)
-    for (uint32_t k = 0; f->group[i].routed && k < f->group[i].n_gpulets; k++)
-      for (uint32_t j = 0; j < f->group[i].gpulet[k].n_entries; j++) {
-        const let_fleet_entry *x = &f->group[i].gpulet[k].entry[j];
-        for (uint32_t z = 0; x->model == model && z < x->n_sizes; z++) {
-          if (x->size[z] >= rows && !x->failed[z]) return false; /* ready, or on its way */
-          if (x->size[z] >= rows) because = x;
-        }
+  for (uint32_t i = 0; i < f->o.groups; i++) {
+    const let__group *g = &f->group[i];
+    if (!g->routed) continue;
+    for (uint32_t k = 0; k < g->n_gpulets; k++) {
+      uint32_t j = let_fleet_entry_of(&g->gpulet[k], model);
+      if (j == LET_ID_NONE) continue;
+      const let_fleet_entry *x = &g->gpulet[k].entry[j];
+      for (uint32_t z = 0; z < x->n_sizes; z++) {
+        if (x->size[z] >= rows && !x->failed[z]) return false; /* ready, or on its way */
+        if (x->size[z] >= rows) because = x;
       }
+    }
+  }
   if (!because) return false;
   snprintf(out, cap, "model '%.60s': no batch size for %u rows could be prepared, split the request: %s",
            f->o.model[model].name, rows, because->why);
@@ -114,8 +122,11 @@ bool let_fleet_idle(const let_fleet *f) {
 
 uint64_t let_fleet_memory(const let_fleet *f, uint32_t device) {
   uint64_t sum = 0;
-  for (uint32_t i = 0; i < f->o.groups; i++)
-    for (uint32_t k = 0; f->group[i].device == device && k < f->group[i].n_gpulets; k++)
-      for (uint32_t j = 0; j < f->group[i].gpulet[k].n_entries; j++) sum += f->group[i].gpulet[k].entry[j].memory_bytes;
+  for (uint32_t i = 0; i < f->o.groups; i++) {
+    const let__group *g = &f->group[i];
+    if (g->device != device) continue;
+    for (uint32_t k = 0; k < g->n_gpulets; k++)
+      for (uint32_t j = 0; j < g->gpulet[k].n_entries; j++) sum += g->gpulet[k].entry[j].memory_bytes;
+  }
   return sum;
 }

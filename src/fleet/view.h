@@ -1,4 +1,4 @@
-/* view.h: what the fleet looks like from outside: read only. */
+/* view.h: the fleet's state, read only. */
 #ifndef LET_FLEET_VIEW_H
 #define LET_FLEET_VIEW_H
 

@@ -5,16 +5,21 @@
 
 enum { SILENT = 4, SILENT_BUSY = 120 }; /* how many watchdogs long a worker may be silent */
 
-/* When the patience with a worker ends, and what it was asked to do; LET_NEVER: it owes no answer. */
+/* The deadline of a worker's answer, and the request that it answers; LET_NEVER: it owes none. */
 static let_time due(const let_fleet *f, const let__worker *w, const char **ret_what) {
   let_time since = LET_NEVER;
   if (f->o.prepare_timeout <= 0 || w->spare) return LET_NEVER;
-  if (w->state == LET_WORKER_STARTING || w->state == LET_WORKER_HELD) since = w->at, *ret_what = "start";
+  if (w->state == LET_WORKER_STARTING || w->state == LET_WORKER_HELD) {
+    since = w->at;
+    *ret_what = "start";
+  }
   if (w->state == LET_WORKER_READY)
     for (const let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g)) {
       bool preparing = g->state == LET_GROUP_PREPARING;
-      if ((preparing || g->state == LET_GROUP_RETIRING) && g->asked < since)
-        since = g->asked, *ret_what = preparing ? "prepare its gpu-lets" : "give its gpu-lets back";
+      if ((preparing || g->state == LET_GROUP_RETIRING) && g->asked < since) {
+        since = g->asked;
+        *ret_what = preparing ? "prepare its gpu-lets" : "give its gpu-lets back";
+      }
     }
   return since == LET_NEVER ? LET_NEVER : since + f->o.prepare_timeout;
 }
@@ -22,7 +27,8 @@ static let_time due(const let_fleet *f, const let__worker *w, const char **ret_w
 static void give_up(let_fleet *f, let__worker *w, const char *what, let_time now) {
   snprintf(f->late, sizeof f->late, "the worker did not %s within %.3g s", what, (double)f->o.prepare_timeout / 1e9);
   let_fleet_report *r = let__report(f, LET_FLEET_REPORT_LATE);
-  r->worker = w->id, r->device = w->device;
+  r->worker = w->id;
+  r->device = w->device;
   snprintf(r->text, sizeof r->text, "%s", f->late);
   bool waited_for = false;
   for (const let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g))
@@ -56,11 +62,11 @@ static bool warming(const let_fleet *f, const let__worker *w) {
   return false;
 }
 
-/* One that is warming may be in a long call of its engine, but not for longer than it might prepare. */
+/* A warming worker may be in a long call of its engine, at most for the time that it may prepare. */
 static let_time silent_until(const let_fleet *f, const let__worker *w) {
-  let_dur idle = f->o.watchdog * SILENT, long_call = f->o.watchdog * SILENT_BUSY, grows = f->o.prepare_timeout;
+  let_dur idle = f->o.watchdog * SILENT, long_call = f->o.watchdog * SILENT_BUSY, most = f->o.prepare_timeout;
   if (w->spare ? f->spare[w->device].state != LET_SPARE_WARM : busy(f, w)) idle = long_call;
-  else if (w->spare || warming(f, w)) idle = grows <= 0 || grows > long_call ? long_call : grows > idle ? grows : idle;
+  else if (w->spare || warming(f, w)) idle = most <= 0 || most > long_call ? long_call : most > idle ? most : idle;
   return w->heard + idle;
 }
 
@@ -68,9 +74,9 @@ static bool watched(const let__worker *w) {
   return w->alive && w->state != LET_WORKER_KILLED && w->state != LET_WORKER_STOPPING;
 }
 
-/* A worker says how it is every second; one that is stopped, or stuck where its own watchdog does not look, cannot. */
+/* A worker sends its health every second, unless it is stopped, or stuck where its own watchdog does not look. */
 void let__watch(let_fleet *f, let_time now) {
-  /* We were stopped ourselves, or starved: no evidence against any of them. */
+  /* The server itself was stopped or starved: the silence proves nothing. */
   bool asleep = now - f->watched > f->o.watchdog * SILENT / 2;
   f->watched = now;
   if (!asleep && f->settled && now < f->silence_at && now < f->look_at) return;
@@ -85,7 +91,7 @@ void let__watch(let_fleet *f, let_time now) {
     let__worker_kill(f, w, why, now);
     f->settled = false;
   }
-  if (f->settled) let__settle(f); /* those that spoke meanwhile have longer */
+  if (f->settled) let__settle(f); /* workers that sent something meanwhile have longer */
 }
 
 void let__settle(let_fleet *f) {
@@ -104,7 +110,9 @@ void let__settle(let_fleet *f) {
     const let__worker *w = let__worker_at(f, g->worker);
     if (g->state == LET_GROUP_WAITING && w && w->state == LET_WORKER_READY && w->at < at && !f->stopping) at = w->at;
   }
-  f->settled = true, f->wake = at, f->silence_at = silence;
+  f->settled = true;
+  f->wake = at;
+  f->silence_at = silence;
 }
 
 let_time let_fleet_wake(const let_fleet *f) {

@@ -7,7 +7,7 @@
 enum { MAX_LOSSES_WHILE_NEW = 2 };
 static const let_dur forgiven_after = 10 * LET_S; /* a while of good service */
 
-/* A worker on its way out is not joined. */
+/* A worker that leaves gets no new group. */
 let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device) {
   uint32_t owners = 0;
   for (uint32_t i = 0; i < f->n_workers; i++) {
@@ -22,21 +22,22 @@ let__worker *let__worker_for(let_fleet *f, uint64_t key, uint32_t device) {
   return w;
 }
 
-/* Its lanes are not to be trusted any more, or it seems dead: make sure that it is. From now on nothing goes to any
- * of its gpu-lets, so that batches that it lost are not sent into the same process again. Its lanes and its
- * requests' slots are used again only after its exit was seen, so that it writes nothing behind the server's back. */
+/* Kills a worker that cannot be trusted or seems dead. From now on no batch goes to its gpu-lets, so a lost batch is
+ * not sent to the same process again. Its lanes and its requests' slots are used again only after its exit, since it
+ * may write into them until then. */
 void let__worker_kill(let_fleet *f, let__worker *w, const char *why, let_time now) {
   if (!w || !w->alive || w->state == LET_WORKER_KILLED) return;
   if (why[0] && !w->why[0]) snprintf(w->why, sizeof w->why, "%s", why);
   if (w->state == LET_WORKER_READY && now - w->at > forgiven_after) w->losses = 0;
-  w->state = LET_WORKER_KILLED, w->announced = false;
+  w->state = LET_WORKER_KILLED;
+  w->announced = false;
   for (let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g))
     for (uint32_t k = 0; k < g->n_gpulets; k++) g->gpulet[k].quarantined = true;
 }
 
 static void gone(let__worker *w) { *w = (let__worker){.id = w->id, .starts = w->starts}; }
 
-/* What becomes of its groups. True: one of the change under way was among them. */
+/* Its groups wait for another worker or are released. True: one of them belongs to the change under way. */
 static bool lose_groups(let_fleet *f, const let__worker *w) {
   bool fresh = false;
   for (let__group *g = let__group_of(f, w->id, NULL); g; g = let__group_of(f, w->id, g)) {
@@ -67,7 +68,7 @@ void let__worker_lost(let_fleet *f, let__worker *w, const char *why, let_time no
   w->alive = w->announced = false;
   w->stale.n = 0;
   w->why[0] = 0;
-  /* Even where the old plan lives in the same worker: what kills it may well be the new one. */
+  /* Also where the old plan runs in the same worker: the new plan may be what kills it. */
   if (f->change.state == LET_CHANGE_BUILDING && fresh && ++w->building > MAX_LOSSES_WHILE_NEW) let__roll_back(f, why);
 }
 
@@ -81,7 +82,10 @@ void let__worker_exited(let_fleet *f, let__worker *w, const char *how, int pid, 
   else snprintf(why, sizeof why, "%s", how);
   bool spare_missing = w->spare && !w->alive;
   let_fleet_report *r = let__report(f, spare_missing ? LET_FLEET_REPORT_SPARE_MISSING : LET_FLEET_REPORT_EXITED);
-  r->worker = w->id, r->pid = pid, r->device = w->device, r->expected = w->leaving || f->stopping;
+  r->worker = w->id;
+  r->pid = pid;
+  r->device = w->device;
+  r->expected = w->leaving || f->stopping;
   snprintf(r->text, sizeof r->text, "%s", why);
   if (w->alive && !r->expected && !w->spare) f->restarts++;
   if (!w->spare) {
@@ -92,7 +96,7 @@ void let__worker_exited(let_fleet *f, let__worker *w, const char *how, int pid, 
   gone(w);
 }
 
-/* Spares have nothing to finish. */
+/* A spare has no batch to finish. */
 void let__worker_stop_all(let_fleet *f, bool at_once, let_time now) {
   f->draining = f->stopping = true;
   let__change_cut_short(f);
@@ -108,9 +112,12 @@ void let__worker_stop_all(let_fleet *f, bool at_once, let_time now) {
 static bool spawn(let_fleet *f, let__worker *w, let_fleet_action *a) {
   const let_fleet_device *d = &f->o.device[w->device];
   const let__group *g = let__group_of(f, w->id, NULL);
-  w->state = LET_WORKER_STARTING, w->announced = true;
+  w->state = LET_WORKER_STARTING;
+  w->announced = true;
   *a = let__action(LET_FLEET_SPAWN);
-  a->worker = w->id, a->device = w->device, a->percent = 100;
+  a->worker = w->id;
+  a->device = w->device;
+  a->percent = 100;
   if (g && d->own_share && !g->gpulet[0].shared && d->type->sms)
     a->percent = 100.0 * let_share_sms(d->type, g->gpulet[0].granules) / d->type->sms;
   return true;
@@ -136,7 +143,8 @@ static bool stop(let__worker *w, let_time now, let_fleet_action *a) {
     return false;
   }
   if (w->state == LET_WORKER_KILLED) return false;
-  w->state = LET_WORKER_STOPPING, w->at = now + LET__STOP_PATIENCE;
+  w->state = LET_WORKER_STOPPING;
+  w->at = now + LET__STOP_PATIENCE;
   *a = let__action(LET_FLEET_SEND_STOP);
   a->worker = w->id;
   return true;

@@ -47,16 +47,26 @@ void conn_open(let_front *f, int fd, bool metrics) {
   }
   int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  c->f = f, c->fd = fd, c->events = 0, c->metrics = metrics, c->poll.data = c;
-  c->state = CONN_HEAD, c->model = 0, c->r = NULL, c->slot = FRONT_SLOT_NONE, c->body = NULL;
+  c->f = f;
+  c->fd = fd;
+  c->events = 0;
+  c->metrics = metrics;
+  c->poll.data = c;
+  c->state = CONN_HEAD;
+  c->model = 0;
+  c->r = NULL;
+  c->slot = FRONT_SLOT_NONE;
+  c->body = NULL;
   c->dead = c->closed = c->eof = c->keep = c->unread = c->advancing = c->inflight = c->late = false;
   c->at = c->n = c->after = c->scanned = 0;
   c->deadline = now_of(f) + f->o.idle_timeout;
   c->first_byte = 0;
-  c->prev = NULL, c->next = f->open;
+  c->prev = NULL;
+  c->next = f->open;
   if (f->open) f->open->prev = c;
   f->open = c;
-  f->stats.accepted++, f->stats.open++;
+  f->stats.accepted++;
+  f->stats.open++;
   conn_set_events(c, UV_READABLE);
 }
 
@@ -93,7 +103,8 @@ void conn_close(conn *c) {
   if (c->dead) return;
   c->dead = true;
   unlink_from(&f->open, c);
-  c->prev = NULL, c->next = f->zombie; /* until its handle is closed and the server has let go of it */
+  c->prev = NULL; /* until its handle is closed and the server has let go of it */
+  c->next = f->zombie;
   if (f->zombie) f->zombie->prev = c;
   f->zombie = c;
   conn_slot_free(c);
@@ -145,8 +156,14 @@ static void too_large(conn *c) {
 static bool start_body(conn *c) {
   const let_http1_head *h = &c->head;
   size_t here = c->n - c->after;
-  c->got = 0, c->body = NULL, c->body_bytes = h->has_length ? h->length : 0, c->chunked = (let_http1_chunked){0};
-  if (c->body_bytes > c->f->o.body_max) return too_large(c), false;
+  c->got = 0;
+  c->body = NULL;
+  c->body_bytes = h->has_length ? h->length : 0;
+  c->chunked = (let_http1_chunked){0};
+  if (c->body_bytes > c->f->o.body_max) {
+    too_large(c);
+    return false;
+  }
   c->state = CONN_BODY;
   c->deadline = now_of(c->f) + c->f->o.body_timeout;
   if (!h->chunked && here >= c->body_bytes) {
@@ -160,9 +177,15 @@ static bool start_body(conn *c) {
   }
   if (h->chunked && c->at) { /* chunks are read behind the head: make room, and let its views follow it */
     memmove(c->in, c->in + c->at, c->n - c->at);
-    c->n -= c->at, c->after -= c->at, c->at = 0, c->scanned = 0;
+    c->n -= c->at;
+    c->after -= c->at;
+    c->at = 0;
+    c->scanned = 0;
     size_t used;
-    if (let_http1_parse(c->in, c->n, &c->scanned, &c->head, &used, NULL)) return conn_close(c), false;
+    if (let_http1_parse(c->in, c->n, &c->scanned, &c->head, &used, NULL)) {
+      conn_close(c);
+      return false;
+    }
   }
   if (!slot_for(c, h->chunked ? FRONT_CHUNKED_FIRST : c->body_bytes)) return false;
   if (!h->chunked && here) {
@@ -172,7 +195,10 @@ static bool start_body(conn *c) {
   }
   if (h->expect_continue && !here) {
     static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    if (send(c->fd, go, sizeof go - 1, MSG_NOSIGNAL) != (ssize_t)sizeof go - 1) return conn_close(c), false;
+    if (send(c->fd, go, sizeof go - 1, MSG_NOSIGNAL) != (ssize_t)sizeof go - 1) {
+      conn_close(c);
+      return false;
+    }
   }
   return true;
 }
@@ -186,10 +212,16 @@ static bool take_chunks(conn *c) {
     size_t used;
     let_str data;
     let_err r = let_http1_chunked_step(&c->chunked, c->in + at, c->n - at, &used, &data, &end, &e);
-    if (r) return fail_close(c, r, e.text), false;
+    if (r) {
+      fail_close(c, r, e.text);
+      return false;
+    }
     at += used;
     if (!data.n) continue;
-    if (data.n > c->f->o.body_max - c->got) return too_large(c), false;
+    if (data.n > c->f->o.body_max - c->got) {
+      too_large(c);
+      return false;
+    }
     if (c->got + data.n > c->slot_bytes) {
       uint64_t want = c->slot_bytes * 4;
       if (want < c->got + data.n) want = c->got + data.n;
@@ -217,10 +249,14 @@ static void head_complete(conn *c) {
   bool here = !c->head.chunked && body <= c->n - c->after;
   size_t after = c->after;
   bool keep = c->keep;
-  if (!here) c->keep = false, c->unread = true;
-  else c->after += body;
+  if (!here) {
+    c->keep = false;
+    c->unread = true;
+  } else c->after += body;
   if (!route_head(c)) return;
-  c->after = after, c->keep = keep, c->unread = false;
+  c->after = after;
+  c->keep = keep;
+  c->unread = false;
   start_body(c);
 }
 
@@ -284,8 +320,8 @@ void conn_advance(conn *c) {
   c->advancing = false;
 }
 
-/* The client sends no more. Whoever closes a socket looks like this too, so a request in flight is given up, as nginx
- * does; whatever answer it gets is still sent. */
+/* The client sends no more. A closed socket looks the same, so the request in flight is cancelled, as in nginx; the
+ * answer that it gets is still sent. */
 static void on_eof(conn *c) {
   c->eof = true;
   conn_set_events(c, c->events & ~UV_READABLE);
@@ -299,7 +335,10 @@ static bool read_some(conn *c, size_t *budget) {
   bool body = c->state == CONN_BODY && !c->head.chunked;
   char *to = body ? (char *)c->f->i.at(c->f->i.ctx, c->slot) + c->got : c->in + c->n;
   size_t room = body ? (size_t)(c->body_bytes - c->got) : sizeof c->in - c->n;
-  if (c->state == CONN_LINGER) to = c->in, room = sizeof c->in;
+  if (c->state == CONN_LINGER) {
+    to = c->in;
+    room = sizeof c->in;
+  }
   if (room > *budget) room = *budget;
   if (!room) { /* pipelined requests fill the buffer while one is being worked on: TCP holds the rest */
     if (*budget) conn_set_events(c, c->events & ~UV_READABLE);
@@ -356,7 +395,11 @@ void conn_sweep(let_front *f, let_time now) {
       continue;
     }
     bool head = c->state == CONN_HEAD;
-    if (head) c->head = (let_http1_head){.minor = 1}, c->route = ROUTE_EXTRA, c->after = c->n;
+    if (head) {
+      c->head = (let_http1_head){.minor = 1};
+      c->route = ROUTE_EXTRA;
+      c->after = c->n;
+    }
     fail_close(c, LET_ERR_READ_TIMEOUT,
                head ? "the request's head did not arrive in time" : "the request's body stopped arriving");
   }

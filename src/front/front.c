@@ -20,7 +20,7 @@ static void on_listener(uv_poll_t *h, int status, int events) {
       continue;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
-    if (errno != EAGAIN) { /* out of descriptors or memory: the sweep tries again, this event would spin */
+    if (errno != EAGAIN) { /* out of descriptors or memory: the sweep tries again; trying here would spin */
       uv_poll_stop(&l->poll);
       l->paused = true;
     }
@@ -101,7 +101,10 @@ let_err let_front_new(uv_loop_t *loop, const let_front_options *o, const let_fro
     return let_fail(e, LET_ERR_INVALID, "a timeout of the front is 0 or less");
   let_front *f = let_mem_zalloc(mem, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  f->loop = loop, f->o = *o, f->i = *i, f->mem = mem;
+  f->loop = loop;
+  f->o = *o;
+  f->i = *i;
+  f->mem = mem;
   let_err r = listen_on(f, &f->listener[0], o->host, o->port, false, e);
   if (r) { /* its handle never reached the loop, or is closed: no callback refers to f */
     if (f->listener[0].poll.data) uv_run(loop, UV_RUN_NOWAIT);
@@ -156,7 +159,13 @@ static void conn_free(conn *c) {
 void let_front_free(let_front *f) {
   if (!f) return;
   LET_ASSERT(f->closing && !f->open); /* let_front_close first */
-  for (conn *c; (c = f->free);) f->free = c->next, conn_free(c);
-  for (conn *c; (c = f->zombie);) f->zombie = c->next, conn_free(c);
+  for (conn *c; (c = f->free);) {
+    f->free = c->next;
+    conn_free(c);
+  }
+  for (conn *c; (c = f->zombie);) {
+    f->zombie = c->next;
+    conn_free(c);
+  }
   let_mem_free(f->mem, f, sizeof *f);
 }

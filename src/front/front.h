@@ -20,12 +20,12 @@ typedef struct let_front let_front;
 
 /* The server behind the front. |ctx| is passed to each.
  *
- * Who calls whom. Both sides call each other, so what may be called from where is a rule:
+ * Order of calls. Both sides call each other, so a rule says what each may call from where:
  *  - From turn(), and from any callback of its own on the loop, the server may call let_front_done and let_front_reply
  *    for any request. They may read and work on further requests that the connection sent behind that one, so infer(),
- *    cancel(), extra() and turn() may be called before they return.
- *  - From infer(), cancel() and extra() it may call let_front_done for the very request of that infer(), nothing else.
- *  - turn() inside of turn() must not answer: the server takes note or decides, the outer one answers. */
+ *    cancel(), control() and turn() may be called before they return.
+ *  - From infer(), cancel() and control() it may only call let_front_done, for the very request of that infer().
+ *  - turn() inside of turn() must not answer: the inner one takes note or decides, the outer one answers. */
 typedef struct let_front_i {
   void *ctx;
   bool (*ready)(void *ctx);      /* every model can be served */
@@ -53,12 +53,13 @@ typedef struct let_front_i {
   void (*cancel)(void *ctx, let_request *r); /* the client went away: let_front_done still comes */
 
   /* Before each event of a socket, and between requests that came in one piece: the server's chance to do what is
-   * urgent although the loop has more events to hand out. See "Who calls whom" below. */
+   * urgent although the loop has more events to hand out. See "Order of calls" above. */
   void (*turn)(void *ctx);
 
   /* Everything that is not OIP (/metrics, /v2/gpulet/..., /debug/...): fills |out| and returns the HTTP status;
    * 0: no such path. May answer later: return -1 and call let_front_reply(|call|, ...) once. */
-  int (*extra)(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **ret_type, void *call);
+  int (*control)(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **ret_type,
+                 void *call);
 } let_front_i;
 
 typedef struct let_front_options {
@@ -74,14 +75,14 @@ typedef struct let_front_options {
 
 LET_CHECKED let_err let_front_new(uv_loop_t *loop, const let_front_options *o, const let_front_i *i, const let_mem *mem,
                                   let_front **ret, let_error *e);
-/* A second listener that only knows extra() and health: the metrics port. */
+/* A second listener that only knows control() and health: the metrics port. */
 LET_CHECKED let_err let_front_listen_metrics(let_front *f, const char *host, uint16_t port, let_error *e);
 uint16_t let_front_port(const let_front *f);
 uint16_t let_front_metrics_port(const let_front *f);
 
 /* The outcome of a request is in r (status, why, rec->out): sends the answer, then releases the request. */
 void let_front_done(let_front *f, let_request *r);
-/* The late answer to extra(). |body| is copied. */
+/* The late answer to control(). |body| is copied. */
 void let_front_reply(let_front *f, void *call, int status, const char *type, let_str body);
 
 /* Stops accepting, answers what is in flight, closes connections as they fall idle; |drained| when none is left. */

@@ -21,8 +21,8 @@ enum {
   FRONT_TOP = 512,                      /* our own response heads */
   FRONT_CHUNKED_FIRST = 64 * 1024,      /* first slot for a body of unknown length */
   /* At most this is read from or written to one connection before the others have their turn: about 100 us of copying.
-   * epoll is level-triggered and puts what is still ready behind the others, so it is the list of who is next; nobody
-   * waits in it whose socket is full. */
+   * epoll is level-triggered and puts what is still ready behind the others, so epoll's list is the order of turns; a
+   * connection whose socket is full is not in it. */
   FRONT_TURN_BYTES = 256 * 1024
 };
 
@@ -102,7 +102,7 @@ void conn_close(conn *c); /* at once; *c stays valid until the loop comes round 
 void conn_advance(conn *c);
 void conn_sweep(let_front *f, let_time now);
 void conn_drain(conn *c);
-void conn_settle(conn *c); /* gives back the memory of one that is closed, when nobody else has it */
+void conn_settle(conn *c); /* gives back the memory of one that is closed, when the server does not have it */
 void conn_slot_free(conn *c);
 
 void conn_set_events(conn *c, int events);

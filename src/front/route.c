@@ -8,10 +8,15 @@
 static bool model_named(conn *c, let_str name, uint32_t *ret) {
   const let_front_i *i = &c->f->i;
   uint32_t n = i->models(i->ctx);
-  if (c->model < n && let_str_is(name, i->model(i->ctx, c->model)->name))
-    return *ret = c->model, true; /* a client mostly stays with its model */
+  if (c->model < n && let_str_is(name, i->model(i->ctx, c->model)->name)) {
+    *ret = c->model;
+    return true; /* a client mostly stays with its model */
+  }
   for (uint32_t k = 0; k < n; k++)
-    if (let_str_is(name, i->model(i->ctx, k)->name)) return *ret = k, true;
+    if (let_str_is(name, i->model(i->ctx, k)->name)) {
+      *ret = k;
+      return true;
+    }
   return false;
 }
 
@@ -249,14 +254,14 @@ void let_front_done(let_front *f, let_request *r) {
 
 /* ---- the rest ------------------------------------------------------------------------------------------- */
 
-static void extra(conn *c) {
+static void control(conn *c) {
   const let_front_i *i = &c->f->i;
   bool head = c->head.method == LET_HTTP1_HEAD;
   const char *type = "application/json";
   let_buf_clear(&c->out);
   c->late = true;
-  int status = i->extra(i->ctx, head ? LET_STR("GET") : c->head.method_name, c->head.path,
-                        (let_str){c->body, c->body_bytes}, &c->out, &type, c);
+  int status = i->control(i->ctx, head ? LET_STR("GET") : c->head.method_name, c->head.path,
+                          (let_str){c->body, c->body_bytes}, &c->out, &type, c);
   conn_slot_free(c);
   if (status < 0) return;
   c->late = false;
@@ -305,7 +310,7 @@ void route_body(conn *c) {
     return;
   }
   if (c->route == ROUTE_EXTRA) {
-    extra(c);
+    control(c);
     return;
   }
   conn_slot_free(c);

@@ -153,7 +153,8 @@ static size_t make_sentence(const char *text, char *out, size_t cap) {
     if (n + (k ? k : 1) >= cap) break;
     if (k) memcpy(out + n, text + at, k);
     else out[n] = '?';
-    n += k ? k : 1, at += k ? k : 1;
+    n += k ? k : 1;
+    at += k ? k : 1;
   }
   return n;
 }

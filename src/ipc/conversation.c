@@ -318,7 +318,7 @@ static uint32_t still_to_come(const set *s) {
   return n;
 }
 
-bool let_ipc_conversation_growing(const let_ipc_conversation *c) {
+bool let_ipc_conversation_warming(const let_ipc_conversation *c) {
   for (const set *s = c->sets; s; s = s->next)
     if (s->prepared && !s->retiring && still_to_come(s) > 0) return true;
   return false;

@@ -1,4 +1,4 @@
-/* conversation.h: what one worker was told, and so what it may say. Pure: no socket, no clock.
+/* conversation.h: the commands sent to one worker, and so the events that it may send. Pure: no socket, no clock.
  *
  * A lane set's states, as the server sees them:
  *
@@ -30,10 +30,10 @@ LET_CHECKED let_err let_ipc_conversation_hear(let_ipc_conversation *c, const let
 /* For the server's own decisions. */
 bool let_ipc_conversation_ready(const let_ipc_conversation *c);                    /* READY came */
 bool let_ipc_conversation_has(const let_ipc_conversation *c, let_lane_set_id set); /* asked for and not forgotten */
-bool let_ipc_conversation_growing(const let_ipc_conversation *c);                  /* a SIZE is to come */
+bool let_ipc_conversation_warming(const let_ipc_conversation *c);                  /* a SIZE is to come */
 uint32_t let_ipc_conversation_sets(const let_ipc_conversation *c);                 /* how many there are */
 
-/* Every rule that holds between calls; false: a bug of ours. For tests. */
+/* Every rule that holds between calls; false: a bug in this file. For tests. */
 bool let_ipc_conversation_validate(const let_ipc_conversation *c);
 
 #endif

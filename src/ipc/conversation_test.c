@@ -50,13 +50,13 @@ static void must_accept(world *w, const let_ipc_event *m) {
 static void must_refuse(world *w, const let_ipc_event *m) {
   let_error e = {0};
   uint32_t sets = let_ipc_conversation_sets(w->c);
-  bool growing = let_ipc_conversation_growing(w->c);
+  bool warming = let_ipc_conversation_warming(w->c);
   if (let_ipc_event_check(m, NULL)) return; /* decode would not have let it through */
   if (let_ipc_conversation_hear(w->c, m, &e) != LET_ERR_INVALID)
     fail_msg("%s was believed", let_ipc_event_name(m->type));
   assert_true(strncmp(e.text, "unexpected ", 11) == 0);
   assert_int_equal(let_ipc_conversation_sets(w->c), sets);
-  assert_int_equal(let_ipc_conversation_growing(w->c), growing);
+  assert_int_equal(let_ipc_conversation_warming(w->c), warming);
   w->refused++;
 }
 
@@ -337,7 +337,10 @@ static void test_nonsense(void **state) {
       if (m.type == LET_IPC_FAILED) m.failed.model = "somebody else";
       if (m.type == LET_IPC_PROGRESS) m.progress.model = "somebody else";
       let_ipc_lane_health unknown = {.set = {w.newest + 1}};
-      if (m.type == LET_IPC_HEALTH && m.health.n_lanes) m.health.lane = &unknown, m.health.n_lanes = 1;
+      if (m.type == LET_IPC_HEALTH && m.health.n_lanes) {
+        m.health.lane = &unknown;
+        m.health.n_lanes = 1;
+      }
       let_err r = let_ipc_conversation_hear(w.c, &m, &e);
       bool nothing_named = m.type == LET_IPC_ERROR || (m.type == LET_IPC_HEALTH && !m.health.n_lanes);
       assert_int_equal(r, nothing_named ? LET_OK : LET_ERR_INVALID);

@@ -6,7 +6,7 @@
  * Texts and lists carry their length first. One function per message (command.c, event.c) names every field with its
  * range; it encodes, decodes and checks, so that the three cannot differ. Nothing is encoded that would not be decoded.
  *
- * Why not JSON: both ends come from one build and nobody else reads these bytes, so names in every message pay for
+ * Why not JSON: both ends come from one build and no other program reads these bytes, so names in every message gain
  * nothing; every field would still need its type, range and count checked by hand after the parser; and the parser
  * allocates what the peer asks for. Here a message that is refused costs no more than the arena's bounded total.
  * The same binary is both ends, so a header of another version is refused and not translated.

@@ -179,7 +179,10 @@ static inline let_ipc_event event_of(let_rng *r, let_arena *a, let_ipc_event_typ
     m.size = (let_ipc_size){.set = set, .lane = lane, .model = below(r, LET_IPC_MODELS_MAX), .failed = ""};
     m.size.memory_bytes = any(r, LET_IPC_MEMORY_MAX - 1);
     m.size.time = time_of(r, between(r, 1, LET_BATCH_MAX));
-    if (coin(r)) m.size.failed = "no memory", m.size.time = (let_ipc_size_time){.size = m.size.time.size};
+    if (coin(r)) {
+      m.size.failed = "no memory";
+      m.size.time = (let_ipc_size_time){.size = m.size.time.size};
+    }
     break;
   case LET_IPC_FAILED:
     m.failed = (let_ipc_failed){set, lane, coin(r) ? name_of(r, a) : "", LET_ERR_NOMEM, sentence_of(r, a)};

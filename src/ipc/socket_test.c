@@ -103,9 +103,12 @@ static void send_raw(int fd, const void *p, size_t n, const int *fds, int n_fds)
   struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
   memset(&control, 0, sizeof control);
   if (n_fds) {
-    m.msg_control = control.buf, m.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)n_fds);
+    m.msg_control = control.buf;
+    m.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)n_fds);
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)n_fds);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)n_fds);
     memcpy(CMSG_DATA(c), fds, sizeof(int) * (size_t)n_fds);
   }
   assert_int_equal(sendmsg(fd, &m, 0), (ssize_t)n);
@@ -145,7 +148,7 @@ static void test_malformed(void **state) {
       send_raw(s[0], b.p, n, &null, k);
       expect_invalid(s[1]);
     }
-  send_raw(s[0], b.p, b.n, &null, 1); /* a descriptor that nobody asked for */
+  send_raw(s[0], b.p, b.n, &null, 1); /* a descriptor too many */
   expect_invalid(s[1]);
   send_raw(s[0], b.p, b.n, many, 253);
   expect_invalid(s[1]);
@@ -183,7 +186,11 @@ static void test_malformed(void **state) {
     assert_true(r == LET_OK || r == LET_ERR_INVALID);
     if (!r) close(fds[0]);
   }
-  close(null), close(open_one), close(holes), close(s[0]), close(s[1]);
+  close(null);
+  close(open_one);
+  close(holes);
+  close(s[0]);
+  close(s[1]);
   let_buf_fini(&b);
   let_arena_fini(&arena);
   assert_int_equal(open_fds(), before);

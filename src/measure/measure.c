@@ -46,7 +46,8 @@ static void show(run *r, const char *trouble) {
   double of = (double)(r->o->budget > 0 ? r->o->budget : 1);
   r->shown.done = fmin(1, (double)spent / of);
   r->shown.left = r->o->budget > spent ? r->o->budget - spent : 0;
-  r->shown.cells = r->result.cells, r->shown.pairs = r->n_groups;
+  r->shown.cells = r->result.cells;
+  r->shown.pairs = r->n_groups;
   snprintf(r->shown.trouble, sizeof r->shown.trouble, "%s", trouble);
   if (r->o->progress) r->o->progress(r->o->ctx, &r->shown);
 }
@@ -164,7 +165,10 @@ static bool next_cell(run *r, subject **ret, uint32_t *ret_b, uint32_t *ret_g, d
     uint32_t b, g;
     double error;
     if (s->out || !let_sampler_next(&s->s, &b, &g, &error) || error <= most) continue;
-    most = error, *ret = s, *ret_b = b, *ret_g = g;
+    most = error;
+    *ret = s;
+    *ret_b = b;
+    *ret_g = g;
   }
   *ret_error = most;
   return most >= 0;
@@ -189,12 +193,16 @@ static bool choose_group(run *r, uint32_t index, let_journal_entry *x) {
   let_rng_seed(&rng, r->o->seed * 1000003 + index);
   uint32_t total = r->type->granules, fit[LET_RUNNER_LANES_MAX];
   memset(x, 0, sizeof *x);
-  x->kind = LET_JOURNAL_GROUP, x->index = index;
+  x->kind = LET_JOURNAL_GROUP;
+  x->index = index;
   x->n = (const uint32_t[]){2, 2, 4, 2, 8, 3}[index % 6];
   if (x->n > total) x->n = 2;
   uint32_t part = total / (x->n > 2 ? x->n : 2u << (index / 6 + index) % 3),
            first = 0; /* pairs: a half, a quarter or an eighth */
-  for (uint32_t i = 0; i < x->n; i++) fit[i] = i + 1 < x->n ? (part ? part : 1) : total - first, first += fit[i];
+  for (uint32_t i = 0; i < x->n; i++) {
+    fit[i] = i + 1 < x->n ? (part ? part : 1) : total - first;
+    first += fit[i];
+  }
   first = 0;
   for (uint32_t i = 0; i < x->n; i++) {
     uint32_t m = (uint32_t)let_rng_below(&rng, r->o->n_models);
@@ -250,7 +258,8 @@ static bool describe(run *r, subject *s, let_arena *a, let_profile_model *m) {
   for (uint32_t b = 0; b < s->n_batches; b++) {
     if (!row_written(s, b)) continue;
     m->batch[rows] = s->batch[b];
-    m->memory[rows].batch = s->batch[b], m->memory[rows].bytes = s->memory[b];
+    m->memory[rows].batch = s->batch[b];
+    m->memory[rows].bytes = s->memory[b];
     if (rows && m->memory[rows].bytes < m->memory[rows - 1].bytes) m->memory[rows].bytes = m->memory[rows - 1].bytes;
     rows++;
     for (uint32_t g = 0; g < n; g++) used[g] |= !isnan(s->s.ms[b * n + g]);
@@ -270,7 +279,8 @@ static bool describe(run *r, subject *s, let_arena *a, let_profile_model *m) {
       r->result.interpolated++;
     }
   }
-  m->n_batches = m->n_memory = rows, m->n_granules = columns;
+  m->n_batches = m->n_memory = rows;
+  m->n_granules = columns;
   for (unsigned k = 0; k < s->m->n_inputs; k++) {
     uint64_t bytes = let_tensor_row_bytes(&s->m->input[k]);
     if (bytes && bytes != UINT64_MAX) m->input_bytes += bytes;
@@ -296,8 +306,8 @@ static let_err collect_samples(run *r, const let_profile *p, let_arena *a, let_s
       t[i] = (let_tenant){.model = m, .batch = x->lane[i].batch, .granules = x->lane[i].granules, .busy = 1};
     }
     for (uint32_t i = 0; all && i < x->n; i++) {
-      /* Company does not make anybody twice as fast: the machine was busy with something else while one of the two was
-       * measured. The journal keeps it, the profile does without. */
+      /* No model runs twice as fast beside others: the machine was busy during one of the two measurements. The journal
+       * keeps it, the profile leaves it out. */
       if (x->result[i].together.p50_ms < x->result[i].solo.p50_ms / 2) continue;
       let_sample *s = &ret->sample[ret->n++];
       *s = (let_sample){.self = t[i], .solo_ms = x->result[i].solo.p50_ms, .together_ms = x->result[i].together.p50_ms};
@@ -374,7 +384,8 @@ let_err let_measure(const let_measure_options *o, let_measure_result *ret, let_e
   if (!err) err = write_profile(&r, e);
   let_buf_fini(&b);
   let_journal_close(&r.journal);
-  for (uint32_t m = 0; r.subject && m < o->n_models; m++) {
+  uint32_t n_subjects = r.subject ? o->n_models : 0;
+  for (uint32_t m = 0; m < n_subjects; m++) {
     let_sampler_fini(&r.subject[m].s);
     free(r.subject[m].p99);
   }

@@ -27,7 +27,10 @@ static int setup(void **state) {
     let_model *m = &models[i];
     snprintf(m->name, sizeof m->name, "m%d", i);
     snprintf(m->backend, sizeof m->backend, i == 2 ? "pytorch-no-such" : "null");
-    m->version = 1, m->max_batch = 4, m->n_inputs = m->n_outputs = 1, m->null_us = 1000u * (unsigned)(i + 1);
+    m->version = 1;
+    m->max_batch = 4;
+    m->n_inputs = m->n_outputs = 1;
+    m->null_us = 1000u * (unsigned)(i + 1);
     m->input[0] = (let_tensor_spec){.name = "x", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {16}};
     m->output[0] = (let_tensor_spec){.name = "y", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {16}};
   }
@@ -143,7 +146,10 @@ static void test_crowds(void **state) {
   snprintf(dir, sizeof dir, "%.60s/2", from);
   int seen[2];
   let_measure_options o = options(2, 2 * LET_S, seen);
-  o.device = "sim:t", o.profile_dir = from, o.window = 15 * LET_MS, o.tolerance = 0.5;
+  o.device = "sim:t";
+  o.profile_dir = from;
+  o.window = 15 * LET_MS;
+  o.tolerance = 0.5;
   let_measure_result r = {0};
   let_error e = {0};
   for (int k = 0; k < 8 && r.pairs < 3; k++) /* the third group has four; a busy machine goes on from the journal */

@@ -37,8 +37,7 @@ typedef struct lane {
   let_engine_target target;
   let_exec *x;
   const let_model *m;
-  char *host; /* pinned: inputs, then room for the outputs */
-  uint64_t host_bytes;
+  let_pinned host; /* inputs, then room for the outputs */
   pthread_t thread;
   bool threaded;
   int want; /* under the field's lock, as is all below */
@@ -69,7 +68,9 @@ let_err let_runner_open(const char *device, const char *profile_dir, const char 
     free(r);
     return let_fail(e, LET_ERR_NOMEM, "out of memory");
   }
-  r->models = models, r->n_models = n, r->plugin_dir = plugin_dir;
+  r->models = models;
+  r->n_models = n;
+  r->plugin_dir = plugin_dir;
   let_err err = let_device_open(device, profile_dir, &r->device, e);
   if (err) {
     free(r->model);
@@ -84,7 +85,7 @@ void let_runner_close(let_runner *r) {
   if (!r) return;
   for (uint32_t i = 0; i < r->n_models; i++)
     if (r->model[i].loaded) r->model[i].engine->unload(r->model[i].loaded);
-  r->device->i->close(r->device);
+  r->device->i->close_device(r->device);
   free(r->model);
   free(r);
 }
@@ -128,7 +129,7 @@ static uint64_t tensor_bytes(const lane *l, const let_exec_tensor *t) {
 static let_err batch(lane *l, let_dur *ret, let_dur *ret_device, let_error *e) {
   const let_device_i *d = l->f->device->i;
   let_time begin = let_now(), started, finished;
-  char *at = l->host;
+  char *at = l->host.p;
   let_err err = LET_OK;
   for (unsigned k = 0; !err && k < l->x->n_in; k++) {
     uint64_t n = tensor_bytes(l, &l->x->in[k]);
@@ -143,7 +144,10 @@ static let_err batch(lane *l, let_dur *ret, let_dur *ret_device, let_error *e) {
   }
   if (!err) err = d->mark(l->g, 0, e);
   if (!err) err = d->wait(l->g, 0, BATCH_TIMEOUT, &started, &finished, e);
-  if (!err) *ret = finished - begin, *ret_device = finished - started;
+  if (!err) {
+    *ret = finished - begin;
+    *ret_device = finished - started;
+  }
   return err;
 }
 
@@ -168,10 +172,14 @@ static void *work(void *user) {
     err = batch(l, &took, &device, &e);
     pthread_mutex_lock(&f->lock);
     l->batches++;
-    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX)
-      l->device[l->n] = device, l->sample[l->n++] = took;
+    if (!err && (epoch & 1) && epoch == atomic_load(&f->epoch) && l->n < SAMPLES_MAX) {
+      l->device[l->n] = device;
+      l->sample[l->n++] = took;
+    }
   }
-  l->err = err, l->error = e, l->idle = true;
+  l->err = err;
+  l->error = e;
+  l->idle = true;
   pthread_cond_broadcast(&f->changed);
   pthread_mutex_unlock(&f->lock);
   return NULL;
@@ -182,19 +190,11 @@ static let_err host_memory(lane *l, let_error *e) {
   uint64_t bytes = 0;
   for (unsigned k = 0; k < l->x->n_in; k++) bytes += (tensor_bytes(l, &l->x->in[k]) + 63) & ~(uint64_t)63;
   for (unsigned k = 0; k < l->x->n_out; k++) bytes += (tensor_bytes(l, &l->x->out[k]) + 63) & ~(uint64_t)63;
-  bytes = (bytes + 8191) & ~(uint64_t)4095;
-  if (!(l->host = aligned_alloc(4096, bytes)))
-    return let_fail(e, LET_ERR_NOMEM, "out of host memory for a batch of %llu bytes", (unsigned long long)bytes);
-  let_err err = l->f->device->i->pin(l->f->device, l->host, bytes, e);
-  if (err) {
-    free(l->host);
-    l->host = NULL;
-    return err;
-  }
-  l->host_bytes = bytes;
+  let_err err = let_pinned_reserve(l->f->device, &l->host, bytes, e);
+  if (err) return err;
   let_rng rng;
   let_rng_seed(&rng, 1);
-  char *at = l->host;
+  char *at = l->host.p;
   for (unsigned k = 0; k < l->x->n_in; k++) {
     uint64_t n = tensor_bytes(l, &l->x->in[k]);
     fill(&l->x->in[k], n, at, &rng);
@@ -207,11 +207,12 @@ static let_err open_lane(let_runner *r, field *f, uint32_t i, const let_runner_l
                          let_error *e) {
   lane *l = &f->lane[i];
   const let_device_type *type = let_runner_type(r);
-  l->f = f, l->m = &r->models[want->model];
+  l->f = f;
+  l->m = &r->models[want->model];
   let_err err = r->device->i->open(r->device, i, want->first, want->granules, false, &l->g, e);
   (void)type;
   if (err) return err;
-  if ((err = r->device->i->exact(l->g, e)) != LET_OK) return err;
+  if ((err = r->device->i->timing_exact(l->g, e)) != LET_OK) return err;
   r->device->i->target(l->g, &l->target);
   if ((err = need(r, want->model, l->target.cuda, e)) != LET_OK) return err;
   l->engine = r->model[want->model].engine;
@@ -239,9 +240,8 @@ static void close_field(field *f) {
     lane *l = &f->lane[i];
     if (l->threaded) pthread_join(l->thread, NULL);
     if (l->x) l->engine->discard(l->x);
-    if (l->host) f->device->i->unpin(f->device, l->host);
-    free(l->host);
-    if (l->g) f->device->i->shut(l->g);
+    let_pinned_free(f->device, &l->host);
+    if (l->g) f->device->i->close(l->g);
   }
   pthread_cond_destroy(&f->changed);
   pthread_mutex_destroy(&f->lock);
@@ -276,7 +276,8 @@ static let_err window(field *f, unsigned set, int way, let_dur length, uint32_t 
   pthread_mutex_lock(&f->lock);
   let_time begin = let_now();
   for (uint32_t i = 0; i < f->n; i++) {
-    f->lane[i].n = 0, f->lane[i].batches = 0;
+    f->lane[i].n = 0;
+    f->lane[i].batches = 0;
     f->lane[i].want = set >> i & 1 ? RUN : PAUSE;
   }
   pthread_cond_broadcast(&f->changed);
@@ -335,7 +336,8 @@ let_err let_runner_run(let_runner *r, const let_runner_lane *want, uint32_t n, l
   LET_ASSERT(n >= 1 && n <= LET_RUNNER_LANES_MAX);
   field *f = calloc(1, sizeof *f);
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  f->device = r->device, f->n = n;
+  f->device = r->device;
+  f->n = n;
   pthread_mutex_init(&f->lock, NULL);
   pthread_cond_init(&f->changed, NULL);
   memset(ret, 0, n * sizeof *ret);

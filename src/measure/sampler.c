@@ -125,6 +125,8 @@ bool let_sampler_next(const let_sampler *s, uint32_t *ret_batch, uint32_t *ret_g
       if (hi > lo + 1) offer_between_rows(s, lo, hi, &p);
     }
   }
-  *ret_batch = p.b, *ret_granules = p.g, *ret_error = p.error;
+  *ret_batch = p.b;
+  *ret_granules = p.g;
+  *ret_error = p.error;
   return p.error >= 0;
 }

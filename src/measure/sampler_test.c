@@ -61,9 +61,11 @@ static void errors(const let_sampler *s, int m, double *ret_mean, double *ret_p9
   for (int i = 1; i < n; i++)
     for (int k = i; k > 0 && e[k - 1] > e[k]; k--) {
       double swap = e[k];
-      e[k] = e[k - 1], e[k - 1] = swap;
+      e[k] = e[k - 1];
+      e[k - 1] = swap;
     }
-  *ret_mean = sum / n, *ret_p95 = e[(n - 1) * 95 / 100];
+  *ret_mean = sum / n;
+  *ret_p95 = e[(n - 1) * 95 / 100];
 }
 
 /* Only what the file has for this model: whole columns. */
@@ -96,7 +98,8 @@ static void test_error_against_cells(void **state) {
       if (s.measured != at[i]) continue;
       double a, q;
       errors(&s, m, &a, &q);
-      mean[i] += a, p95[i] += q;
+      mean[i] += a;
+      p95[i] += q;
       i++;
     }
     let_sampler_fini(&s);
@@ -108,7 +111,8 @@ static void test_error_against_cells(void **state) {
       if (expected < 1e6) {
         do {
           seed = seed * 6364136223846793005u + 1442695040888963407u;
-          b = (uint32_t)(seed >> 33) % B, g = (uint32_t)(seed >> 40) % k;
+          b = (uint32_t)(seed >> 33) % B;
+          g = (uint32_t)(seed >> 40) % k;
         } while (!isnan(s.ms[b * k + g]));
       }
       let_sampler_add(&s, b, g, truth[m].ms[b][column[g] - 1]);

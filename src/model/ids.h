@@ -16,6 +16,11 @@ typedef struct let_gpulet_id {
   uint32_t n;
 } let_gpulet_id;
 
+/* A batch that the core has submitted and that has not come back. Never used again; 0 names none. */
+typedef struct let_batch_id {
+  uint64_t n;
+} let_batch_id;
+
 /* A worker's slot in the fleet; a process that is started again keeps it. */
 typedef struct let_worker_id {
   uint32_t n;
@@ -36,6 +41,7 @@ typedef struct let_plan_generation {
 
 static inline bool let_group_id_eq(let_group_id a, let_group_id b) { return a.n == b.n; }
 static inline bool let_gpulet_id_eq(let_gpulet_id a, let_gpulet_id b) { return a.n == b.n; }
+static inline bool let_batch_id_eq(let_batch_id a, let_batch_id b) { return a.n == b.n; }
 static inline bool let_worker_id_eq(let_worker_id a, let_worker_id b) { return a.n == b.n; }
 static inline bool let_lane_set_id_eq(let_lane_set_id a, let_lane_set_id b) { return a.n == b.n; }
 static inline bool let_plan_generation_eq(let_plan_generation a, let_plan_generation b) { return a.n == b.n; }

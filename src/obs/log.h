@@ -6,6 +6,6 @@
 typedef enum let_log_level { LET_LOG_ERROR, LET_LOG_WARN, LET_LOG_INFO, LET_LOG_DEBUG } let_log_level;
 
 void let_log_set(let_log_level level);
-void let_log(let_log_level level, const char *who, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void let_log(let_log_level level, const char *part, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 #endif

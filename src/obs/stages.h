@@ -1,6 +1,6 @@
 /* stages.h: where the time of requests goes, per model: a histogram for each stage of the time since the stage before,
- * of all requests that were answered with a result, and counts of those that were not or too late. A miss can be
- * blamed on the door, the queue, the ring, the device or the loop.
+ * of all requests answered with a result, and counts of those refused or late. It shows whether a miss comes from
+ * admission, the queue, the ring, the device or the loop.
  *
  * A model costs nothing until its first request, then about 64 KiB for good. One thread. */
 #ifndef LET_OBS_STAGES_H
@@ -17,7 +17,7 @@
 typedef struct let_stages let_stages;
 
 typedef struct let_stages_count {
-  uint64_t requests;      /* ended, however */
+  uint64_t requests;      /* ended, with any outcome */
   uint64_t refused_door;  /* refused on arrival by the core */
   uint64_t dropped_queue; /* refused by the core after it had queued */
   uint64_t late;          /* answered with a result, after the deadline */

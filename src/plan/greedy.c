@@ -254,6 +254,24 @@ void let__greedy_close(let__greedy *g) {
   g->opened[g->gpu[--g->n_gpus].pool]--;
 }
 
+uint32_t let__greedy_whole(let__greedy *g, uint32_t pool, uint32_t job, double rate) {
+  (void)job, (void)rate;
+  return let__greedy_profile(g, pool)->device.granules;
+}
+
+double let__greedy_open_for(let__greedy *g, let__greedy_size *size, bool shared, uint32_t job, double rate, bool *oom) {
+  for (uint32_t p = 0; p < g->in->n_pools; p++) {
+    uint32_t granules = size(g, p, job, rate);
+    double most = let__greedy_capacity(g, p, job, granules), give = rate < most ? rate : most;
+    let__gpu *x = most > 0 ? let__greedy_open(g, p) : NULL;
+    if (!x) continue;
+    if (let__greedy_add(g, x, 0, granules, shared, job, give, oom)) return give;
+    if (*oom) return 0;
+    let__greedy_close(g);
+  }
+  return 0;
+}
+
 uint32_t *let__greedy_order(let__greedy *g, const double *key) {
   uint32_t *o = let_arena_array(g->arena, g->n_jobs + 1u, sizeof *o);
   for (uint32_t i = 0; o && i < g->n_jobs; i++) { /* insertion: jobs are already by name, and ties keep that order */
@@ -322,28 +340,6 @@ static let_err emit_gpu(const let__greedy *g, const let__gpu *x, let_plan_gpu *o
   return LET_OK;
 }
 
-let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx,
-                              bool *ret_feasible, let_error *e) {
-  bool oom = false, feasible = true;
-  uint32_t *order = let__greedy_order(g, key);
-  if (!order) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  for (uint32_t i = 0; i < g->n_jobs && !oom; i++) {
-    uint32_t j = order[i];
-    double left = g->job[j].rate;
-    while (left > g->job[j].rate * LET__PLAN_EPS && !oom) {
-      double got = place(g, ctx, j, left, &oom);
-      left -= got;
-      if (got > 0 || oom) continue;
-      let__greedy_refuse(g, j, left);
-      feasible = false;
-      break;
-    }
-  }
-  if (oom) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  *ret_feasible = feasible;
-  return LET_OK;
-}
-
 let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double started, bool feasible, let_plan *ret,
                            let_error *e) {
   let_plan p = {.feasible = feasible, .gpus_used = g->n_gpus, .n_gpus = g->n_gpus};
@@ -376,4 +372,40 @@ let_err let__greedy_finish(let__greedy *g, const let_policy *policy, double star
   p.n_reasons = g->n_reasons;
   *ret = p;
   return LET_OK;
+}
+
+static let_err place_all(let__greedy *g, const double *key, let__greedy_place *place, bool *ret_feasible,
+                         let_error *e) {
+  bool oom = false, feasible = true;
+  uint32_t *order = let__greedy_order(g, key);
+  if (!order) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  for (uint32_t i = 0; i < g->n_jobs && !oom; i++) {
+    uint32_t j = order[i];
+    double left = g->job[j].rate;
+    while (left > g->job[j].rate * LET__PLAN_EPS && !oom) {
+      double got = place(g, j, left, &oom);
+      left -= got;
+      if (got > 0 || oom) continue;
+      let__greedy_refuse(g, j, left);
+      feasible = false;
+      break;
+    }
+  }
+  if (oom) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  *ret_feasible = feasible;
+  return LET_OK;
+}
+
+let_err let__greedy_make(const let_plan_input *in, let_arena *a, const let_policy *policy, let__greedy_key *key,
+                         let__greedy_place *place, let_plan *ret, let_error *e) {
+  double started = let__greedy_now(in);
+  let__greedy g;
+  let_err r = let__greedy_init(&g, in, a, false, e);
+  if (r) return r;
+  bool feasible = false;
+  double *keys = let_arena_array(a, g.n_jobs + 1u, sizeof *keys);
+  if (!keys) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  for (uint32_t j = 0; j < g.n_jobs; j++) keys[j] = key(&g, j, g.job[j].rate);
+  if ((r = place_all(&g, keys, place, &feasible, e)) != LET_OK) return r;
+  return let__greedy_finish(&g, policy, started, feasible, ret, e);
 }

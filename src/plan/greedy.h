@@ -30,6 +30,7 @@ typedef struct let__part { /* one gpu-let */
 
 typedef struct let__gpu {
   uint32_t pool, id, n, free; /* free granules */
+  double busy;                /* of its time, by the models on it: only `shared` counts it */
   let__part *part;
 } let__gpu;
 
@@ -79,11 +80,18 @@ void let__greedy_close(let__greedy *g); /* gives back the device opened last; it
 /* The jobs in the order of |key|, largest first; equal keys by name. */
 uint32_t *let__greedy_order(let__greedy *g, const double *key);
 
-/* Places every job, in the order of |key|, piece by piece: |place|(g, ctx, job, rate, oom) says how much of |rate| it
- * found room for; what finds none is refused and *ret_feasible false. Errors: NOMEM. */
-typedef double let__greedy_place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *oom);
-LET_CHECKED let_err let__greedy_place_all(let__greedy *g, const double *key, let__greedy_place *place, void *ctx,
-                                          bool *ret_feasible, let_error *e);
+/* Opens a device of the first pool that can run |job| in a gpu-let of |size|(g, pool, job, rate) granules, and puts as
+ * much of |rate| there as fits. Returns how much; 0: no device is left for it, or *oom was set. */
+typedef uint32_t let__greedy_size(let__greedy *g, uint32_t pool, uint32_t job, double rate);
+double let__greedy_open_for(let__greedy *g, let__greedy_size *size, bool shared, uint32_t job, double rate, bool *oom);
+uint32_t let__greedy_whole(let__greedy *g, uint32_t pool, uint32_t job, double rate); /* a size: the whole device */
+
+/* A whole policy: places every job, those with the largest |key|(g, job, rate) first, piece by piece: |place|(g, job,
+ * rate, oom) says how much of |rate| it found room for; what finds none is refused. */
+typedef double let__greedy_key(let__greedy *g, uint32_t job, double rate);
+typedef double let__greedy_place(let__greedy *g, uint32_t job, double rate, bool *oom);
+LET_CHECKED let_err let__greedy_make(const let_plan_input *in, let_arena *a, const let_policy *policy,
+                                     let__greedy_key *key, let__greedy_place *place, let_plan *ret, let_error *e);
 
 void let__greedy_reason(let__greedy *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void let__greedy_refuse(let__greedy *g, uint32_t job,

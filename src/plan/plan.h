@@ -1,6 +1,6 @@
 /* plan.h: the planner: (profiles, workload, devices, running plan) -> plan. Pure: no clock (a deadline callback is
  * an argument), no files. One policy per file behind let_policy; plan/check judges every plan without knowing how
- * it was made. design.md section 5. */
+ * it was made. doc/architecture.md. */
 #ifndef LET_PLAN_PLAN_H
 #define LET_PLAN_PLAN_H
 

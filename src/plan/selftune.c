@@ -17,8 +17,7 @@ static uint32_t tune(let__greedy *g, uint32_t pool, uint32_t job, double rate) {
   }
 }
 
-static double place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *oom) {
-  (void)ctx;
+static double place(let__greedy *g, uint32_t job, double rate, bool *oom) {
   for (uint32_t i = 0; i < g->n_gpus; i++) {
     uint32_t p = g->gpu[i].pool, want = tune(g, p, job, rate);
     double most = let__greedy_capacity(g, p, job, want), give = rate < most ? rate : most;
@@ -26,29 +25,13 @@ static double place(let__greedy *g, void *ctx, uint32_t job, double rate, bool *
       return give;
     if (*oom) return 0;
   }
-  for (uint32_t p = 0; p < g->in->n_pools; p++) {
-    uint32_t want = tune(g, p, job, rate);
-    double most = let__greedy_capacity(g, p, job, want), give = rate < most ? rate : most;
-    let__gpu *x = most > 0 ? let__greedy_open(g, p) : NULL;
-    if (!x) continue;
-    if (let__greedy_add(g, x, 0, want, false, job, give, oom)) return give;
-    if (*oom) return 0;
-    let__greedy_close(g);
-  }
-  return 0;
+  return let__greedy_open_for(g, tune, false, job, rate, oom);
 }
 
+static double key(let__greedy *g, uint32_t job, double rate) { return tune(g, 0, job, rate); }
+
 static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_error *e) {
-  double started = let__greedy_now(in);
-  let__greedy g;
-  let_err r = let__greedy_init(&g, in, a, false, e);
-  if (r) return r;
-  bool feasible;
-  double *key = let_arena_array(a, g.n_jobs + 1u, sizeof *key);
-  if (!key) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  for (uint32_t j = 0; j < g.n_jobs; j++) key[j] = tune(&g, 0, j, g.job[j].rate);
-  if ((r = let__greedy_place_all(&g, key, place, NULL, &feasible, e))) return r;
-  return let__greedy_finish(&g, &let__policy_selftune, started, feasible, ret, e);
+  return let__greedy_make(in, a, &let__policy_selftune, key, place, ret, e);
 }
 
 const let_policy let__policy_selftune = {"selftune", "each model its own share, tuned to its rate (GSLICE)", make,

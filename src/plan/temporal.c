@@ -22,16 +22,7 @@ static bool anywhere(let__greedy *g, uint32_t job, double rate, bool *oom) {
 
 /* A whole device for up to |rate|; 0: none is left that can. */
 static double whole(let__greedy *g, uint32_t job, double rate, bool *oom) {
-  for (uint32_t p = 0; p < g->in->n_pools; p++) {
-    uint32_t all = let__greedy_profile(g, p)->device.granules;
-    double most = let__greedy_capacity(g, p, job, all), give = rate < most ? rate : most;
-    let__gpu *x = most > 0 ? let__greedy_open(g, p) : NULL;
-    if (!x) continue;
-    if (let__greedy_add(g, x, 0, all, false, job, give, oom)) return give;
-    if (*oom) return 0;
-    let__greedy_close(g);
-  }
-  return 0;
+  return let__greedy_open_for(g, let__greedy_whole, false, job, rate, oom);
 }
 
 static let_err make(const let_plan_input *in, let_arena *a, let_plan *ret, let_error *e) {

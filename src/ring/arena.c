@@ -142,7 +142,10 @@ static size_t node_of(const let_ring_arena *a, uint64_t slot, unsigned *ret) {
   LET_ASSERT(a->tree && slot >= a->slots && slot < a->size && (slot - a->slots) % PAGE == 0);
   size_t page = (slot - a->slots) >> PAGE_SHIFT, at = ((size_t)1 << a->order) + page;
   unsigned order = 0;
-  while (at > 1 && a->tree[at]) at /= 2, order++;
+  while (at > 1 && a->tree[at]) {
+    at /= 2;
+    order++;
+  }
   LET_ASSERT(a->tree[at] == 0 && page % ((size_t)1 << order) == 0);
   LET_ASSERT(order == 0 || a->tree[2 * at]); /* a full inner node: this slot was never handed out */
   *ret = order;

@@ -46,12 +46,21 @@ static void test_random(void **state) {
       assert_int_equal((uintptr_t)let_ring_slot_at(a, at) % 4096, 0);
       assert_true(let_ring_arena_holds(a, at, bytes));
       unsigned char mark = (unsigned char)step;
-      held[n].at = at, held[n].bytes = bytes, held[n].mark = mark, n++;
-      if (bytes) memset(let_ring_slot_at(a, at), mark, 1), ((unsigned char *)let_ring_slot_at(a, at))[bytes - 1] = mark;
+      held[n].at = at;
+      held[n].bytes = bytes;
+      held[n].mark = mark;
+      n++;
+      if (bytes) {
+        memset(let_ring_slot_at(a, at), mark, 1);
+        ((unsigned char *)let_ring_slot_at(a, at))[bytes - 1] = mark;
+      }
     } else if (n) {
       uint32_t i = (uint32_t)let_rng_below(&rng, n);
       const unsigned char *p = let_ring_slot_at(a, held[i].at);
-      if (held[i].bytes) assert_int_equal(p[0], held[i].mark), assert_int_equal(p[held[i].bytes - 1], held[i].mark);
+      if (held[i].bytes) {
+        assert_int_equal(p[0], held[i].mark);
+        assert_int_equal(p[held[i].bytes - 1], held[i].mark);
+      }
       let_ring_slot_free(a, held[i].at);
       held[i] = held[--n];
     }

@@ -1,7 +1,7 @@
 /* lanes.c: a pair of single-producer single-consumer rings per gpu-let, in one piece of shared memory.
  *
- * Every shared word has one writer. Indices run freely and are masked on use. What a side needs to know for its
- * own safety it keeps in private memory: the server counts what it submitted and took, so a worker that
+ * Every shared word has one writer. Indices run freely and are masked on use. What a side
+ * needs for its own safety it keeps in private memory: the server counts what it submitted and took, so a worker that
  * scribbles over the rings can make its own batches fail and nothing else.
  *
  * Wake-up. A consumer about to sleep publishes a nonzero ticket in its `armed` word and then looks at the ring once
@@ -68,7 +68,8 @@ static let_lanes *make(uint32_t n) {
   let_lanes *l = aligned_alloc(LINE, sizeof *l + n * sizeof *l->lane);
   if (!l) return NULL;
   memset(l, 0, sizeof *l + n * sizeof *l->lane);
-  l->n = n, l->fd = l->done_event = -1;
+  l->n = n;
+  l->fd = l->done_event = -1;
   for (uint32_t i = 0; i < n; i++) l->lane[i].submit_event = -1;
   return l;
 }
@@ -91,7 +92,9 @@ let_err let_lanes_new(uint32_t n, let_lanes **ret, let_error *e) {
     let_lanes_free(l);
     return r;
   }
-  l->s->magic = MAGIC, l->s->n = n, l->s->lane_bytes = sizeof(shared_lane);
+  l->s->magic = MAGIC;
+  l->s->n = n;
+  l->s->lane_bytes = sizeof(shared_lane);
   *ret = l;
   return LET_OK;
 }
@@ -113,7 +116,9 @@ let_err let_lanes_map(int fd, uint32_t n, const int *submit_events, int done_eve
     let_shm_unmap(p, bytes);
     return let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   }
-  l->s = s, l->bytes = bytes, l->done_event = done_event;
+  l->s = s;
+  l->bytes = bytes;
+  l->done_event = done_event;
   for (uint32_t i = 0; i < n; i++) l->lane[i].submit_event = submit_events[i];
   *ret = l;
   return LET_OK;
@@ -149,8 +154,8 @@ bool let_lane_submit(let_lanes *l, uint32_t i, const let_batch_msg *m) {
   LET_ASSERT(i < l->n && l->fd >= 0 && m->n <= LET_BATCH_MAX);
   lane *p = &l->lane[i];
   shared_lane *s = &l->s->lane[i];
-  /* Against what was taken back, not against the worker's head: so completions always find room, and nothing
-   * the worker writes matters here. */
+  /* The limit counts what was taken back, not the worker's head: completions always find room, and nothing that the
+   * worker writes matters here. */
   if (p->submit_tail - p->done_head >= LET_RING_ENTRIES) return false;
   memcpy(&s->submit[p->submit_tail & MASK], m, offsetof(let_batch_msg, record) + m->n * sizeof *m->record);
   atomic_store(&s->submit_tail.v, ++p->submit_tail);
@@ -168,7 +173,7 @@ bool let_lane_take_done(let_lanes *l, uint32_t i, let_done_msg *ret, bool *corru
   shared_lane *s = &l->s->lane[i];
   uint32_t tail = atomic_load(&s->done_tail.v);
   if (tail == p->done_head) return false;
-  if (tail - p->done_head > p->submit_tail - p->done_head) { /* more answers than questions */
+  if (tail - p->done_head > p->submit_tail - p->done_head) { /* more completions than submissions */
     *corrupt = true;
     return false;
   }
@@ -181,7 +186,7 @@ bool let_lane_take_done(let_lanes *l, uint32_t i, let_done_msg *ret, bool *corru
 void let_lanes_arm_done(let_lanes *l) {
   uint64_t n;
   uint32_t signals = atomic_load(&l->s->done_signals.v);
-  /* The count saves a system call when nobody signalled. It follows the write, so what is counted can be read. */
+  /* The count saves a system call when no worker signalled. It follows the write, so what is counted can be read. */
   if (signals != l->drained) {
     (void)!read(l->done_event, &n, sizeof n);
     l->drained = signals;

@@ -65,7 +65,9 @@ static void *worker_main(void *arg) {
       w->bad +=
           m.batch != w->taken || m.n != m.batch % LET_BATCH_MAX + 1 || m.record[m.n - 1] != (uint32_t)(m.batch * 31);
       w->taken++;
-      d.batch = m.batch, d.rows = m.n, d.status = (int)(m.batch % 3);
+      d.batch = m.batch;
+      d.rows = m.n;
+      d.status = (int)(m.batch % 3);
       snprintf(d.text, sizeof d.text, "%u", (unsigned)m.batch);
       let_lane_done(w->l, w->lane, &d);
       if (let_rng_below(&rng, 8) == 0) sched_yield();
@@ -84,7 +86,10 @@ static void stress(bool one_mapping) {
   let_rng rng;
   let_rng_seed(&rng, seed_of());
   connect(LANES, &s, &w);
-  if (one_mapping) let_lanes_free(w), w = s;
+  if (one_mapping) {
+    let_lanes_free(w);
+    w = s;
+  }
   int stop = eventfd(0, EFD_CLOEXEC);
   for (uint32_t i = 0; i < LANES; i++) {
     echoes[i] = (echo){.l = w, .lane = i, .seed = let_rng_u64(&rng), .stop = stop};
@@ -96,19 +101,27 @@ static void stress(bool one_mapping) {
     bool corrupt = false, some = false;
     for (uint32_t i = 0; i < LANES; i++) {
       for (uint64_t burst = let_rng_below(&rng, 4); burst && sent[i] < rounds(); burst--) {
-        m.batch = sent[i], m.n = (uint32_t)(sent[i] % LET_BATCH_MAX) + 1, m.record[m.n - 1] = (uint32_t)(sent[i] * 31);
+        m.batch = sent[i];
+        m.n = (uint32_t)(sent[i] % LET_BATCH_MAX) + 1;
+        m.record[m.n - 1] = (uint32_t)(sent[i] * 31);
         if (!let_lane_submit(s, i, &m)) break;
-        sent[i]++, some = true;
+        sent[i]++;
+        some = true;
       }
     }
     let_lanes_arm_done(s);
-    if (let_rng_below(&rng, 2)) let_lanes_disarm_done(s), let_lanes_arm_done(s);
+    if (let_rng_below(&rng, 2)) {
+      let_lanes_disarm_done(s);
+      let_lanes_arm_done(s);
+    }
     for (uint32_t i = 0; i < LANES; i++)
       while (let_lane_take_done(s, i, &d, &corrupt)) {
         assert_int_equal(d.batch, got[i]);
         assert_int_equal(d.rows, got[i] % LET_BATCH_MAX + 1);
         assert_int_equal(atoi(d.text), (int)got[i]);
-        got[i]++, left--, some = true;
+        got[i]++;
+        left--;
+        some = true;
       }
     assert_false(corrupt);
     bool flying = sent[0] > got[0] || sent[1] > got[1] || sent[2] > got[2];

@@ -260,7 +260,10 @@ static int model_page(server *s, let_str rest, let_buf *out, const char **type) 
     let_str tail = {rest.p + n + 1, rest.n - n - 1};
     char versioned[64];
     int k = snprintf(versioned, sizeof versioned, "versions/%lld/", (long long)m->version);
-    if (tail.n > (size_t)k && memcmp(tail.p, versioned, (size_t)k) == 0) tail.p += k, tail.n -= (size_t)k;
+    if (tail.n > (size_t)k && memcmp(tail.p, versioned, (size_t)k) == 0) {
+      tail.p += k;
+      tail.n -= (size_t)k;
+    }
     if (let_str_is(tail, "config")) return json_reply(config(m), 200, out, type);
     if (let_str_is(tail, "stats"))
       return json_reply(json_pack("{s:[o]}", "model_stats", statistics(m, &s->metrics[i])), 200, out, type);
@@ -281,7 +284,7 @@ static json_t *entry_page(const server *s, const let_fleet_gpulet *l, const let_
   for (uint32_t z = 0; z < x->n_sizes; z++)
     json_array_append_new(sizes,
                           json_pack("{s:i, s:f, s:s}", "size", (int)x->size[z], "predicted_ms",
-                                    (double)let_core_predict(s->core, l->id.n, x->model, x->size[z]) / 1e6, "state",
+                                    (double)let_core_predict(s->core, l->id, x->model, x->size[z]) / 1e6, "state",
                                     x->ready[z]    ? "ready"
                                     : x->failed[z] ? "failed"
                                                    : "growing"));
@@ -379,7 +382,7 @@ static bool starts(let_str path, const char *with, let_str *ret_rest) {
   return true;
 }
 
-int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
+int serve_admin(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
   server *s = ctx;
   let_str rest;
   bool get = let_str_is(method, "GET");
@@ -398,7 +401,15 @@ int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *
   if (let_str_is(path, "/v2/models/stats")) return all_statistics(s, out, type);
   if (starts(path, "/v2/models/", &rest)) return model_page(s, rest, out, type);
   if (let_str_is(path, "/debug/server")) return debug_server(s, out, type);
-  if (let_str_is(path, "/debug/fleet")) return *type = "application/json", let_fleet_dump(s->fleet, out), 200;
-  if (let_str_is(path, "/debug/core")) return *type = "application/json", let_core_dump(s->core, out), 200;
+  if (let_str_is(path, "/debug/fleet")) {
+    *type = "application/json";
+    let_fleet_dump(s->fleet, out);
+    return 200;
+  }
+  if (let_str_is(path, "/debug/core")) {
+    *type = "application/json";
+    let_core_dump(s->core, out);
+    return 200;
+  }
   return 0;
 }

@@ -27,7 +27,9 @@ void serve_control_close(control *c) {
   if (c->fd >= 0) close(c->fd);
   let_ipc_conversation_free(c->conversation);
   let_arena_fini(&c->health_arena);
-  c->fd = -1, c->conversation = NULL, c->has_health = false;
+  c->fd = -1;
+  c->conversation = NULL;
+  c->has_health = false;
 }
 
 static void tell(control *c, let_fleet_event ev, let_time now) {
@@ -92,7 +94,7 @@ void serve_control_prepare(control *c, const let_fleet_prepare *p, const let_mod
     fds[n++] = let_lanes_done_event(lanes);
     for (uint32_t k = 0; k < p->n_lanes; k++) fds[n++] = let_lanes_submit_event(lanes, k);
     serve_control_say(c, &m, fds, n, now);
-  } else { /* it cannot be said: as if the worker had refused, that has not heard of it */
+  } else { /* it was not sent: the fleet hears what it would hear had the worker refused */
     tell(c, (let_fleet_event){.kind = LET_FLEET_WORKER_FAILED, .set = p->set, .text = e.text}, now);
   }
   let_arena_fini(&a);
@@ -120,7 +122,8 @@ static void lane_up(control *c, let_arena *a, const let_ipc_lane_up *m, let_time
                                          .size = size};
   }
   let_fleet_event ev = {.kind = LET_FLEET_WORKER_LANE, .set = m->set, .lane = m->lane};
-  ev.n_models = m->n_models, ev.models = models;
+  ev.n_models = m->n_models;
+  ev.models = models;
   if (!ok) ev = (let_fleet_event){.kind = LET_FLEET_WORKER_BROKEN, .text = "out of memory for what it says"};
   tell(c, ev, now);
 }
@@ -174,7 +177,7 @@ static void pass_on(control *c, let_arena *a, const let_ipc_event *m, let_time n
   }
 }
 
-/* It said what makes no sense: its process has to go. */
+/* It broke the conversation: its process is killed. */
 static void distrust(control *c, const char *why, let_time now) {
   let_log(LET_LOG_ERROR, "serve", "worker %u for %s is killed: %s", c->worker.n, c->device, why);
   c->distrusted = true;

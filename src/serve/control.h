@@ -8,7 +8,7 @@
 
 typedef struct control {
   int fd;          /* -1: closed */
-  bool distrusted; /* it said what it may not say: nothing that it says is believed any more */
+  bool distrusted; /* it broke the conversation: nothing that it says is believed */
   let_ipc_conversation *conversation;
   let_arena health_arena;
   let_ipc_health health; /* the last; in |health_arena| */
@@ -23,7 +23,7 @@ LET_CHECKED let_err serve_control_open(control *c, let_fleet *f, let_worker_id w
                                        int *ret_peer, let_error *e);
 void serve_control_close(control *c);
 
-/* A worker that cannot be told is reported to the fleet as broken. */
+/* A worker that cannot be sent to is reported to the fleet as broken. */
 void serve_control_say(control *c, const let_ipc_command *m, const int *fds, uint32_t n_fds, let_time now);
 void serve_control_retire(control *c, let_lane_set_id set, let_time now);
 void serve_control_prepare(control *c, const let_fleet_prepare *p, const let_model *models, const let_lanes *lanes,

@@ -36,9 +36,13 @@ static bool spread(let_arena *a, const uint64_t *weight, const uint32_t *item, u
 
 static let_err new_bins(let_arena *a, uint32_t n, uint32_t cap, bin **ret, let_error *e) {
   bin *b = let_arena_array(a, n, sizeof *b);
-  for (uint32_t i = 0; b && i < n; i++)
-    if (!(b[i].model = let_arena_array(a, cap ? cap : 1, sizeof *b[i].model))) b = NULL;
-  return b ? (*ret = b, LET_OK) : let_fail(e, LET_ERR_NOMEM, "out of memory");
+  if (!b) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  for (uint32_t i = 0; i < n; i++) {
+    b[i].model = let_arena_array(a, cap ? cap : 1, sizeof *b[i].model);
+    if (!b[i].model) return let_fail(e, LET_ERR_NOMEM, "out of memory");
+  }
+  *ret = b;
+  return LET_OK;
 }
 
 static let_err fill_gpu(const let_model *models, const uint64_t *weight, const bin *content, const let_serve_device *d,
@@ -81,7 +85,10 @@ let_err let_serve_default_plan(const let_model *models, uint32_t n_models, const
   let_err r =
       weight && all ? new_bins(a, n_devices, n_models, &per_gpu, e) : let_fail(e, LET_ERR_NOMEM, "out of memory");
   if (r) return r;
-  for (uint32_t i = 0; i < n_models; i++) weight[i] = weight_of(&models[i]), all[i] = i;
+  for (uint32_t i = 0; i < n_models; i++) {
+    weight[i] = weight_of(&models[i]);
+    all[i] = i;
+  }
   if (!spread(a, weight, all, n_models, per_gpu, n_devices)) return let_fail(e, LET_ERR_NOMEM, "out of memory");
   for (uint32_t d = n_models, i = 0; d < n_devices;
        d++, i = (i + 1) % n_models) /* more devices than models: again from the first */

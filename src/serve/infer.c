@@ -1,4 +1,4 @@
-/* infer.c: the road of a request through the server: front -> core -> ring, and from the ring back to the front.
+/* infer.c: the way of a request through the server: front -> core -> ring, and from the ring back to the front.
  * Every request leaves through finish(), once; its answer is written in turn.c. */
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +24,7 @@ static let_request *request_take(void *ctx) {
   return r;
 }
 
-/* Its answer has been written, or its client is gone: what is counted is what became of it for the client. */
+/* Its answer was written, or its client is gone: it is counted by what the client got. */
 static void count(server *s, let_request *r) {
   struct timespec wall;
   clock_gettime(CLOCK_REALTIME, &wall);
@@ -112,11 +112,11 @@ static void cancel(void *ctx, let_request *r) {
 /* ---- core -> ring --------------------------------------------------------------------------------------- */
 
 void serve_submit(server *s, const let_action *a, let_time now) {
-  const lane_end *end = &s->lanes.gpulet[a->gpulet];
-  const let_fleet_gpulet *l = let_fleet_gpulet_at(s->fleet, (let_gpulet_id){a->gpulet});
+  const lane_end *end = &s->lanes.gpulet[a->gpulet.n];
+  const let_fleet_gpulet *l = let_fleet_gpulet_at(s->fleet, a->gpulet);
   LET_ASSERT(l);
   let_batch_msg msg;
-  msg.batch = a->batch;
+  msg.batch = a->batch.n;
   msg.model = let_fleet_entry_of(l, a->model);
   LET_ASSERT(msg.model != LET_ID_NONE);
   msg.size = a->size;
@@ -163,8 +163,8 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
   }
   if (status == LET_ERR_OUTPUT_TOO_LARGE) {
     uint64_t need = r->rec->out_need, per_row = need / (r->rows ? r->rows : 1) + 1;
-    if (need > r->out_cap && need <= let_ring_arena_size(s->arena) / 4) { /* learn, and run it again */
-      /* One huge answer must not make every later request ask for as much: those run twice instead. */
+    if (need > r->out_cap && need <= let_ring_arena_size(s->arena) / 4) { /* it runs again, with more room */
+      /* One huge answer must not make every later request reserve as much: such requests run twice instead. */
       uint64_t most =
           let_ring_arena_size(s->arena) / 64 / (s->model[r->model].max_batch ? s->model[r->model].max_batch : 1);
       if (per_row > s->out_bytes[r->model] && per_row <= most) s->out_bytes[r->model] = per_row;
@@ -191,24 +191,26 @@ static void answer(server *s, let_request *r, const let_done_msg *d) {
 /* False: this is no batch of that lane's. */
 static bool batch_ended(server *s, lane_set *x, uint32_t lane, let_done_msg *d, let_time now) {
   static let_request *done[LET_BATCH_MAX];
-  uint32_t n = 0, gpulet = x->gpulet[lane];
-  if (let_core_batch_gpulet(s->core, d->batch) != gpulet) return false;
+  uint32_t n = 0;
+  let_gpulet_id gpulet = x->gpulet[lane];
+  let_batch_id id = {d->batch};
+  if (!let_gpulet_id_eq(let_core_batch_gpulet(s->core, id), gpulet)) return false;
   d->text[sizeof d->text - 1] = 0;
   if ((unsigned)d->status >= LET_ERR_COUNT) d->status = LET_ERR_INTERNAL;
   if (d->started > now || d->started < 0) d->started = now;
   if (d->finished > now || d->finished < d->started) d->finished = now;
   if (d->status == LET_ERR_GPULET || d->status == LET_ERR_DEVICE) {
-    /* Its requests go elsewhere once the worker is seen dead: until then it may still write into their slots. */
-    let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", gpulet, d->text);
-    serve_tell(s, (let_fleet_event){.kind = LET_FLEET_GPULET_BROKEN, .gpulet = {gpulet}, .text = d->text});
+    /* Its requests go elsewhere after the worker's exit: until then it may still write into their slots. */
+    let_log(LET_LOG_WARN, "serve", "gpu-let %u: %s", gpulet.n, d->text);
+    serve_tell(s, (let_fleet_event){.kind = LET_FLEET_GPULET_BROKEN, .gpulet = gpulet, .text = d->text});
     return true;
   }
   let_dur took = d->finished - d->started;
-  if (!let_core_batch_done(s->core, d->batch, d->started, d->finished, now, done, &n)) return false;
+  if (!let_core_batch_done(s->core, id, d->started, d->finished, now, done, &n)) return false;
   x->batches--;
-  let_hist_add(&s->turn.lag, now - d->finished); /* ours, and never held against the gpu-let */
-  s->lanes.gpulet[gpulet].busy += took;
-  s->lanes.gpulet[gpulet].batches++;
+  let_hist_add(&s->turn.lag, now - d->finished); /* the server's delay, not the gpu-let's */
+  s->lanes.gpulet[gpulet.n].busy += took;
+  s->lanes.gpulet[gpulet.n].batches++;
   uint32_t rows = 0;
   for (uint32_t i = 0; i < n; i++) rows += done[i]->rows;
   if (n) let_metrics_batch(&s->metrics[done[0]->model], rows, took);
@@ -231,7 +233,7 @@ static bool take_all(server *s, lane_set *x) {
     }
   if (corrupt)
     serve_tell(s, (let_fleet_event){
-                      .kind = LET_FLEET_GPULET_BROKEN, .gpulet = {x->gpulet[0]}, .text = "wrote nonsense on its ring"});
+                      .kind = LET_FLEET_GPULET_BROKEN, .gpulet = x->gpulet[0], .text = "wrote nonsense on its ring"});
   return any;
 }
 
@@ -240,7 +242,7 @@ void serve_take_done_of(server *s, lane_set *x) {
   (void)take_all(s, x);
 }
 
-/* Awake, the server looks by itself, so the workers need not signal. */
+/* While the server is awake it looks by itself, so the workers need not signal. */
 void serve_take_done(server *s) {
   for (uint32_t i = 0; i < s->lanes.n; i++) {
     lane_set *x = &s->lanes.set[i];
@@ -261,11 +263,12 @@ bool serve_arm_lanes(server *s) {
   return any;
 }
 
-/* Nothing of that set runs any more. What was finished before is finished; the core gets the rest back. */
+/* Nothing of that set runs any more. Finished batches are answered; the core gets the others back. */
 void serve_reclaim(server *s, const let_fleet_action *a) {
   let_time now = serve_now();
   lane_set *x = serve_lanes_find(&s->lanes, a->set);
-  for (uint32_t lane = 0; x && lane < x->n; lane++) {
+  uint32_t lanes = x ? x->n : 0;
+  for (uint32_t lane = 0; lane < lanes; lane++) {
     static let_done_msg d;
     bool corrupt = false;
     while (let_lane_take_done(x->lanes, lane, &d, &corrupt) && d.status != LET_ERR_GPULET && d.status != LET_ERR_DEVICE)
@@ -274,9 +277,12 @@ void serve_reclaim(server *s, const let_fleet_action *a) {
   let_fleet_group g;
   if (x) x->batches = 0;
   if (!let_fleet_group_at(s->fleet, a->group, &g)) return;
-  for (uint32_t i = 0; i < g.n_gpulets; i++)
-    for (uint64_t b; g.gpulet[i].declared && (b = let_core_batch_on(s->core, g.gpulet[i].id.n)) != 0;)
+  for (uint32_t i = 0; i < g.n_gpulets; i++) {
+    if (!g.gpulet[i].declared) continue;
+    let_batch_id b;
+    while ((b = let_core_batch_on(s->core, g.gpulet[i].id)).n != 0)
       let_core_batch_failed(s->core, b, LET_ERR_GPULET, now);
+  }
 }
 
 /* ---- what the front sees of the server ------------------------------------------------------------------- */
@@ -297,7 +303,10 @@ static bool ready(void *ctx) {
 
 static uint32_t models(void *ctx) { return ((server *)ctx)->n_models; }
 static const let_model *model(void *ctx, uint32_t i) { return &((server *)ctx)->model[i]; }
-static let_time now_of(void *ctx) { return (void)ctx, serve_now(); }
+static let_time now_of(void *ctx) {
+  (void)ctx;
+  return serve_now();
+}
 static uint64_t slot_alloc(void *ctx, uint64_t n) { return let_ring_slot_alloc(((server *)ctx)->arena, n); }
 static void slot_free(void *ctx, uint64_t slot) { let_ring_slot_free(((server *)ctx)->arena, slot); }
 static uint64_t slot_bytes(void *ctx, uint64_t slot) { return let_ring_slot_bytes(((server *)ctx)->arena, slot); }

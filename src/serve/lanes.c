@@ -5,7 +5,8 @@
 static void free_handle(uv_handle_t *h) { free(h); }
 
 lane_set *serve_lanes_find(lane_table *t, let_lane_set_id id) {
-  for (uint32_t i = 0; id.n && i < t->n; i++)
+  if (!id.n) return NULL;
+  for (uint32_t i = 0; i < t->n; i++)
     if (let_lane_set_id_eq(t->set[i].id, id)) return &t->set[i];
   return NULL;
 }
@@ -46,10 +47,11 @@ let_err serve_lanes_open(lane_table *t, let_lane_set_id id, uint32_t n, const le
     serve_lanes_close(t, s);
     return r;
   }
-  for (uint32_t k = 0; gpulets && k < n; k++) {
-    s->gpulet[k] = gpulets[k].id.n;
-    t->gpulet[s->gpulet[k]].set = s;
-    t->gpulet[s->gpulet[k]].lane = k;
+  if (!gpulets) return LET_OK;
+  for (uint32_t k = 0; k < n; k++) {
+    s->gpulet[k] = gpulets[k].id;
+    t->gpulet[s->gpulet[k].n].set = s;
+    t->gpulet[s->gpulet[k].n].lane = k;
   }
   return LET_OK;
 }

@@ -13,16 +13,16 @@ enum { SERVE_GPULETS = 1024, SERVE_LANE_SETS = 1024 };
 typedef struct lane_set {
   let_lane_set_id id; /* 0: unused */
   let_lanes *lanes;
-  bool armed;                         /* its workers signal what has ended: the server may sleep */
-  uint32_t n, batches;                /* lanes; batches on them */
-  uint32_t gpulet[LET_IPC_LANES_MAX]; /* the core's numbers, by lane; none for a spare's */
+  bool armed;                              /* its worker signals ended batches: the server may sleep */
+  uint32_t n, batches;                     /* lanes; batches on them */
+  let_gpulet_id gpulet[LET_IPC_LANES_MAX]; /* the core's numbers, by lane; none for a spare's */
   uv_poll_t *poll;
   struct lane_table *table;
 } lane_set;
 
-/* What there is to a gpu-let in the server, by the core's number. */
+/* The server's part of a gpu-let, by the core's number. */
 typedef struct lane_end {
-  lane_set *set; /* NULL: its worker is away */
+  lane_set *set; /* NULL: it has no worker */
   uint32_t lane;
   let_dur busy; /* time spent in batches */
   uint64_t batches;

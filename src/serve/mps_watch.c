@@ -1,5 +1,4 @@
-/* mps_watch.c: its clients go first: what they do on the device after its end is undefined, and they must not run
- * without it either. The fleet sees to that. */
+/* mps_watch.c: the fleet kills the daemon's clients first: after its end their work on the device is undefined. */
 #include "mps_watch.h"
 
 #include <stdlib.h>
@@ -31,7 +30,7 @@ static void restarted(uv_work_t *w, int status) {
   let_error e = m->error;
   if (e.code || serve_mps_watch_open(m, &e)) {
     uint64_t ms = 100u << (m->failures < 6 ? m->failures++ : 6);
-    let_log(LET_LOG_ERROR, "serve", "%s does not come back (next try in %llu ms): %s", m->helper->name,
+    let_log(LET_LOG_ERROR, "serve", "%s was not restarted (next try in %llu ms): %s", m->helper->name,
             (unsigned long long)ms, e.text);
     uv_timer_start(m->retry, on_retry, ms, 0);
     return;
@@ -49,7 +48,8 @@ static void begin_restart(mps_watch *m) {
 static void on_end(uv_poll_t *p, int status, int events) {
   (void)status, (void)events;
   mps_watch *m = p->data;
-  let_log(LET_LOG_ERROR, "serve", "%s has ended: its workers are replaced", m->helper->name);
+  let_log(LET_LOG_ERROR, "serve", "%s has ended: its workers are killed and started again after its restart",
+          m->helper->name);
   unwatch(m);
   let_fleet_event ev = {.kind = LET_FLEET_HELPER_AWAY, .text = m->helper->name};
   let_fleet_handle(m->fleet, &ev, m->now());

@@ -1,4 +1,4 @@
-/* mps_watch.h: watches the process that some workers cannot do without (the MPS daemon) and brings it back. */
+/* mps_watch.h: watches the process that some workers need (the MPS daemon) and restarts it. */
 #ifndef LET_SERVE_MPS_WATCH_H
 #define LET_SERVE_MPS_WATCH_H
 
@@ -12,7 +12,7 @@ typedef struct mps_watch {
   let_fleet *fleet;
   const let_serve_helper *helper; /* NULL: there is none to watch */
   let_time (*now)(void);
-  uv_poll_t *poll; /* NULL: it is away */
+  uv_poll_t *poll; /* NULL: it does not run */
   uv_timer_t *retry;
   uv_work_t work;
   unsigned failures;

@@ -9,11 +9,11 @@ static void set_routes(server *s, const let_fleet_routes *r) {
   let_core_route *routes = calloc(r->n_routes + 1, sizeof *routes);
   let_err err = gpulets && routes ? LET_OK : let_fail(&e, LET_ERR_NOMEM, "out of memory");
   for (uint32_t i = 0; !err && i < r->n_gpulets; i++)
-    gpulets[i] = (let_core_gpulet){.number = r->gpulet[i].gpulet.n, .depth = r->gpulet[i].depth};
+    gpulets[i] = (let_core_gpulet){.id = r->gpulet[i].gpulet, .depth = r->gpulet[i].depth};
   for (uint32_t i = 0; !err && i < r->n_routes; i++) {
     const let_fleet_route *x = &r->route[i];
     routes[i] = (let_core_route){
-        .model = x->model, .gpulet = x->gpulet.n, .batch = x->batch, .n_sizes = x->n_sizes, .rate = x->rate};
+        .model = x->model, .gpulet = x->gpulet, .batch = x->batch, .n_sizes = x->n_sizes, .rate = x->rate};
     memcpy(routes[i].size, x->size, sizeof routes[i].size);
     memcpy(routes[i].predict, x->predict, sizeof routes[i].predict);
   }
@@ -66,10 +66,10 @@ static void perform(server *s, const let_fleet_action *a) {
     if (x) serve_lanes_close(&s->lanes, x);
     break;
   case LET_FLEET_SET_ROUTES: set_routes(s, a->routes); break;
-  case LET_FLEET_GPULET_DOWN: let_core_gpulet_down(s->core, a->gpulet.n); break;
-  case LET_FLEET_GPULET_UP: let_core_gpulet_up(s->core, a->gpulet.n); break;
+  case LET_FLEET_GPULET_DOWN: let_core_gpulet_down(s->core, a->gpulet); break;
+  case LET_FLEET_GPULET_UP: let_core_gpulet_up(s->core, a->gpulet); break;
   case LET_FLEET_GPULET_REMOVE:
-    let_core_gpulet_remove(s->core, a->gpulet.n);
+    let_core_gpulet_remove(s->core, a->gpulet);
     s->lanes.gpulet[a->gpulet.n] = (lane_end){0};
     break;
   case LET_FLEET_OUTPUT_ROW: output_row(s, a->model, a->bytes); break;
@@ -85,12 +85,12 @@ void serve_perform(server *s) {
 }
 
 void serve_look(server *s) {
-  bool draining = let_fleet_change(s->fleet) == LET_CHANGE_DRAINING;
-  for (uint32_t i = 0; draining && i < let_fleet_groups(s->fleet); i++) {
+  uint32_t draining = let_fleet_change(s->fleet) == LET_CHANGE_DRAINING ? let_fleet_groups(s->fleet) : 0;
+  for (uint32_t i = 0; i < draining; i++) {
     let_fleet_group g;
     if (!let_fleet_group_at(s->fleet, (let_group_id){i}, &g) || g.state != LET_GROUP_DRAINING) continue;
     bool idle = true;
-    for (uint32_t k = 0; k < g.n_gpulets; k++) idle = idle && let_core_gpulet_idle(s->core, g.gpulet[k].id.n);
+    for (uint32_t k = 0; k < g.n_gpulets; k++) idle = idle && let_core_gpulet_idle(s->core, g.gpulet[k].id);
     if (idle) serve_tell(s, (let_fleet_event){.kind = LET_FLEET_GROUP_DRAINED, .group = {i}});
   }
   serve_tell(s, (let_fleet_event){.kind = LET_FLEET_TICK});

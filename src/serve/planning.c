@@ -26,7 +26,8 @@ let_err serve_plan_offer(planning *p, let_arena *arena, let_plan *plan, void *ca
   let_err r = let_fleet_offer(p->fleet, plan, p->now(), e);
   if (r) return r;
   p->under_way = true;
-  p->next_arena = *arena, p->next = plan;
+  p->next_arena = *arena;
+  p->next = plan;
   p->outcome = (plan_outcome){.call = call};
   *arena = (let_arena){.mem = arena->mem};
   return LET_OK;
@@ -81,8 +82,10 @@ void serve_plan_again(planning *p) {
 
 void serve_plan_serves(planning *p, let_dur prepared, let_dur switched) {
   let_arena_fini(&p->arena);
-  p->arena = p->next_arena, p->plan = p->next;
-  p->next_arena = (let_arena){.mem = &let_mem_libc}, p->next = NULL;
+  p->arena = p->next_arena;
+  p->plan = p->next;
+  p->next_arena = (let_arena){.mem = &let_mem_libc};
+  p->next = NULL;
   let_log(LET_LOG_INFO, "serve", "generation %llu serves (prepared in %.1f ms, switched in %.0f us)",
           (unsigned long long)p->plan->generation, (double)prepared / 1e6, (double)switched / 1e3);
 }
@@ -93,7 +96,8 @@ void serve_plan_ended(planning *p, bool ok, const char *why) {
             (unsigned long long)let_fleet_generation(p->fleet).n, why);
   let_arena_fini(&p->next_arena); /* it is empty where the plan came to serve */
   p->next = NULL;
-  p->ended = true, p->outcome.ok = ok;
+  p->ended = true;
+  p->outcome.ok = ok;
   snprintf(p->outcome.why, sizeof p->outcome.why, "%s", why);
 }
 

@@ -1,4 +1,4 @@
-/* planning.h: where plans come from (the planner at start and on SIGHUP, a client's PUT), and what becomes of them. */
+/* planning.h: plans come from the planner (at start and on SIGHUP) or a client's PUT; their outcomes are reported. */
 #ifndef LET_SERVE_PLANNING_H
 #define LET_SERVE_PLANNING_H
 
@@ -8,7 +8,7 @@
 #include "serve/serve.h"
 
 typedef struct plan_outcome {
-  void *call; /* front's, that waits for it; NULL: none does */
+  void *call; /* the client's call that waits for the outcome; NULL: none does */
   bool ok;
   char why[LET_FLEET_WHY_MAX];
 } plan_outcome;

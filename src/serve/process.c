@@ -15,17 +15,21 @@ let_err serve_processes_open(process_table *t, let_error *e) {
   t->n = let_fleet_workers(t->fleet);
   t->process = calloc(t->n, sizeof *t->process);
   if (!t->process) return let_fail(e, LET_ERR_NOMEM, "out of memory for %u workers", t->n);
-  for (uint32_t i = 0; i < t->n; i++) t->process[i].table = t, t->process[i].control.fd = -1;
+  for (uint32_t i = 0; i < t->n; i++) {
+    t->process[i].table = t;
+    t->process[i].control.fd = -1;
+  }
   return LET_OK;
 }
 
 void serve_processes_close(process_table *t) {
   free(t->process);
-  t->process = NULL, t->n = 0;
+  t->process = NULL;
+  t->n = 0;
 }
 
-/* A worker that talks without end must not keep the others waiting: the poll reports again what is left. The last words
- * of one that is killed are read when it is gone. */
+/* A worker that sends without end must not hold up the others: the poll reports the rest again. The last messages of a
+ * killed worker are read at its exit. */
 static void on_message(uv_poll_t *poll, int status, int events) {
   (void)status, (void)events;
   process *p = poll->data;
@@ -57,7 +61,7 @@ static bool same_name(const char *a, const char *b) {
   return strncmp(a, b, n) == 0 && b[n] == '=';
 }
 
-/* Ours, with what the device asks for in place of what we have of the same name. */
+/* The server's environment; the device's variables replace those of the same name. */
 static void fill_environment(const let_serve_device *d, double percent, char **env, int cap) {
   const char *more[ENV_MORE];
   int n = 0, k = d->environment ? d->environment(d->environment_ctx, percent, more, ENV_MORE) : 0;
@@ -101,7 +105,8 @@ static int spawn(process *p, double percent, int peer) {
   if (p->process && p->process->loop) uv_close((uv_handle_t *)p->process, free_handle); /* uv_spawn initialised it */
   else free(p->process);
   free(p->poll);
-  p->process = NULL, p->poll = NULL;
+  p->process = NULL;
+  p->poll = NULL;
   return uv;
 }
 
@@ -142,7 +147,8 @@ void serve_process_start(process_table *t, let_worker_id w, uint32_t device, dou
   let_error e = {0};
   let_fleet_event ev = {.kind = LET_FLEET_WORKER_STARTED, .worker = w};
   if (start(p, w, percent, &e)) {
-    ev.kind = LET_FLEET_WORKER_EXITED, ev.text = e.text;
+    ev.kind = LET_FLEET_WORKER_EXITED;
+    ev.text = e.text;
     let_fleet_handle(t->fleet, &ev, t->now());
     return;
   }

@@ -1,4 +1,4 @@
-/* process.h: the worker processes: started, killed, buried. What should happen is the fleet's decision. */
+/* process.h: the worker processes: started, killed, reaped. The fleet decides, these functions perform. */
 #ifndef LET_SERVE_PROCESS_H
 #define LET_SERVE_PROCESS_H
 

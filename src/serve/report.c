@@ -1,4 +1,4 @@
-/* report.c: what the fleet has to say, as log lines. */
+/* report.c: the fleet's reports as log lines. */
 #include "obs/log.h"
 #include "serve_int.h"
 
@@ -35,7 +35,7 @@ void serve_report(const server *s, const let_fleet_report *r) {
     let_log(LET_LOG_INFO, "serve", "%u gpu-let%s of %s back", r->number, s_of(r->number), device);
     break;
   case LET_FLEET_REPORT_ROUTES_STAY:
-    let_log(LET_LOG_ERROR, "serve", "the routes stay as they were: %s", r->text);
+    let_log(LET_LOG_ERROR, "serve", "new routes were refused, the old ones stay: %s", r->text);
     break;
   case LET_FLEET_REPORT_PLAN_BEGINS:
     let_log(LET_LOG_INFO, "serve", "plan generation %llu: %u group%s to prepare, %u kept",

@@ -30,8 +30,8 @@ typedef struct let_serve_device {
   void *environment_ctx;
 } let_serve_device;
 
-/* A process that the workers of devices with an |environment| cannot do without: the MPS daemon. When it ends, those
- * workers are killed, and started again once restart() has succeeded. */
+/* A process that the workers of devices with an |environment| need: the MPS daemon. When it ends, those workers are
+ * killed, and started again after restart() succeeds. */
 typedef struct let_serve_helper {
   const char *name;
   int (*fd)(void *ctx); /* readable once it has ended */
@@ -76,8 +76,8 @@ LET_CHECKED let_err let_serve_run(const let_serve_options *o, const let_model *m
                                   const let_serve_device *devices, uint32_t n_devices, const let_serve_planner *planner,
                                   let_error *e);
 
-/* A plan for when nothing is known about the models: every model gets a place, devices and cores are shared out
- * evenly by size of the model files, batches up to what the model allows. */
+/* A plan without a profile: every model gets a share, devices and cores are divided evenly by the size of the model
+ * files, and batches go up to what the model allows. */
 LET_CHECKED let_err let_serve_default_plan(const let_model *models, uint32_t n_models, const let_serve_device *devices,
                                            uint32_t n_devices, let_arena *arena, let_plan *ret, let_error *e);
 

@@ -1,8 +1,8 @@
-/* serve_int.h: the server's insides. Everything runs on the loop's thread. What happens is told to the fleet
- * (let_fleet_handle) by the file that sees it; what is to be done comes from the fleet (let_fleet_next) to
- * perform.c. So no two files need each other (cmake/circles). Lowest first:
+/* serve_int.h: the server's insides. Everything runs on the loop's thread. The file that sees an event tells the fleet
+ * (let_fleet_handle); perform.c takes the fleet's actions (let_fleet_next). So no file needs a file that needs it
+ * (cmake/circles). Lowest first:
  *   lanes, control, planning, mps_watch, process    see let_fleet and not the server
- *   infer, report                                   the road of a request; log lines
+ *   infer, report                                   the way of a request; log lines
  *   perform                                         the fleet's actions
  *   turn, admin, server                             when the core decides; operators' pages; start, loop, end */
 #ifndef LET_SERVE_INT_H
@@ -75,15 +75,15 @@ typedef struct server {
   bool draining, stopping; /* draining: no new requests; stopping: workers are told to go */
   let_time exit_by, began;
   bool failed;
-  let_error error; /* why, when the server has to give up */
+  let_error error; /* why the server gives up */
 } server;
 
 static inline let_time serve_now(void) { return (let_time)uv_hrtime(); } /* CLOCK_MONOTONIC, the workers' clock too */
 
 static inline void serve_tell(server *s, let_fleet_event ev) { let_fleet_handle(s->fleet, &ev, serve_now()); }
 
-/* infer.c: the road of a request */
-void serve_front_interface(server *s, let_front_i *ret); /* all but turn() and extra() */
+/* infer.c: the way of a request */
+void serve_front_interface(server *s, let_front_i *ret); /* all but turn() and control() */
 void serve_submit(server *s, const let_action *a, let_time now);
 void serve_refuse(server *s, let_request *r, let_err why,
                   const char *text);                      /* |text| NULL: r->why has it, or nothing */
@@ -107,6 +107,6 @@ void serve_before_sleep(uv_prepare_t *prepare);
 void serve_report(const server *s, const let_fleet_report *r);
 
 /* admin.c: everything that is not inference */
-int serve_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call);
+int serve_admin(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call);
 
 #endif

@@ -11,7 +11,7 @@
 #include "obs/log.h"
 #include "serve_int.h"
 
-/* Whoever waits for a plan hears what became of it. */
+/* Answers the client that waits for a plan with its outcome. */
 static void tell_outcome(server *s) {
   plan_outcome o;
   if (!serve_plan_outcome(&s->planning, &o) || s->stopping) return;
@@ -23,13 +23,13 @@ static void tell_outcome(server *s) {
     let_buf_fini(&b);
   }
   if (o.ok || let_fleet_serving(s->fleet)) return;
-  s->failed = true; /* the very first plan: there is nothing to fall back to */
+  s->failed = true; /* the first plan: there is no older one to keep */
   let_fail(&s->error, LET_ERR_UNAVAILABLE, "%s", o.why);
   uv_stop(&s->loop);
 }
 
-/* After every round of events: what the fleet and the core now want done. Silence is judged after all that had been
- * said was read. */
+/* After every round of events: carries out the actions of fleet and core. A worker's silence is judged after its
+ * messages were read. */
 static void on_check(uv_check_t *check) {
   server *s = check->data;
   serve_perform(s);
@@ -194,10 +194,14 @@ static let_err open_fleet(server *s, let_error *e) {
   if (r) return r;
   s->processes = (process_table){
       .loop = &s->loop, .fleet = s->fleet, .o = s->o, .device = s->device, .arena = s->arena, .now = serve_now};
-  s->planning.loop = &s->loop, s->planning.fleet = s->fleet, s->planning.planner = s->planner,
+  s->planning.loop = &s->loop;
+  s->planning.fleet = s->fleet;
+  s->planning.planner = s->planner;
   s->planning.now = serve_now;
   s->mps_watch = (mps_watch){.loop = &s->loop, .fleet = s->fleet, .helper = s->o->helper, .now = serve_now};
-  s->lanes.loop = &s->loop, s->lanes.done = serve_lanes_done, s->lanes.ctx = s;
+  s->lanes.loop = &s->loop;
+  s->lanes.done = serve_lanes_done;
+  s->lanes.ctx = s;
   return serve_processes_open(&s->processes, e);
 }
 
@@ -228,7 +232,8 @@ static let_err open_all(server *s, let_error *e) {
                           .server_version = LET_VERSION};
   let_front_i fi;
   serve_front_interface(s, &fi);
-  fi.turn = serve_turn, fi.extra = serve_extra;
+  fi.turn = serve_turn;
+  fi.control = serve_admin;
   if ((r = let_front_new(&s->loop, &fo, &fi, &let_mem_libc, &s->front, e))) return r;
   if (o->metrics_port >= 0 && (r = let_front_listen_metrics(s->front, o->host, (uint16_t)o->metrics_port, e))) return r;
   return LET_OK;
@@ -295,7 +300,11 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
                       let_error *e) {
   server *s = calloc(1, sizeof *s);
   if (!s) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  s->o = o, s->given = models, s->n_models = n_models, s->device = devices, s->n_devices = n_devices,
+  s->o = o;
+  s->given = models;
+  s->n_models = n_models;
+  s->device = devices;
+  s->n_devices = n_devices;
   s->planner = planner;
   s->began = serve_now();
   serve_planning_open(&s->planning);
@@ -310,7 +319,10 @@ let_err let_serve_run(const let_serve_options *o, const let_model *models, uint3
       if (!r) announce(s);
     }
     if (!r && !s->failed) uv_run(&s->loop, UV_RUN_DEFAULT);
-    if (s->failed) *e = s->error, r = s->error.code;
+    if (s->failed) {
+      *e = s->error;
+      r = s->error.code;
+    }
   }
   close_all(s);
   free(s);

@@ -1,11 +1,11 @@
 /* turn.c: when the core decides, and when answers are written.
  *
  * The loop hands out up to 1,024 events in a round, and a gpu-let that falls idle meanwhile must not wait for all of
- * them. So a decision is due after TURN_EVENTS events or TURN_TIME, from inside the round: look at every lane, let the
- * core step, submit; only then write answers, and between them the same holds.
+ * them. So a decision is due after TURN_EVENTS events or TURN_TIME, inside the round: it looks at every lane, steps
+ * the core and submits. Answers are written after it, and between them the same holds.
  *
  * decide() never calls the front, so it may run anywhere. Answers may: they are written only from the outermost turn
- * (front.h, "Who calls whom"), in the order in which the requests ended. */
+ * (front.h, "Order of calls"), in the order in which the requests ended. */
 #include <sys/timerfd.h>
 
 #include "serve_int.h"

@@ -1,10 +1,10 @@
-/* reference.c: the reference rules, short enough to be read at once. What core/ does is held against them.
+/* reference.c: the reference rules, short enough to be read at once. The scenes compare core/ with them.
  *
  *   A gpu-let that can take a batch takes one at once: of the model whose first request has the earliest deadline (by
  *   priority first), on the fastest of that model's idle gpu-lets. The batch takes all that fits, in that order. What
  *   would be late in it is dropped, when it starts and not before. Nothing is refused on arrival.
  *
- * It knows what every batch takes in truth, save for the noise; core/ has to learn that. */
+ * It knows how long every batch really takes, except for the noise; core/ has to measure that. */
 #include <stddef.h>
 
 #include "sim/sim.h"
@@ -17,8 +17,7 @@ typedef struct reference {
   let_request *queue[LET_SIM_MODELS]; /* by priority, deadline, arrival */
   bool busy[LET_SIM_GPULETS];
   struct {
-    uint64_t id;
-    uint32_t gpulet;
+    let_batch_id id;
     let_request *first;
   } running[LET_SIM_GPULETS];
   uint64_t batches;
@@ -52,7 +51,7 @@ static const let_sim_variant *choose(const reference *x) {
   for (uint32_t i = 0; i < x->s->n_variants; i++) {
     const let_sim_variant *v = &x->s->variant[i];
     const let_request *q = x->queue[v->told.model], *p = best ? x->queue[best->told.model] : NULL;
-    if (!q || x->busy[v->told.gpulet]) continue;
+    if (!q || x->busy[v->told.gpulet.n]) continue;
     if (!best || before(q, p) || (q == p && takes(v, q->rows, &any) < takes(best, q->rows, &any))) best = v;
   }
   return best;
@@ -63,7 +62,10 @@ static bool step(void *ctx, let_time now, let_action *ret) {
   for (const let_sim_variant *v; (v = choose(x));) {
     let_request **queue = &x->queue[v->told.model], **end = queue;
     uint32_t most = v->told.size[v->told.n_sizes - 1], rows = 0, n = 0, size;
-    for (; *end && n < LET_BATCH_MAX && rows + (*end)->rows <= most; end = &(*end)->next) rows += (*end)->rows, n++;
+    for (; *end && n < LET_BATCH_MAX && rows + (*end)->rows <= most; end = &(*end)->next) {
+      rows += (*end)->rows;
+      n++;
+    }
     let_time done = now + takes(v, rows, &size) + x->s->noise.handover;
     for (let_request **at = queue; n && at != end; at = &(*at)->next) {
       if ((*at)->deadline >= done) continue;
@@ -71,14 +73,18 @@ static bool step(void *ctx, let_time now, let_action *ret) {
       *at = (*at)->next;
       return true;
     }
-    *ret = (let_action){.kind = LET_ACTION_SUBMIT, .batch = ++x->batches, .gpulet = v->told.gpulet};
-    ret->model = v->told.model, ret->size = size, ret->rows = rows, ret->n = n;
+    *ret = (let_action){.kind = LET_ACTION_SUBMIT, .batch = {++x->batches}, .gpulet = v->told.gpulet};
+    ret->model = v->told.model;
+    ret->size = size;
+    ret->rows = rows;
+    ret->n = n;
     let_request *first = *queue, *q = first;
     for (uint32_t i = 0; i < n; i++, q = q->next) ret->request[i] = q;
     *queue = *end;
     *end = NULL;
-    x->busy[v->told.gpulet] = true;
-    x->running[v->told.gpulet].id = ret->batch, x->running[v->told.gpulet].first = first;
+    x->busy[v->told.gpulet.n] = true;
+    x->running[v->told.gpulet.n].id = ret->batch;
+    x->running[v->told.gpulet.n].first = first;
     return true;
   }
   return false;
@@ -86,12 +92,14 @@ static bool step(void *ctx, let_time now, let_action *ret) {
 
 static let_time wake(void *ctx) { return (void)ctx, LET_NEVER; }
 
-static bool done(void *ctx, uint64_t batch, let_time started, let_time finished, let_time now, let_request **ret,
+static bool done(void *ctx, let_batch_id batch, let_time started, let_time finished, let_time now, let_request **ret,
                  uint32_t *ret_n) {
   reference *x = ctx;
-  (void)started, (void)finished, (void)now;
+  (void)started;
+  (void)finished;
+  (void)now;
   for (uint32_t g = 0; g < x->s->n_gpulets; g++) {
-    if (!x->busy[g] || x->running[g].id != batch) continue;
+    if (!x->busy[g] || !let_batch_id_eq(x->running[g].id, batch)) continue;
     *ret_n = 0;
     for (let_request *q = x->running[g].first; q; q = q->next) ret[(*ret_n)++] = q;
     x->busy[g] = false;
@@ -108,7 +116,8 @@ static void drop(void *ctx) {
 let_err let_sim_reference(const let_sim_scene *s, const let_mem *mem, let_sim_policy *ret, let_error *e) {
   reference *x = let_mem_zalloc(mem, sizeof *x);
   if (!x) return let_fail(e, LET_ERR_NOMEM, "out of memory");
-  x->s = s, x->mem = mem;
+  x->s = s;
+  x->mem = mem;
   *ret = (let_sim_policy){.ctx = x, .arrive = arrive, .step = step, .wake = wake, .done = done, .free = drop};
   return LET_OK;
 }

@@ -48,10 +48,12 @@ static let_scene *add(list *l, const char *fmt, ...) {
 /* Model |m| on gpu-let |g|, which runs it |slower| times as slowly; |share| of the gpu-let is planned for it. */
 static let_sim_variant *place(let_scene *x, uint32_t m, uint32_t g, const shape *k, double slower, double share) {
   let_sim_variant *v = &x->sim.variant[x->sim.n_variants++];
-  v->told = (let_core_route){.model = m, .gpulet = g, .batch = k->full, .rate = 0.8 * share * capacity(k) / slower};
+  v->told = (let_core_route){.model = m, .gpulet = {g}, .batch = k->full, .rate = 0.8 * share * capacity(k) / slower};
   for (uint32_t s = 1; s <= k->full; s *= 2) {
     let_dur t = (let_dur)(ms_of(k, s) * slower * 1e6);
-    v->told.size[v->told.n_sizes] = s, v->told.predict[v->told.n_sizes] = t, v->truth[v->told.n_sizes++] = t;
+    v->told.size[v->told.n_sizes] = s;
+    v->told.predict[v->told.n_sizes] = t;
+    v->truth[v->told.n_sizes++] = t;
   }
   if (g >= x->sim.n_gpulets) x->sim.n_gpulets = g + 1;
   x->sim.depth[g] = 2;
@@ -60,7 +62,8 @@ static let_sim_variant *place(let_scene *x, uint32_t m, uint32_t g, const shape 
 
 static let_sim_model *model(let_scene *x, double slo_ms, double rate) {
   let_sim_model *m = &x->sim.model[x->sim.n_models++];
-  m->slo = (let_dur)(slo_ms * 1e6), m->rate = rate;
+  m->slo = (let_dur)(slo_ms * 1e6);
+  m->rate = rate;
   return m;
 }
 
@@ -138,28 +141,36 @@ static void noises(list *l) {
     let_scene *x = disturbed(l, &mixed, slo[i], 0.9, "one size told 5 x");
     x->sim.variant[0].told.predict[3] *= 5;
     x = disturbed(l, &mixed, slo[i], 0.6, "step to 1.4 x");
-    x->sim.noise.step_at = x->sim.length / 2, x->sim.noise.step = 1.4;
+    x->sim.noise.step_at = x->sim.length / 2;
+    x->sim.noise.step = 1.4;
     /* Slow for a fifth of the time, overloaded by it; only what comes well after that is counted. */
     x = disturbed(l, &mixed, slo[i], 0.6, "3 x slow before");
-    x->sim.noise.busy_until = x->sim.length / 5, x->sim.noise.busy = 3, x->sim.count_from = x->sim.length * 3 / 10;
+    x->sim.noise.busy_until = x->sim.length / 5;
+    x->sim.noise.busy = 3;
+    x->sim.count_from = x->sim.length * 3 / 10;
     x = disturbed(l, &mixed, slo[i], 0.6, "10 % tails of 8 ms");
-    x->sim.noise.tail_share = 0.1, x->sim.noise.tail = 8 * LET_MS;
+    x->sim.noise.tail_share = 0.1;
+    x->sim.noise.tail = 8 * LET_MS;
     disturbed(l, &mixed, slo[i], 0.6, "lag 1 ms")->sim.noise.lag = LET_MS;
     disturbed(l, &small, slo[i], 0.6, "lag 1 ms")->sim.noise.lag = LET_MS;
     x = disturbed(l, &mixed, slo[i], 0.5, "bursty 2 x");
-    x->sim.model[0].kind = LET_SIM_BURSTY, x->sim.model[0].burst = 2;
+    x->sim.model[0].kind = LET_SIM_BURSTY;
+    x->sim.model[0].burst = 2;
     x = disturbed(l, &small, slo[i], 0.4, "bursty 4 x");
-    x->sim.model[0].kind = LET_SIM_BURSTY, x->sim.model[0].burst = 4;
+    x->sim.model[0].kind = LET_SIM_BURSTY;
+    x->sim.model[0].burst = 4;
     x = disturbed(l, &dense, slo[i], 0.2, "recorded");
     for (unsigned k = 0; k < sizeof recording / sizeof *recording; k++) recorded[k] = recording[k] * LET_MS;
-    x->sim.model[0].kind = LET_SIM_RECORDED, x->sim.model[0].recorded = recorded;
+    x->sim.model[0].kind = LET_SIM_RECORDED;
+    x->sim.model[0].recorded = recorded;
     x->sim.model[0].n_recorded = sizeof recording / sizeof *recording;
-    x->sim.length = 40 * LET_S, x->sim.count_from = 4 * LET_S;
+    x->sim.length = 40 * LET_S;
+    x->sim.count_from = 4 * LET_S;
   }
 }
 
 /* A model of very short batches and a short SLO at a small part of what its gpu-let can do. Batches that are held up by
- * 8 ms are late whatever is done, and so is who arrives behind them. */
+ * 8 ms are late whatever the policy does, and so are the requests behind them. */
 static void short_batches(list *l) {
   static const struct {
     double told, share;
@@ -215,7 +226,10 @@ static void spread(list *l) {
   for (unsigned k = 0; k < 5; k++) {
     let_scene *x = add(l, "3 unequal gpu-lets, SLO 8 L, %.2g x", load[k]);
     double sum = 0;
-    for (uint32_t g = 0; g < 3; g++) place(x, 0, g, &mixed, slower[g], 1), sum += capacity(&mixed) / slower[g];
+    for (uint32_t g = 0; g < 3; g++) {
+      place(x, 0, g, &mixed, slower[g], 1);
+      sum += capacity(&mixed) / slower[g];
+    }
     model(x, 8 * ms_of(&mixed, mixed.full), load[k] * sum);
     x->overload = load[k] > 1;
     last(x, 20000);
@@ -225,10 +239,13 @@ static void spread(list *l) {
     x->overload = load[k] > 1;
     last(x, 40000);
   }
-  for (unsigned k = 1; k < 4; k++) { /* model 0 alone on one, and beside model 1 on the other */
+  for (unsigned k = 1; k < 4; k++) { /* model 0 alone on one gpu-let, and with model 1 on the other */
     let_scene *x = add(l, "2 gpu-lets, one shared, %.2g x", load[k]);
-    place(x, 0, 0, &small, 1, 1), place(x, 0, 1, &small, 1, 0.5), place(x, 1, 1, &mixed, 1, 0.5);
-    model(x, 20, load[k] * 1.5 * capacity(&small)), model(x, 30, load[k] * 0.5 * capacity(&mixed));
+    place(x, 0, 0, &small, 1, 1);
+    place(x, 0, 1, &small, 1, 0.5);
+    place(x, 1, 1, &mixed, 1, 0.5);
+    model(x, 20, load[k] * 1.5 * capacity(&small));
+    model(x, 30, load[k] * 0.5 * capacity(&mixed));
     x->overload = load[k] > 1;
     last(x, 40000);
   }
@@ -238,22 +255,36 @@ static void kinds(list *l) {
   static const double load[] = {0.5, 0.8, 2};
   for (unsigned k = 0; k < 3; k++) {
     let_scene *x = add(l, "3 priorities, SLO 5 L, %.2g x", load[k]);
-    place(x, 0, 0, &mixed, 1, 1), model(x, 50, load[k] * capacity(&mixed))->levels = 3;
-    x->overload = load[k] > 1, last(x, 20000);
+    place(x, 0, 0, &mixed, 1, 1);
+    model(x, 50, load[k] * capacity(&mixed))->levels = 3;
+    x->overload = load[k] > 1;
+    last(x, 20000);
     x = add(l, "1 to 6 rows, SLO 5 L, %.2g x", load[k]);
-    place(x, 0, 0, &mixed, 1, 1), model(x, 50, load[k] * capacity(&mixed) / 3.5)->rows_max = 6;
-    x->overload = load[k] > 1, last(x, 20000);
+    place(x, 0, 0, &mixed, 1, 1);
+    model(x, 50, load[k] * capacity(&mixed) / 3.5)->rows_max = 6;
+    x->overload = load[k] > 1;
+    last(x, 20000);
     x = add(l, "1 to 16 rows, SLO 4 L, %.2g x", load[k]);
-    place(x, 0, 0, &small, 1, 1), model(x, 12.8, load[k] * capacity(&small) / 8.5)->rows_max = 16;
-    x->overload = load[k] > 1, last(x, 20000);
+    place(x, 0, 0, &small, 1, 1);
+    model(x, 12.8, load[k] * capacity(&small) / 8.5)->rows_max = 16;
+    x->overload = load[k] > 1;
+    last(x, 20000);
     x = add(l, "sizes 1 and 32 only, SLO 4 L, %.2g x", load[k]);
     let_sim_variant *v = place(x, 0, 0, &small, 1, 1);
-    v->told.size[1] = 32, v->told.predict[1] = v->told.predict[5], v->truth[1] = v->truth[5], v->told.n_sizes = 2;
-    model(x, 12.8, load[k] * capacity(&small)), x->overload = load[k] > 1, last(x, 20000);
+    v->told.size[1] = 32;
+    v->told.predict[1] = v->told.predict[5];
+    v->truth[1] = v->truth[5];
+    v->told.n_sizes = 2;
+    model(x, 12.8, load[k] * capacity(&small));
+    x->overload = load[k] > 1;
+    last(x, 20000);
   }
   let_scene *x = add(l, "no SLO beside SLO 3 D, 0.6 x");
-  place(x, 0, 0, &mixed, 1, 0.5), place(x, 1, 0, &small, 1, 0.5);
-  model(x, 0, 0.3 * capacity(&mixed)), model(x, 40, 0.3 * capacity(&small)), last(x, 20000);
+  place(x, 0, 0, &mixed, 1, 0.5);
+  place(x, 1, 0, &small, 1, 0.5);
+  model(x, 0, 0.3 * capacity(&mixed));
+  model(x, 40, 0.3 * capacity(&small));
+  last(x, 20000);
 }
 
 uint32_t let_scenes(let_scene ret[LET_SCENES_MAX]) {
@@ -277,10 +308,12 @@ uint32_t let_neighbour_scenes(let_scene ret[LET_SCENES_MAX]) {
       const shape *a = pairs[i][0], *b = pairs[i][1];
       let_scene *x = add(&l, "%s beside %s at %.3g x its plan", a->name, b->name, times[k]);
       double cycle = ms_of(a, a->full) + ms_of(b, b->full);
-      place(x, 0, 0, a, 1, 0.5), place(x, 1, 0, b, 1, 0.5);
+      place(x, 0, 0, a, 1, 0.5);
+      place(x, 1, 0, b, 1, 0.5);
       model(x, 1.5 * cycle + 1.5 * ms_of(a, a->full) + 4, 0.9 * 0.4 * capacity(a));
       model(x, 1.5 * cycle + 1.5 * ms_of(b, b->full) + 4, times[k] * 0.4 * capacity(b));
-      x->sim.length = (let_dur)(20000 / x->sim.model[0].rate * 1e9) + LET_S, x->sim.count_from = x->sim.length / 10;
+      x->sim.length = (let_dur)(20000 / x->sim.model[0].rate * 1e9) + LET_S;
+      x->sim.count_from = x->sim.length / 10;
     }
   return l.n;
 }

@@ -1,4 +1,4 @@
-/* scenes.h: what core/ is tried on: the situations that the server meets, as data. */
+/* scenes.h: the situations that the server meets, as data: core/ is measured on them. */
 #ifndef LET_SIM_SCENES_H
 #define LET_SIM_SCENES_H
 
@@ -17,7 +17,7 @@ typedef struct let_scene {
 /* Fills |ret|; returns how many there are. */
 uint32_t let_scenes(let_scene ret[LET_SCENES_MAX]);
 
-/* A neighbour that keeps to its plan (model 0), beside another (model 1) that offers |times| its own planned rate. */
+/* Model 0 keeps to its plan; model 1 of the same gpu-let receives |times| its own planned rate. */
 uint32_t let_neighbour_scenes(let_scene ret[LET_SCENES_MAX]);
 
 #endif

@@ -46,15 +46,26 @@ static figures run(const let_scene *x, bool core) {
       const let_sim_tally *t = &r.model[i];
       assert_int_equal(t->sent, t->good + t->late + t->refused + t->dropped); /* every request ends once */
       double w = weight(&x->sim, i);
-      good += w * (double)t->good, sent += w * (double)t->sent, plain_good += t->good, plain_sent += t->sent;
-      refused += t->refused, dropped += t->dropped, late += t->late;
-      rows += t->rows, batches += t->batches;
-      good_of[i] += t->good, sent_of[i] += t->sent;
+      good += w * (double)t->good;
+      sent += w * (double)t->sent;
+      plain_good += t->good;
+      plain_sent += t->sent;
+      refused += t->refused;
+      dropped += t->dropped;
+      late += t->late;
+      rows += t->rows;
+      batches += t->batches;
+      good_of[i] += t->good;
+      sent_of[i] += t->sent;
     }
   }
   double n = plain_sent ? (double)plain_sent : 1;
-  f.plain = (double)plain_good / n, f.attainment = sent > 0 ? good / sent : 1, f.goodput = good / seconds;
-  f.refused = (double)refused / n, f.dropped = (double)dropped / n, f.late = (double)late / n;
+  f.plain = (double)plain_good / n;
+  f.attainment = sent > 0 ? good / sent : 1;
+  f.goodput = good / seconds;
+  f.refused = (double)refused / n;
+  f.dropped = (double)dropped / n;
+  f.late = (double)late / n;
   f.rows = batches ? (double)rows / (double)batches : 0;
   for (uint32_t i = 0; i < x->sim.n_models; i++) {
     f.of[i] = sent_of[i] ? (double)good_of[i] / (double)sent_of[i] : 1;

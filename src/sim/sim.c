@@ -1,4 +1,4 @@
-/* sim.c: the kernel: what happens next, and to whom it is told. */
+/* sim.c: the kernel: takes the next event in order of time and tells the policy. */
 #include "sim/sim.h"
 
 #include <math.h>
@@ -19,7 +19,7 @@ typedef struct stream { /* the requests of one model */
 } stream;
 
 typedef struct batch {
-  uint64_t id;
+  let_batch_id id;
   let_time started, finished, heard;
 } batch;
 
@@ -54,7 +54,10 @@ static void next_arrival(world *w, uint32_t i) {
   stream *x = &w->stream[i];
   let_time at = let_heap_has(&x->node) ? x->node.key : m->from;
   if (m->kind == LET_SIM_RECORDED) {
-    if (x->at >= m->n_recorded) x->at = 0, x->round += m->recorded[m->n_recorded - 1] + 1;
+    if (x->at >= m->n_recorded) {
+      x->at = 0;
+      x->round += m->recorded[m->n_recorded - 1] + 1;
+    }
     at = m->from + x->round + m->recorded[x->at++];
   } else {
     double rate = m->rate;
@@ -80,7 +83,8 @@ static bool counts(const world *w, const let_request *r) { return r->arrival >= 
 
 static void over(world *w, let_request *r) {
   w->inside--;
-  r->next = w->idle, w->idle = r;
+  r->next = w->idle;
+  w->idle = r;
 }
 
 static let_err arrive(world *w, uint32_t i, let_error *e) {
@@ -124,31 +128,33 @@ static let_dur takes(const world *w, device *d, let_dur truth, let_time start) {
   return t < 1 ? 1 : (let_dur)t;
 }
 
-static const let_sim_variant *variant(const let_sim_scene *s, uint32_t model, uint32_t gpulet) {
+static const let_sim_variant *variant(const let_sim_scene *s, uint32_t model, let_gpulet_id gpulet) {
   for (uint32_t i = 0; i < s->n_variants; i++)
-    if (s->variant[i].told.model == model && s->variant[i].told.gpulet == gpulet) return &s->variant[i];
+    if (s->variant[i].told.model == model && s->variant[i].told.gpulet.n == gpulet.n) return &s->variant[i];
   return NULL;
 }
 
 static let_err submit(world *w, const let_action *a, let_error *e) {
-  const let_sim_variant *v = a->gpulet < w->s->n_gpulets ? variant(w->s, a->model, a->gpulet) : NULL;
+  const let_sim_variant *v = a->gpulet.n < w->s->n_gpulets ? variant(w->s, a->model, a->gpulet) : NULL;
   if (!v)
-    return let_fail(e, LET_ERR_INTERNAL, "model %u was sent to gpu-let %u, which does not run it", a->model, a->gpulet);
+    return let_fail(e, LET_ERR_INTERNAL, "model %u was sent to gpu-let %u, which does not run it", a->model,
+                    a->gpulet.n);
   uint32_t k = 0;
   while (k < v->told.n_sizes && v->told.size[k] != a->size) k++;
   if (k == v->told.n_sizes || a->rows > a->size || a->n < 1)
     return let_fail(e, LET_ERR_INTERNAL, "%u rows of model %u in a batch of %u", a->rows, a->model, a->size);
-  device *d = &w->device[a->gpulet];
-  if (d->n >= w->s->depth[a->gpulet] || d->n >= RING)
-    return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u was given more batches than it takes", a->gpulet);
+  device *d = &w->device[a->gpulet.n];
+  if (d->n >= w->s->depth[a->gpulet.n] || d->n >= RING)
+    return let_fail(e, LET_ERR_INTERNAL, "gpu-let %u was given more batches than it takes", a->gpulet.n);
   batch *b = &d->ring[(d->head + d->n++) % RING];
   let_time ready = w->now + w->s->noise.handover;
   b->id = a->batch;
   b->started = ready > d->free ? ready : d->free;
   b->finished = d->free = b->started + takes(w, d, v->truth[k], b->started);
   b->heard = b->finished + (w->s->noise.lag ? (let_dur)let_rng_exponential(&d->rng, (double)w->s->noise.lag) : 0);
-  w->ret->busy[a->gpulet] += b->finished - b->started;
-  w->ret->model[a->model].rows += a->rows, w->ret->model[a->model].batches++;
+  w->ret->busy[a->gpulet.n] += b->finished - b->started;
+  w->ret->model[a->model].rows += a->rows;
+  w->ret->model[a->model].batches++;
   if (d->n > 1) return LET_OK;
   bool room = let_heap_push(&w->due, &d->node, b->heard);
   LET_ASSERT(room);
@@ -158,7 +164,8 @@ static let_err submit(world *w, const let_action *a, let_error *e) {
 static let_err batch_done(world *w, uint32_t g, let_error *e) {
   device *d = &w->device[g];
   batch b = d->ring[d->head];
-  d->head = (d->head + 1) % RING, d->n--;
+  d->head = (d->head + 1) % RING;
+  d->n--;
   let_heap_remove(&w->due, &d->node);
   if (d->n) {
     const batch *next = &d->ring[d->head];
@@ -173,7 +180,8 @@ static let_err batch_done(world *w, uint32_t g, let_error *e) {
     let_sim_tally *t = &w->ret->model[r->model];
     if (counts(w, r)) {
       bool good = w->now <= r->deadline;
-      t->good += good, t->late += !good;
+      t->good += good;
+      t->late += !good;
       let_hist_add(&t->latency, w->now - r->arrival);
     }
     over(w, r);
@@ -228,9 +236,16 @@ let_err let_sim_run(const let_sim_scene *s, let_sim_policy policy, uint64_t seed
                   : let_fail(e, LET_ERR_NOMEM, "out of memory for %u requests", s->requests);
   memset(ret, 0, sizeof *ret);
   if (!r) {
-    w->s = s, w->mem = mem, w->policy = policy, w->request = pool, w->ret = ret;
+    w->s = s;
+    w->mem = mem;
+    w->policy = policy;
+    w->request = pool;
+    w->ret = ret;
     ret->seconds = (double)(s->length - s->count_from) / 1e9;
-    for (uint32_t i = s->requests; i-- > 0;) pool[i].next = w->idle, w->idle = &pool[i];
+    for (uint32_t i = s->requests; i-- > 0;) {
+      pool[i].next = w->idle;
+      w->idle = &pool[i];
+    }
     for (uint32_t i = 0; i < LET_SIM_MODELS; i++) {
       let_heap_node_init(&w->stream[i].node);
       let_rng_seed(&w->stream[i].rng, seed * 1000003 + i);

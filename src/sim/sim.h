@@ -76,7 +76,7 @@ typedef struct let_sim_policy {
   let_err (*arrive)(void *ctx, let_request *r, let_time now);
   bool (*step)(void *ctx, let_time now, let_action *ret);
   let_time (*wake)(void *ctx);
-  bool (*done)(void *ctx, uint64_t batch, let_time started, let_time finished, let_time now, let_request **ret,
+  bool (*done)(void *ctx, let_batch_id batch, let_time started, let_time finished, let_time now, let_request **ret,
                uint32_t *ret_n);
   void (*free)(void *ctx);
 } let_sim_policy;

@@ -36,7 +36,10 @@ static bool all(let_str s, unsigned what) {
 }
 
 static let_str trim(let_str s) {
-  while (s.n && (s.p[0] == ' ' || s.p[0] == '\t')) s.p++, s.n--;
+  while (s.n && (s.p[0] == ' ' || s.p[0] == '\t')) {
+    s.p++;
+    s.n--;
+  }
   while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t')) s.n--;
   return s;
 }
@@ -48,7 +51,8 @@ static bool number(let_str s, uint64_t *ret) {
     if (s.p[i] < '0' || s.p[i] > '9') return false;
     v = v * 10 + (uint64_t)(s.p[i] - '0');
   }
-  return *ret = v, true;
+  *ret = v;
+  return true;
 }
 
 /* The next element of a comma-separated list. */
@@ -58,7 +62,8 @@ static bool element(let_str *list, let_str *ret) {
     size_t n = comma ? (size_t)(comma - list->p) : list->n;
     *ret = trim((let_str){list->p, n});
     size_t step = comma ? n + 1 : n;
-    list->p += step, list->n -= step;
+    list->p += step;
+    list->n -= step;
     if (ret->n) return true;
   }
   return false;
@@ -74,7 +79,8 @@ static let_err target(let_str s, let_http1_head *h, let_error *e) {
     if (s.n > 7 && strncasecmp(s.p, "http://", 7) == 0) skip = 7;
     else if (s.n > 8 && strncasecmp(s.p, "https://", 8) == 0) skip = 8;
     else return let_fail(e, LET_ERR_INVALID, "the request target must start with '/'");
-    s.p += skip, s.n -= skip;
+    s.p += skip;
+    s.n -= skip;
     const char *slash = memchr(s.p, '/', s.n);
     s = slash ? (let_str){slash, s.n - (size_t)(slash - s.p)} : LET_STR("/");
   }
@@ -325,11 +331,17 @@ static bool frame(let_http1_chunked *c, char b) {
     c->line = 0;
     return b == '\n';
   case TRAILER:
-    if (b == '\r') return c->state = LAST_LF, true;
+    if (b == '\r') {
+      c->state = LAST_LF;
+      return true;
+    }
     c->state = TRAILER_LINE;
     return (kind[(unsigned char)b] & TOKEN) != 0;
   case TRAILER_LINE:
-    if (b == '\r') return c->state = TRAILER_LF, true;
+    if (b == '\r') {
+      c->state = TRAILER_LF;
+      return true;
+    }
     return (kind[(unsigned char)b] & VALUE) != 0;
   case TRAILER_LF: return c->state = TRAILER, b == '\n';
   case LAST_LF: return c->state = END, b == '\n';

@@ -197,7 +197,8 @@ static void test_chunked(void **state) {
     }
   char line[400];
   memset(line, 'x', sizeof line);
-  memcpy(line, "1;", 2), line[399] = 0;
+  memcpy(line, "1;", 2);
+  line[399] = 0;
   char body[256];
   size_t n, used;
   bool end;

@@ -26,7 +26,10 @@ static const double ten[] = {1e0, 1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7, 1e8,
 /* m / 10^k in decimal, without trailing zeros after the first decimal. */
 static size_t put_scaled(char *out, uint64_t m, int k) {
   char b[24];
-  while (k > 1 && m % 10 == 0) m /= 10, k--;
+  while (k > 1 && m % 10 == 0) {
+    m /= 10;
+    k--;
+  }
   size_t n = put_u64(b, m), at = 0;
   if (k == 0) {
     memcpy(out, b, n);
@@ -35,7 +38,8 @@ static size_t put_scaled(char *out, uint64_t m, int k) {
   }
   size_t d = (size_t)k;
   if (n <= d) {
-    out[at++] = '0', out[at++] = '.';
+    out[at++] = '0';
+    out[at++] = '.';
     for (size_t i = n; i < d; i++) out[at++] = '0';
     memcpy(out + at, b, n);
     return at + n;
@@ -50,9 +54,15 @@ static size_t put_scaled(char *out, uint64_t m, int k) {
  * as a reader of the decimal does, so the test is the reader's. */
 static size_t put_f32(char *out, float f) {
   size_t at = 0;
-  if (signbit(f)) out[at++] = '-', f = -f;
+  if (signbit(f)) {
+    out[at++] = '-';
+    f = -f;
+  }
   double x = (double)f;
-  if (f == 0) return memcpy(out + at, "0.0", 3), at + 3;
+  if (f == 0) {
+    memcpy(out + at, "0.0", 3);
+    return at + 3;
+  }
   if (x >= 1e-4 && x < 1e6) {
     int whole = 0;
     while (x >= ten[whole]) whole++; /* digits before the point; 0 below 1 */
@@ -74,10 +84,15 @@ static size_t put_f32(char *out, float f) {
 
 static size_t put_f64(char *out, double x) {
   size_t at = 0;
-  if (x == 0) return at = signbit(x) ? (out[0] = '-', 1) : 0, memcpy(out + at, "0.0", 3), at + 3;
+  if (x == 0) {
+    if (signbit(x)) out[at++] = '-';
+    memcpy(out + at, "0.0", 3);
+    return at + 3;
+  }
   if (fabs(x) < 1e15 && x == (double)(int64_t)x) {
     at = put_i64(out, (int64_t)x);
-    return memcpy(out + at, ".0", 2), at + 2;
+    memcpy(out + at, ".0", 2);
+    return at + 2;
   }
   int n = 0;
   for (int digits = 15; digits <= 17; digits++) {
@@ -157,7 +172,8 @@ static int strings(const char *p, uint64_t n, uint64_t count, let_buf *out) {
       if (i) let_buf_add(out, ",", 1);
       let_oip_string(out, s);
     }
-    p += 4 + (uint64_t)len, n -= 4 + (uint64_t)len;
+    p += 4 + (uint64_t)len;
+    n -= 4 + (uint64_t)len;
   }
   return n == 0 ? 0 : -1;
 }

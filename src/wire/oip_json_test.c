@@ -19,7 +19,9 @@ static let_model model(unsigned inputs, const let_dtype *types, uint32_t max_bat
   for (unsigned i = 0; i < inputs; i++) {
     let_tensor_spec *s = &m.input[i];
     snprintf(s->name, sizeof s->name, "I%u", i);
-    s->dtype = types[i], s->rank = 1, s->dims[0] = 3;
+    s->dtype = types[i];
+    s->rank = 1;
+    s->dims[0] = 3;
     m.output[i] = *s;
     m.output[i].name[0] = 'O';
   }
@@ -104,7 +106,8 @@ static void test_every_dtype(void **state) {
           json_t *a = json_array_get(got, k), *b = json_array_get(want, k);
           assert_true(json_is_number(a) ? json_number_value(a) == json_number_value(b) : json_equal(a, b));
         }
-        json_decref(doc), json_decref(want);
+        json_decref(doc);
+        json_decref(want);
       } else {
         assert_non_null(strstr(out.p, "[18446744073709551615,0,1]"));
       }
@@ -298,7 +301,8 @@ static void test_floats_round_trip(void **state) {
   assert_int_equal(let_oip_infer_answer(&m, &x, &o, &out, &raw, NULL), LET_ERR_INVALID);
   o.t.bytes = 8; /* a worker that lies */
   assert_int_equal(let_oip_infer_answer(&m, &x, &o, &out, &raw, NULL), LET_ERR_INTERNAL);
-  o.t.bytes = 4, o.t.rank = 200;
+  o.t.bytes = 4;
+  o.t.rank = 200;
   assert_int_equal(let_oip_infer_answer(&m, &x, &o, &out, &raw, NULL), LET_ERR_INTERNAL);
   let_buf_fini(&out);
 }
@@ -315,7 +319,8 @@ static void test_cut_and_broken(void **state) {
   let_oip_infer x;
   assert_int_equal(parse(&m, json, NULL, 0, &rec, &x), LET_OK);
   for (size_t n = 0; n < strlen(json); n++) {
-    memcpy(copy, json, n), copy[n] = 0;
+    memcpy(copy, json, n);
+    copy[n] = 0;
     assert_int_equal(parse(&m, copy, NULL, 0, &rec, &x), LET_ERR_INVALID);
   }
   let_rng rng;
@@ -341,9 +346,12 @@ static void test_documents(void **state) {
     let_buf b;
     let_buf_init(&b, &mem.mem);
     let_buf_str(&b, "[");
-    let_oip_model(&b, &m), let_buf_str(&b, ",");
-    let_oip_server(&b, "n", "v"), let_buf_str(&b, ",");
-    let_oip_error(&b, "what \"now\"\x01"), let_buf_str(&b, ",");
+    let_oip_model(&b, &m);
+    let_buf_str(&b, ",");
+    let_oip_server(&b, "n", "v");
+    let_buf_str(&b, ",");
+    let_oip_error(&b, "what \"now\"\x01");
+    let_buf_str(&b, ",");
     let_oip_index_entry(&b, &m, true);
     let_buf_str(&b, "]");
     if (fail < 0) {

@@ -68,8 +68,10 @@ let_err let__json_string(let__json *j, let_str *ret, bool *ret_escaped) {
 
 static char *put_utf8(char *o, unsigned u) {
   if (u < 0x80) *o++ = (char)u;
-  else if (u < 0x800) *o++ = (char)(0xc0 | u >> 6), *o++ = (char)(0x80 | (u & 63));
-  else if (u < 0x10000)
+  else if (u < 0x800) {
+    *o++ = (char)(0xc0 | u >> 6);
+    *o++ = (char)(0x80 | (u & 63));
+  } else if (u < 0x10000)
     *o++ = (char)(0xe0 | u >> 12), *o++ = (char)(0x80 | (u >> 6 & 63)), *o++ = (char)(0x80 | (u & 63));
   else
     *o++ = (char)(0xf0 | u >> 18), *o++ = (char)(0x80 | (u >> 12 & 63)), *o++ = (char)(0x80 | (u >> 6 & 63)),
@@ -134,7 +136,10 @@ static inline bool digit(const let__json *j) { return j->p < j->end && *j->p >= 
 static let_err scan_number(let__json *j, num *n) {
   let__json_space(j);
   *n = (num){.from = j->p, .integer = true, .exact = true};
-  if (j->p < j->end && *j->p == '-') n->negative = true, j->p++;
+  if (j->p < j->end && *j->p == '-') {
+    n->negative = true;
+    j->p++;
+  }
   if (!digit(j)) {
     j->p = n->from;
     return let__json_fail(j, "expected a number (NaN and infinity have no JSON form: use binary data)");
@@ -143,8 +148,10 @@ static let_err scan_number(let__json *j, num *n) {
   const char *whole = j->p;
   int used = 0;
   for (; digit(j); j->p++) {
-    if (used < 19) n->digits = n->digits * 10 + (uint64_t)(*j->p - '0'), used += n->digits != 0;
-    else n->exact = false;
+    if (used < 19) {
+      n->digits = n->digits * 10 + (uint64_t)(*j->p - '0');
+      used += n->digits != 0;
+    } else n->exact = false;
   }
   if (zero && j->p - whole > 1) return let__json_fail(j, "a number must not start with 0");
   if (j->p < j->end && *j->p == '.') {
@@ -152,9 +159,11 @@ static let_err scan_number(let__json *j, num *n) {
     n->integer = false;
     if (!digit(j)) return let__json_fail(j, "a digit must follow the decimal point");
     for (; digit(j); j->p++) {
-      if (used < 19 && n->exp10 > -400)
-        n->digits = n->digits * 10 + (uint64_t)(*j->p - '0'), n->exp10--, used += n->digits != 0;
-      else if (*j->p != '0') n->exact = false;
+      if (used < 19 && n->exp10 > -400) {
+        n->digits = n->digits * 10 + (uint64_t)(*j->p - '0');
+        n->exp10--;
+        used += n->digits != 0;
+      } else if (*j->p != '0') n->exact = false;
     }
   }
   if (j->p < j->end && (*j->p == 'e' || *j->p == 'E')) {
@@ -232,8 +241,14 @@ static bool word(let__json *j, const char *w) {
 
 let_err let__json_bool(let__json *j, bool *ret) {
   let__json_space(j);
-  if (word(j, "true")) return *ret = true, LET_OK;
-  if (word(j, "false")) return *ret = false, LET_OK;
+  if (word(j, "true")) {
+    *ret = true;
+    return LET_OK;
+  }
+  if (word(j, "false")) {
+    *ret = false;
+    return LET_OK;
+  }
   return let__json_fail(j, "expected true or false");
 }
 
@@ -244,10 +259,18 @@ let_err let__json_element(let__json *j, bool *first, bool *ret_more) {
   if (*first) {
     if ((r = let__json_expect(j, '['))) return r;
     *first = false;
-    if (let__json_peek(j) == ']') return j->p++, *ret_more = false, LET_OK;
+    if (let__json_peek(j) == ']') {
+      j->p++;
+      *ret_more = false;
+      return LET_OK;
+    }
   } else {
     char c = let__json_peek(j);
-    if (c == ']') return j->p++, *ret_more = false, LET_OK;
+    if (c == ']') {
+      j->p++;
+      *ret_more = false;
+      return LET_OK;
+    }
     if (c != ',') return let__json_fail(j, "expected ',' or ']'");
     j->p++;
   }
@@ -260,10 +283,18 @@ let_err let__json_member(let__json *j, bool *first, char *out, size_t cap, let_s
   if (*first) {
     if ((r = let__json_expect(j, '{'))) return r;
     *first = false;
-    if (let__json_peek(j) == '}') return j->p++, *ret_more = false, LET_OK;
+    if (let__json_peek(j) == '}') {
+      j->p++;
+      *ret_more = false;
+      return LET_OK;
+    }
   } else {
     char c = let__json_peek(j);
-    if (c == '}') return j->p++, *ret_more = false, LET_OK;
+    if (c == '}') {
+      j->p++;
+      *ret_more = false;
+      return LET_OK;
+    }
     if (c != ',') return let__json_fail(j, "expected ',' or '}'");
     j->p++;
   }
@@ -325,8 +356,10 @@ void let_oip_string(let_buf *out, let_str s) {
     len = sequence((const unsigned char *)s.p + i, s.n - i);
     if (len && c >= 0x20 && c != '"' && c != '\\') continue;
     if (i > from) let_buf_add(out, s.p + from, i - from);
-    if (!len) let_buf_str(out, "\xef\xbf\xbd"), len = 1;
-    else if (c == '"') let_buf_str(out, "\\\"");
+    if (!len) {
+      let_buf_str(out, "\xef\xbf\xbd");
+      len = 1;
+    } else if (c == '"') let_buf_str(out, "\\\"");
     else if (c == '\\') let_buf_str(out, "\\\\");
     else if (c == '\n') let_buf_str(out, "\\n");
     else let_buf_fmt(out, "\\u%04x", c);

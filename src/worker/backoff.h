@@ -1,11 +1,10 @@
 /* backoff.h: how long the control thread rests between two steps of its work, so that the gpu-lets that serve keep the
  * device. Pure. Private to worker/.
  *
- * A step (load, prepare one size, measure it, free one) may occupy the device, its copy engines and its locks for as
- * long as it lasts; there is never more than one. Beside traffic a rest as long as a part of the step follows, so that
- * what queued up behind it is served and the core learns from batches that ran alone. A single long step (a library
- * that compiles) earns no longer rest than what queues need to run dry, and bringing up a whole plan may not rest for
- * more than BRING_UP_TOTAL: a plan change of nine models stays well under 10 s. */
+ * A step (load, prepare one size, measure it, free one) may occupy the device, its copy engines and its locks while it
+ * lasts; there is never more than one. Beside traffic a rest in proportion to the step follows, so that the batches
+ * queued behind it are served. The rest is capped at what queues need to run dry, and the rests of a whole bring-up at
+ * BRING_UP_TOTAL: a plan change of nine models stays well under 10 s. */
 #ifndef LET_WORKER_BACKOFF_H
 #define LET_WORKER_BACKOFF_H
 
@@ -15,7 +14,7 @@
 
 typedef enum let__work {
   LET__WORK_BRING_UP, /* what a lane set needs to serve: the server waits for it */
-  LET__WORK_GROW,     /* further sizes: nothing waits for them */
+  LET__WORK_ADD_SIZE, /* further sizes: nothing waits for them */
   LET__WORK_FREE      /* a free waits for all that runs on the device, and holds up what comes after it */
 } let__work;
 

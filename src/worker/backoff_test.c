@@ -29,11 +29,11 @@ static void test_a_plan_change_is_bounded(void **state) {
   assert_int_equal(sum, 2500 * LET_MS);
 }
 
-static void test_growing_takes_half_of_the_time_at_most(void **state) {
+static void test_adding_sizes_takes_half_of_the_time_at_most(void **state) {
   (void)state;
   let_dur rested = 0;
-  assert_int_equal(let__backoff(LET__WORK_GROW, true, 20 * LET_MS, &rested), 20 * LET_MS);
-  assert_int_equal(let__backoff(LET__WORK_GROW, true, 10 * LET_S, &rested), 250 * LET_MS);
+  assert_int_equal(let__backoff(LET__WORK_ADD_SIZE, true, 20 * LET_MS, &rested), 20 * LET_MS);
+  assert_int_equal(let__backoff(LET__WORK_ADD_SIZE, true, 10 * LET_S, &rested), 250 * LET_MS);
   assert_int_equal(rested, 0);
 }
 
@@ -48,6 +48,6 @@ static void test_frees_lie_apart(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_no_rest_without_traffic), cmocka_unit_test(test_a_plan_change_is_bounded),
-      cmocka_unit_test(test_growing_takes_half_of_the_time_at_most), cmocka_unit_test(test_frees_lie_apart)};
+      cmocka_unit_test(test_adding_sizes_takes_half_of_the_time_at_most), cmocka_unit_test(test_frees_lie_apart)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

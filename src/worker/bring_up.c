@@ -1,5 +1,5 @@
-/* bring_up.c: a lane set's steps: open, load, prepare, measure; later the same for further sizes, beside the lane
- * that serves; and in the end its frees, one by one. */
+/* bring_up.c: the steps of a lane set: open, load, prepare and measure; the same for further sizes beside the lane that
+ * serves; and its frees, one by one. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +32,8 @@ static let_err take_lane(const let_ipc_lane *from, let__lane *l, let_error *e) {
   return LET_OK;
 }
 
-/* Cheap lanes first: most of them serve again long before the dearest is ready. What is not known goes first, too: of
- * equal ones the order stays. */
+/* Cheap lanes come first: most of them serve again long before the dearest is ready. Lanes of unknown cost come before
+ * them; equal ones keep their order. */
 static void sort(let__lane_set *set) {
   for (uint32_t i = 0; i < set->n; i++) {
     uint32_t k = i;
@@ -47,7 +47,10 @@ let_err let__lane_set_new(let__worker *w, let_arena *a, const let_ipc_prepare *a
   uint32_t n = asked->n_lanes, n_fds = 2 + n;
   let__lane_set *set = calloc(1, sizeof *set);
   let_err r = LET_OK;
-  if (set) set->stop_fd = -1, set->id = asked->set;
+  if (set) {
+    set->stop_fd = -1;
+    set->id = asked->set;
+  }
   if (!set || !(set->lane = calloc(n, sizeof *set->lane)))
     r = let_fail(e, LET_ERR_NOMEM, "out of memory for %u lanes", n);
   else if (!(r = let_lanes_map(fds[0], n, fds + 2, fds[1], &set->lanes, e)))
@@ -116,7 +119,8 @@ static let_err load_model(let__worker *w, let__lane_set *set, const let__lane *l
     if (spec.max_batch == 0 && m->size[i] != 1)
       return let_fail(e, LET_ERR_INVALID, "batch size %u is not possible for model '%s'", m->size[i], spec.name);
   if ((r = let__model_load(w, &spec, &m->loaded, e))) return r;
-  m->m = &m->loaded->m, m->engine = m->loaded->engine;
+  m->m = &m->loaded->m;
+  m->engine = m->loaded->engine;
   return LET_OK;
 }
 
@@ -172,8 +176,8 @@ static let_dur expected(const let__lane_model *m, uint32_t size) {
 }
 
 /* Measures the variant on |on|, in |thread|; what was measured in this process before is not measured again. Nor is
- * what the plan tells, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch run to
- * measure it holds up the small ones of whoever serves on the same SMs until it is done. */
+ * a latency that the plan has, while others serve: a GPU lends SMs to one gpu-let's kernel at a time, so a large batch
+ * that is run to measure it holds up the small batches of the gpu-lets that serve on the same SMs. */
 static let_err measure_with(let__worker *w, let__job_thread *thread, const let__lane *l, let__lane_model *m,
                             let_gpulet *on, _Atomic let_time *due, bool beside, let__batch_variant *v, let_error *e) {
   let_err r = let__job_thread_start(thread, e);
@@ -181,8 +185,15 @@ static let_err measure_with(let__worker *w, let__job_thread *thread, const let__
   const let__cached_latency *cached = let__model_latency(m->loaded, v->size, l->granules, l->shared);
   bool again = cached && (!cached->beside || beside);
   v->p99 = expected(m, v->size);
-  if (again) v->p50 = cached->p50, v->p99 = cached->p99, v->beside = cached->beside;
-  else if (beside && m->planned && w->view.device->i->depth > 1) return v->beside = true, v->p99 = 0, LET_OK;
+  if (again) {
+    v->p50 = cached->p50;
+    v->p99 = cached->p99;
+    v->beside = cached->beside;
+  } else if (beside && m->planned && w->view.device->i->depth > 1) {
+    v->beside = true;
+    v->p99 = 0;
+    return LET_OK;
+  }
   measuring x = {.w = &w->view,
                  .g = on,
                  .engine = m->engine,
@@ -196,10 +207,13 @@ static let_err measure_with(let__worker *w, let__job_thread *thread, const let__
   let__job_thread_wait(thread);
   if (x.result) {
     if (e) *e = x.error;
-    return let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, v->size), x.result;
+    let_fail_prefix(e, "model '%s' at batch size %u", m->m->name, v->size);
+    return x.result;
   }
-  if (x.effort == LET__ALONE && batches_run(w) != before)
-    v->beside = true, v->p99 = v->p50; /* it was not alone after all */
+  if (x.effort == LET__ALONE && batches_run(w) != before) {
+    v->beside = true;
+    v->p99 = v->p50; /* it was not alone after all */
+  }
   if (!again && v->p50 > 0) let__model_note(m->loaded, l->granules, l->shared, v);
   return LET_OK;
 }
@@ -209,8 +223,8 @@ static void publish(let__lane_model *m) {
   atomic_store_explicit(&m->n_variants, let__variants(m) + 1, memory_order_release);
 }
 
-/* The planned batch alone is too slow for single requests to be padded to it within the SLO (a plan that promises
- * none): one more size before the lane serves. */
+/* A single request padded to the planned batch misses the SLO (the plan promises none): the lane needs one more size
+ * before it serves. */
 static bool too_slow(const let__lane_model *m, const let__batch_variant *v) {
   return m->slo > 0 && !v->x[0]->dynamic && m->next == m->needed && m->needed == 1 && m->n_sizes > 1 &&
          m->size[1] < v->size && 2 * v->p50 > m->slo;
@@ -243,7 +257,10 @@ let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, 
       publish(m);
       memcpy(set->model, m->m->name, sizeof set->model);
       set->done++;
-      if (too_slow(m, v)) m->needed++, set->total++;
+      if (too_slow(m, v)) {
+        m->needed++;
+        set->total++;
+      }
       m->took = let_now() - set->began;
     }
   }
@@ -251,24 +268,27 @@ let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, 
   return LET_OK;
 }
 
-/* ---- growing -------------------------------------------------------------------------------------------------- */
+/* ---- adding sizes --------------------------------------------------------------------------------------------- */
 
 /* Every model gets its next size before any gets the one after. */
-static let__lane_model *next_to_grow(const let__lane_set *set, let__lane **ret_lane) {
+static let__lane_model *next_size(const let__lane_set *set, let__lane **ret_lane) {
   let__lane_model *best = NULL;
   for (uint32_t i = 0; i < set->up; i++) {
     let__lane *l = &set->lane[set->order[i]];
     for (uint32_t k = 0; k < l->n_models; k++) {
       let__lane_model *m = &l->model[k];
-      if (m->next < m->n_sizes && (!best || m->next < best->next)) best = m, *ret_lane = l;
+      if (m->next < m->n_sizes && (!best || m->next < best->next)) {
+        best = m;
+        *ret_lane = l;
+      }
     }
   }
   return best;
 }
 
-bool let__growing(const let__lane_set *set) {
+bool let__warming(const let__lane_set *set) {
   let__lane *l;
-  return set->up == set->n && next_to_grow(set, &l);
+  return set->up == set->n && next_size(set, &l);
 }
 
 static void discard(const let__lane_model *m, let__batch_variant *v) {
@@ -292,23 +312,24 @@ static let_err prepare_more(let__lane *l, let__lane_model *m, let_gpulet *on, le
   return prepare(m, on, v, instance, e);
 }
 
-/* What the scratch gpu-let told is kept; its graph is not to serve. */
+/* Keeps what the scratch gpu-let measured; its graph never serves. */
 static void measured(let__lane *l, let__lane_model *m, let__batch_variant *v) {
   m->measured = true;
   if (!v->x[0]->n_graphs) return;
   free_scratch_graph(l);
-  l->scratch_graph = v->x[0], l->scratch_engine = m->engine;
+  l->scratch_graph = v->x[0];
+  l->scratch_engine = m->engine;
   v->x[0] = NULL;
 }
 
-static bool lane_grows(const let__lane *l) {
+static bool lane_warming(const let__lane *l) {
   for (uint32_t k = 0; k < l->n_models; k++)
     if (l->model[k].next < l->model[k].n_sizes) return true;
   return false;
 }
 
-static let_err grow(let__worker *w, const let__lane_set *set, let__lane *l, let__lane_model *m, let__batch_variant *v,
-                    uint32_t *ret_size, let_error *e) {
+static let_err add_size(let__worker *w, const let__lane_set *set, let__lane *l, let__lane_model *m,
+                        let__batch_variant *v, uint32_t *ret_size, let_error *e) {
   if (!l->scratch_gpulet) return open_gpulet(w, l, &l->scratch_gpulet, &l->scratch_number, e);
   if (!m->measured && !v->x[0]) return prepare_more(l, m, l->scratch_gpulet, v, 0, e);
   if (!m->measured) {
@@ -318,27 +339,31 @@ static let_err grow(let__worker *w, const let__lane_set *set, let__lane *l, let_
   }
   int instance = lacks(w, v);
   if (instance < 2) return prepare_more(l, m, v->x[0] && !v->x[0]->n_graphs ? l->scratch_gpulet : l->g, v, instance, e);
-  *ret_size = v->size, m->measured = false, publish(m);
-  if (!lane_grows(l)) free_scratch_graph(l);
+  *ret_size = v->size;
+  m->measured = false;
+  publish(m);
+  if (!lane_warming(l)) free_scratch_graph(l);
   return LET_OK;
 }
 
-let_err let__grow(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
-                  let_error *e) {
+let_err let__add_size(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
+                      let_error *e) {
   let__lane *l = NULL;
-  let__lane_model *m = next_to_grow(set, &l);
+  let__lane_model *m = next_size(set, &l);
   let__batch_variant *v = &m->variant[let__variants(m)];
-  *ret_lane = l, *ret_model = (uint32_t)(m - l->model), *ret_size = 0;
-  let_err r = grow(w, set, l, m, v, ret_size, e);
+  *ret_lane = l;
+  *ret_model = (uint32_t)(m - l->model);
+  *ret_size = 0;
+  let_err r = add_size(w, set, l, m, v, ret_size, e);
   if (r == LET_ERR_GPULET || r == LET_ERR_DEVICE)
-    return r; /* what was launched may still run: nothing of it is freed */
+    return r; /* the launched work may still run: nothing of it is freed */
   if (!r) return LET_OK;
   discard(m, v);
   m->measured = false;
-  /* Another lane set is about to go, or to be taken back: what is missing will be there then. */
+  /* Another lane set is about to be retired: its memory will do. */
   if (scarce(r) && w->lane_sets->next) return LET_ERR_AGAIN;
   *ret_size = m->size[m->next++];
-  if (!lane_grows(l)) free_scratch_graph(l);
+  if (!lane_warming(l)) free_scratch_graph(l);
   return r;
 }
 
@@ -352,7 +377,9 @@ void let__lane_set_halt(let__lane_set *set) {
   let_lanes_free(set->lanes);
   if (set->stop_fd >= 0) close(set->stop_fd);
   let_arena_fini(&set->arena);
-  set->lanes = NULL, set->stop_fd = -1, set->asked = NULL;
+  set->lanes = NULL;
+  set->stop_fd = -1;
+  set->asked = NULL;
 }
 
 static bool free_exec(let__lane_model *m) {
@@ -366,14 +393,17 @@ static bool free_exec(let__lane_model *m) {
   return false;
 }
 
-static void shut(let__worker *w, let_gpulet **g, uint32_t number) {
-  w->view.device->i->shut(*g);
+static void close_gpulet(let__worker *w, let_gpulet **g, uint32_t number) {
+  w->view.device->i->close(*g);
   w->numbers &= ~(UINT64_C(1) << number);
   *g = NULL;
 }
 
 static bool free_of_lane(let__worker *w, let__lane *l) {
-  if (l->scratch_graph) return free_scratch_graph(l), true;
+  if (l->scratch_graph) {
+    free_scratch_graph(l);
+    return true;
+  }
   for (uint32_t k = 0; k < l->n_models; k++)
     if (free_exec(&l->model[k])) return true;
   for (uint32_t k = 0; k < l->n_models; k++)
@@ -382,8 +412,14 @@ static bool free_of_lane(let__worker *w, let__lane *l) {
       l->model[k].loaded = NULL;
       return true;
     }
-  if (l->scratch_gpulet) return shut(w, &l->scratch_gpulet, l->scratch_number), true;
-  if (l->g) return shut(w, &l->g, l->number), true;
+  if (l->scratch_gpulet) {
+    close_gpulet(w, &l->scratch_gpulet, l->scratch_number);
+    return true;
+  }
+  if (l->g) {
+    close_gpulet(w, &l->g, l->number);
+    return true;
+  }
   return false;
 }
 

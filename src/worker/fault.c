@@ -14,9 +14,9 @@ void let__fault_init(void) {
   const char *s = getenv("GPULET_FAULT");
   const char *colon = s ? strchr(s, ':') : NULL;
   if (!s || !*s) return;
-  for (unsigned i = 0; colon && i < sizeof names / sizeof *names; i++)
-    if (strlen(names[i]) == (size_t)(colon - s) && strncmp(names[i], s, (size_t)(colon - s)) == 0 &&
-        atol(colon + 1) > 0) {
+  size_t stage = colon ? (size_t)(colon - s) : 0; /* letters of its name */
+  for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+    if (colon && strlen(names[i]) == stage && strncmp(names[i], s, stage) == 0 && atol(colon + 1) > 0) {
       atomic_store(&left, atol(colon + 1));
       let__fault_stage = (int)i;
       return;

@@ -24,7 +24,10 @@ let_err let__job_thread_start(let__job_thread *h, let_error *e) {
   pthread_mutex_init(&h->lock, NULL);
   pthread_cond_init(&h->turn, NULL);
   int r = pthread_create(&h->thread, NULL, work, h);
-  if (!r) return h->started = true, LET_OK;
+  if (!r) {
+    h->started = true;
+    return LET_OK;
+  }
   pthread_mutex_destroy(&h->lock);
   pthread_cond_destroy(&h->turn);
   return let_fail(e, LET_ERR_NOMEM, "cannot start a thread: %s", strerror(r));
@@ -39,7 +42,8 @@ void let__job_thread_wait(let__job_thread *h) {
 void let__job_thread_run(let__job_thread *h, void (*fn)(void *), void *arg) {
   let__job_thread_wait(h);
   pthread_mutex_lock(&h->lock);
-  h->fn = fn, h->arg = arg;
+  h->fn = fn;
+  h->arg = arg;
   pthread_cond_broadcast(&h->turn);
   pthread_mutex_unlock(&h->lock);
 }

@@ -55,35 +55,44 @@ let_err let__zero(const let__worker_view *w, let_gpulet *g, char *to, uint64_t b
 static bool accept(const let__lane *l, const job *j, let_record *rec, let_error *e) {
   const let_model *m = j->model->m;
   const let_exec *x = j->variant->x[0]; /* as large as the other one; of varying shape there is only this one */
-  rec->status = LET_OK, rec->out_need = 0;
-  if (rec->n_in != m->n_inputs || rec->n_in > LET_TENSORS_MAX)
-    return rec->status = LET_ERR_INTERNAL,
-           let_fail(e, LET_ERR_INTERNAL, "a record with %u inputs for model '%s' of %u", rec->n_in, m->name,
-                    m->n_inputs),
-           false;
+  rec->status = LET_OK;
+  rec->out_need = 0;
+  if (rec->n_in != m->n_inputs || rec->n_in > LET_TENSORS_MAX) {
+    rec->status = LET_ERR_INTERNAL;
+    let_fail(e, LET_ERR_INTERNAL, "a record with %u inputs for model '%s' of %u", rec->n_in, m->name, m->n_inputs);
+    return false;
+  }
   for (unsigned k = 0; k < rec->n_in; k++) {
     const let_tensor *t = &rec->in[k];
     if (!t->present && m->input[k].optional) continue;
-    if (!let_ring_arena_holds(l->w->arena, t->offset, t->bytes))
-      return rec->status = LET_ERR_INTERNAL,
-             let_fail(e, LET_ERR_INTERNAL, "input '%s' lies outside the arena", m->input[k].name), false;
-    if (!x->dynamic && t->bytes != rec->rows * x->in[k].row_bytes)
-      return rec->status = LET_ERR_INVALID,
-             let_fail(e, LET_ERR_INVALID, "input '%s' has %llu bytes, %u row(s) of model '%s' have %llu",
-                      m->input[k].name, (unsigned long long)t->bytes, rec->rows, m->name,
-                      (unsigned long long)(rec->rows * x->in[k].row_bytes)),
-             false;
+    if (!let_ring_arena_holds(l->w->arena, t->offset, t->bytes)) {
+      rec->status = LET_ERR_INTERNAL;
+      let_fail(e, LET_ERR_INTERNAL, "input '%s' lies outside the arena", m->input[k].name);
+      return false;
+    }
+    if (!x->dynamic && t->bytes != rec->rows * x->in[k].row_bytes) {
+      rec->status = LET_ERR_INVALID;
+      let_fail(e, LET_ERR_INVALID, "input '%s' has %llu bytes, %u row(s) of model '%s' have %llu", m->input[k].name,
+               (unsigned long long)t->bytes, rec->rows, m->name, (unsigned long long)(rec->rows * x->in[k].row_bytes));
+      return false;
+    }
   }
-  if (!let_ring_arena_holds(l->w->arena, rec->out_offset, rec->out_bytes) && rec->out_bytes)
-    return rec->status = LET_ERR_INTERNAL, let_fail(e, LET_ERR_INTERNAL, "the output slot lies outside the arena"),
-           false;
+  if (!let_ring_arena_holds(l->w->arena, rec->out_offset, rec->out_bytes) && rec->out_bytes) {
+    rec->status = LET_ERR_INTERNAL;
+    let_fail(e, LET_ERR_INTERNAL, "the output slot lies outside the arena");
+    return false;
+  }
   return true;
 }
 
 static void describe(const job *j, let_record *rec, unsigned k, const let_exec_tensor *o, uint64_t offset,
                      uint64_t bytes) {
   let_tensor *t = &rec->out[k];
-  t->offset = offset, t->bytes = bytes, t->dtype = o->dtype, t->rank = o->rank, t->present = 1;
+  t->offset = offset;
+  t->bytes = bytes;
+  t->dtype = o->dtype;
+  t->rank = o->rank;
+  t->present = 1;
   memcpy(t->shape, o->shape, sizeof t->shape);
   if (batches(j) && t->rank) t->shape[0] = rec->rows;
 }
@@ -93,7 +102,8 @@ static let_err deliver(let__lane *l, job *j, const let_exec *x, let_record *rec,
   uint64_t start = align(rec->out_offset), at = start;
   for (unsigned k = 0; k < x->n_out; k++) at = align(at) + x->out[k].row_bytes * rec->rows;
   if (at - rec->out_offset > rec->out_bytes) {
-    rec->out_need = at - rec->out_offset, rec->status = LET_ERR_OUTPUT_TOO_LARGE;
+    rec->out_need = at - rec->out_offset;
+    rec->status = LET_ERR_OUTPUT_TOO_LARGE;
     return LET_OK;
   }
   rec->n_out = x->n_out;
@@ -149,18 +159,6 @@ static let_err enqueue_fixed(let__lane *l, job *j, uint32_t first, uint32_t n, l
 
 /* ---- shapes that vary ---------------------------------------------------------------------------------------- */
 
-/* Lets a device launch run_dynamic like any other exec. */
-typedef struct call {
-  let_exec x;
-  let_exec *inner;
-  const let_exec_tensor *in;
-} call;
-
-static let_err run_call(let_exec *x, void *stream, let_error *e) {
-  call *c = x->impl;
-  return c->inner->run_dynamic(c->inner, c->in, stream, e);
-}
-
 /* Same shapes, the batch dimension apart: they can be one run. */
 static bool alike(const let_record *a, const let_record *b, bool batch) {
   for (unsigned k = 0; k < a->n_in; k++) {
@@ -172,24 +170,6 @@ static bool alike(const let_record *a, const let_record *b, bool batch) {
   return batch;
 }
 
-static let_err stage_room(let__lane *l, uint64_t bytes, let_error *e) {
-  if (bytes <= l->stage_bytes) return LET_OK;
-  uint64_t want = l->stage_bytes ? l->stage_bytes : 1 << 16;
-  while (want < bytes) want *= 2;
-  if (l->stage) l->w->device->i->unpin(l->w->device, l->stage), free(l->stage);
-  l->stage_bytes = 0;
-  if (!(l->stage = aligned_alloc(4096, want)))
-    return let_fail(e, LET_ERR_NOMEM, "out of memory for a batch of %llu bytes", (unsigned long long)bytes);
-  let_err r = l->w->device->i->pin(l->w->device, l->stage, want, e);
-  if (r) {
-    free(l->stage);
-    l->stage = NULL;
-    return r;
-  }
-  l->stage_bytes = want;
-  return LET_OK;
-}
-
 /* Brings the inputs of the requests whose bit is set together: one after the other in the staging buffer, or where
  * they are when there is only one request and it is aligned. */
 static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *in, uint32_t *ret_rows, let_error *e) {
@@ -199,10 +179,12 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
   const let_record *one = NULL;
   for (uint32_t i = 0; i < j->msg->n; i++) {
     if (!take[i]) continue;
-    one = record_of(l, j, i), rows += one->rows, n++;
+    one = record_of(l, j, i);
+    rows += one->rows;
+    n++;
     for (unsigned k = 0; k < one->n_in; k++) total += align(one->in[k].bytes);
   }
-  let_err r = stage_room(l, total + ALIGN * LET_TENSORS_MAX, e);
+  let_err r = let_pinned_reserve(l->w->device, &l->stage, total + ALIGN * LET_TENSORS_MAX, e);
   uint64_t at = 0;
   for (unsigned k = 0; !r && k < m->n_inputs; k++) {
     const let_tensor *t = &one->in[k];
@@ -212,11 +194,12 @@ static let_err gather(let__lane *l, job *j, const bool *take, let_exec_tensor *i
     if (batches(j)) in[k].shape[0] = rows;
     in[k].data = let_ring_slot_at(l->w->arena, t->offset);
     if (n == 1 && t->offset % 16 == 0) continue;
-    in[k].data = (char *)l->stage + (at = align(at));
+    at = align(at);
+    in[k].data = (char *)l->stage.p + at;
     for (uint32_t i = 0; i < j->msg->n; i++) {
       if (!take[i]) continue;
       const let_tensor *u = &record_of(l, j, i)->in[k];
-      memcpy((char *)l->stage + at, let_ring_slot_at(l->w->arena, u->offset), u->bytes);
+      memcpy((char *)l->stage.p + at, let_ring_slot_at(l->w->arena, u->offset), u->bytes);
       at += u->bytes;
     }
   }
@@ -257,11 +240,9 @@ static let_err run_varying(let__lane *l, job *j, let_error *e) {
       take[k] = !done[k] && (k == i || (k > i && alike(record_of(l, j, i), record_of(l, j, k), batches(j))));
     let_err r = gather(l, j, take, in, &rows, e);
     if (r) return r;
-    call c = {.x = *x, .inner = x, .in = in};
-    c.x.n_graphs = 0, c.x.run = run_call, c.x.impl = &c, c.x.size = rows;
     let__fault(LET__STAGE_COPIED);
     due(l, let_now() + watchdog(l->w, j->variant));
-    r = d->launch(l->g, &c.x, e);
+    r = let_device_launch_varying(l->g, x, in, rows, e);
     let__fault(LET__STAGE_LAUNCHED);
     for (uint32_t k = 0; k < j->msg->n; k++) {
       if (!take[k]) continue;
@@ -315,7 +296,10 @@ static void report(let__lane *l, job *j) {
   if (finished > from) atomic_fetch_add_explicit(&l->busy_ns, (uint64_t)(finished - from), memory_order_relaxed);
   if (finished > l->last_finished) l->last_finished = finished;
   atomic_fetch_add_explicit(&l->batches, 1, memory_order_relaxed);
-  d->batch = j->msg->batch, d->rows = j->msg->rows, d->status = (int32_t)j->status, d->started = started,
+  d->batch = j->msg->batch;
+  d->rows = j->msg->rows;
+  d->status = (int32_t)j->status;
+  d->started = started;
   d->finished = finished;
   size_t n = strnlen(j->error.text, sizeof d->text - 1);
   memcpy(d->text, j->error.text, n);
@@ -330,11 +314,14 @@ static void report(let__lane *l, job *j) {
 static void complete(let__lane *l, job *j) {
   let_error e = {0};
   let_err r = wait_for(l, j->variant, j->instance, &j->started, &j->finished, &e);
-  if (r) j->status = r, j->error = e;
+  if (r) {
+    j->status = r;
+    j->error = e;
+  }
   report(l, j);
 }
 
-/* The model refused the batch: which of its requests was it? Each runs by itself. */
+/* The model refused the batch. Each request runs by itself, to find the one that it refuses. */
 static let_err isolate(let__lane *l, job *j, let_error *e) {
   let_error last = *e;
   for (uint32_t i = 0; i < j->msg->n; i++) {
@@ -343,7 +330,11 @@ static let_err isolate(let__lane *l, job *j, let_error *e) {
     if (rec->status) continue;
     due(l, let_now() + watchdog(l->w, j->variant));
     let_err r = enqueue_fixed(l, j, i, 1, e), q = LET_OK;
-    if (r == LET_ERR_INVALID) rec->status = r, last = *e, r = LET_OK;
+    if (r == LET_ERR_INVALID) {
+      rec->status = r;
+      last = *e;
+      r = LET_OK;
+    }
     q = l->w->device->i->mark(l->g, j->instance, e);
     if (!q) q = wait_for(l, j->variant, j->instance, &s, &f, e);
     if (q) return q;
@@ -355,7 +346,7 @@ static let_err isolate(let__lane *l, job *j, let_error *e) {
   return LET_OK;
 }
 
-/* Enqueues a batch. True: complete() is to be called for it. False: it is at its end, report() is to be called. */
+/* Enqueues a batch. True: the caller calls complete() for it. False: it has ended, and the caller calls report(). */
 static bool enqueue(let__lane *l, job *j) {
   let_error e = {0};
   let__fault(LET__STAGE_TAKE);
@@ -370,13 +361,15 @@ static bool enqueue(let__lane *l, job *j) {
     r = enqueue_fixed(l, j, 0, j->msg->n, &e);
     due(l, LET_NEVER);
     if (!fatal(r)) {
-      /* Whatever was enqueued must end before the requests' memory is given back: mark in any case. */
+      /* All that was enqueued must end before the requests' memory is given back: mark in any case. */
       let_error late = {0};
       let_err q = l->w->device->i->mark(l->g, j->instance, &late);
       if (!q && !r) return true;
       if (!q) q = wait_for(l, j->variant, j->instance, &j->started, &j->finished, &late);
-      if (q) r = q, e = late;
-      else if (r == LET_ERR_INVALID) r = isolate(l, j, &e);
+      if (q) {
+        r = q;
+        e = late;
+      } else if (r == LET_ERR_INVALID) r = isolate(l, j, &e);
     }
     if ((j->status = r)) j->error = e;
   }
@@ -389,9 +382,8 @@ static bool readable(int fd) {
   return poll(&f, 1, 0) == 1;
 }
 
-/* Sleeps until |ahead| is done or another batch has come; true: a batch has come first, and its copies can overlap
- * what runs. Without this the next batch would be seen only after the one that runs, and depth 2 would gain nothing.
- * Not for long: a device that failed does not say so here, wait() finds out. */
+/* Sleeps until |ahead| is done or another batch comes; true: a batch came first, and its copies can overlap the batch
+ * that runs. Without this, depth 2 would gain nothing. The sleep is short: only wait() notices a failed device. */
 static bool another_first(let__lane *l, const job *ahead) {
   int fd = l->w->device->i->done_fd(l->g, ahead->instance);
   if (fd < 0) return false;
@@ -419,11 +411,17 @@ static void serve_batches(let__lane *l) {
       }
     }
     *j = (job){.msg = &l->msg[turn], .instance = (int)turn};
-    /* Batches of varying shape run to their end at once: those ahead of them go first. */
+    /* A batch of varying shape runs to its end at once: the batch ahead of it is completed first. */
     uint32_t model = j->msg->model;
-    if (ahead && (model >= l->n_models || l->model[model].variant[0].x[0]->dynamic)) complete(l, ahead), ahead = NULL;
+    if (ahead && (model >= l->n_models || l->model[model].variant[0].x[0]->dynamic)) {
+      complete(l, ahead);
+      ahead = NULL;
+    }
     bool pending = enqueue(l, j);
-    if (ahead) complete(l, ahead), ahead = NULL;
+    if (ahead) {
+      complete(l, ahead);
+      ahead = NULL;
+    }
     if (!pending) {
       report(l, j);
     } else if (depth == 1) {
@@ -438,8 +436,7 @@ static void serve_batches(let__lane *l) {
 static void serve(void *arg) {
   let__lane *l = arg;
   serve_batches(l);
-  if (l->stage) l->w->device->i->unpin(l->w->device, l->stage), free(l->stage);
-  l->stage = NULL;
+  let_pinned_free(l->w->device, &l->stage);
 }
 
 void let__lane_serve(let__lane *l) {

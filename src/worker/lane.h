@@ -60,12 +60,11 @@ typedef struct let__lane {
   uint32_t first, granules;
   bool shared;
   let_gpulet *g;
-  /* The same granules once more, opened when the lane grows: sizes that are added while it serves are warmed up,
-   * captured and measured there, where nothing runs that they could disturb: graphs of one gpu-let share their memory,
-   * so those of two that run side by side must not. That is why a graph of it never serves: it is captured once
-   * more for |g|, which runs nothing, and then launched there like any other, in the order of its streams. */
+  /* The same granules once more, opened when sizes are added while the lane serves: they are warmed up, captured and
+   * measured here. Graphs of one gpu-let share their memory, so two of them must not run side by side: a graph of this
+   * gpu-let never serves, and is captured once more for |g|. */
   let_gpulet *scratch_gpulet;
-  let_exec *scratch_graph; /* the last graph of it; it keeps the memory there for the next one. NULL: none */
+  let_exec *scratch_graph; /* its last graph, which keeps the memory for the next one. NULL: none */
   const let_engine *scratch_engine;
   uint32_t number, scratch_number; /* of the device's gpu-lets, < 64 */
   let_dur cost;                    /* how long bringing it up took before; 0: unknown */
@@ -80,8 +79,7 @@ typedef struct let__lane {
   /* The lane's thread only. */
   let_batch_msg msg[2];
   let_done_msg done;
-  void *stage; /* inputs of varying shape, brought together; pinned */
-  uint64_t stage_bytes;
+  let_pinned stage; /* inputs of varying shape, brought together */
   let_time last_finished;
 } let__lane;
 

@@ -1,13 +1,11 @@
 /* measure.c: how long a prepared batch takes, before it serves.
  *
- * What the core should believe. Alone, 20 runs give the median and the worst, and the worst is what a batch may be
- * counted on to take. Beside traffic neither means anything: the runs give way to the batches of the neighbours (and
- * are slowed down by them, and by the very preparing), so the spread tells of the neighbours' load at this moment and
- * not of this variant. A figure too high would have the core refuse what can be served, and keep refusing, since what
- * is refused never runs and never corrects it; one too low makes the first batches late by the difference, and the
- * first batch that runs corrects it (core/route.c goes up fast). So beside traffic the least of a few runs
- * counts, for both: it is the closest to the truth, and errs to the side that heals. The server holds it against the
- * plan's own latency (fleet/routes.c). */
+ * Alone, 20 runs give the median and the worst, and the core expects the worst. Beside traffic both mean little: the
+ * runs are slowed down by the neighbours' batches, so their spread tells of the neighbours' load at this moment.
+ * A prediction that is too high makes the core refuse requests that can be served, and a refused request never runs and
+ * never corrects it. One that is too low makes the first batches late, and the first batch corrects it (core/predict.c
+ * goes up fast). So beside traffic the least of a few runs stands for both. The server compares it with the plan's own
+ * latency (fleet/routes.c). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +20,10 @@ static int by_length(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-static let_err run_nothing(let_exec *x, void *stream, let_error *e) { return (void)x, (void)stream, (void)e, LET_OK; }
+static let_err run_nothing(let_exec *x, void *stream, let_error *e) {
+  (void)x, (void)stream, (void)e;
+  return LET_OK;
+}
 
 static let_err clear(const let__worker_view *w, let_gpulet *g, let__batch_variant *v, let_error *e) {
   let_err r = LET_OK;
@@ -43,8 +44,8 @@ static let_err run_once(const let__worker_view *w, let_gpulet *g, _Atomic let_ti
   return r;
 }
 
-/* Runs zeros through the variant. How long inputs of varying shape take depends on the shapes to come: not measured,
- * except where time comes from a profile. */
+/* Runs zeros through the variant. A variant of varying shape is not measured, since its time depends on the shapes to
+ * come, except where time comes from a profile. */
 let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time *due, let__batch_variant *v,
                      let__effort effort, let_error *e) {
   const let_device_i *d = w->device->i;
@@ -55,7 +56,8 @@ let_err let__measure(const let__worker_view *w, let_gpulet *g, _Atomic let_time 
   uint32_t n = 0, most = effort == LET__ALONE && !simulated ? RUNS : effort == LET__ONCE ? 1 : RUNS_FEW;
   bool warm = d->depth == 1 && effort != LET__ONCE;
   let_exec nothing = *v->x[0];
-  nothing.run = run_nothing, nothing.n_graphs = 0;
+  nothing.run = run_nothing;
+  nothing.n_graphs = 0;
   if (v->p99 <= 0) v->p99 = 12 * w->watchdog; /* nothing is known of the first run: a minute, tenfold */
   let_err r = dynamic ? LET_OK : clear(w, g, v, e);
   while (!r && n < most && (n < 2 || total < LONG_ENOUGH)) {

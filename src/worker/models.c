@@ -23,7 +23,8 @@ let_err let__model_load(let__worker *w, const let_model *m, let__loaded **ret, l
   if (!l) {
     if (!(l = calloc(1, sizeof *l))) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
     memcpy(&l->m, m, sizeof *m); /* padding too: compared byte by byte above */
-    l->next = w->loaded, w->loaded = l;
+    l->next = w->loaded;
+    w->loaded = l;
   }
   let_err r = l->em ? LET_OK : load(w, l, e);
   if (r) return r;

@@ -99,7 +99,8 @@ static let_ipc_model_report report_on(const let__worker *w, const let__lane_mode
   let_ipc_model_report report = {.name = m->m->name, .memory_bytes = memory_of(m), .took = m->took};
   const let_exec *x = m->variant[0].x[0];
   uint64_t row = 0;
-  for (unsigned o = 0; o < x->n_out && !x->dynamic; o++) row += x->out[o].row_bytes;
+  unsigned n_fixed = x->dynamic ? 0 : x->n_out;
+  for (unsigned o = 0; o < n_fixed; o++) row += x->out[o].row_bytes;
   if (row <= let_ring_arena_size(w->view.arena)) report.output_row_bytes = row; /* else no request can have it */
   report.eager = m->note ? m->note : "";
   report.n_sizes = (uint8_t)let__variants(m);

@@ -1,8 +1,7 @@
 /* schedule.c: what the control thread does next.
  *
- * One step at a time, commands first: what the server waits for (a lane set being brought up, lane by lane), then frees
- * of what was retired, then the further sizes of what serves (let__backoff says how long it rests in between). Were
- * several threads to bring up lanes, each would take a lane of the lane set's order; nothing else here assumes one. */
+ * One step at a time, commands first: it brings up the lane set that the server waits for, lane by lane, then frees
+ * what was retired, then adds sizes to the lanes that serve. let__backoff says how long it rests in between. */
 #include <stdlib.h>
 
 #include "os/clock.h"
@@ -17,7 +16,7 @@ static let__lane_set *take(let__lane_set **list, let__lane_set *set) {
   return set;
 }
 
-/* The oldest that does not serve completely. */
+/* The oldest lane set with a lane that does not serve yet. */
 static let__lane_set *building(const let__worker *w) {
   let__lane_set *found = NULL;
   for (let__lane_set *set = w->lane_sets; set; set = set->next)
@@ -28,18 +27,19 @@ static let__lane_set *building(const let__worker *w) {
 static bool fatal(let_err r) { return r == LET_ERR_DEVICE || r == LET_ERR_GPULET; }
 static bool scarce(let_err r) { return r == LET_ERR_NOMEM || r == LET_ERR_OVERLOADED; }
 
-/* What was retired is freed without haste; when it is missed, at once. False: there was nothing. */
+/* Retired memory is freed slowly, and at once when a step lacks memory. False: there was none. */
 static bool free_retired(let__worker *w) {
   if (!w->retired) return false;
   while (w->retired) let__lane_set_free(w, take(&w->retired, w->retired));
   return true;
 }
 
-/* From now on only memory: nothing of it runs any more. */
+/* Nothing of |set| runs from here on; only its memory is left. */
 static void retire(let__worker *w, let__lane_set *set, let_time free_at) {
   let__lane_set_halt(take(&w->lane_sets, set));
   set->free_at = free_at;
-  set->next = w->retired, w->retired = set;
+  set->next = w->retired;
+  w->retired = set;
 }
 
 static let_err bring_up(let__worker *w, let__lane_set *set) {
@@ -59,17 +59,17 @@ static let_err bring_up(let__worker *w, let__lane_set *set) {
   return r;
 }
 
-static let__lane_set *growing(const let__worker *w) {
+static let__lane_set *warming(const let__worker *w) {
   for (let__lane_set *set = w->lane_sets; set; set = set->next)
-    if (let__growing(set)) return set;
+    if (let__warming(set)) return set;
   return NULL;
 }
 
-static let_err grow(let__worker *w, let__lane_set *set, let_dur *rest) {
+static let_err add_size(let__worker *w, let__lane_set *set, let_dur *rest) {
   let__lane *l;
   uint32_t model, size;
   let_error e = {0};
-  let_err r = let__grow(w, set, &l, &model, &size, &e);
+  let_err r = let__add_size(w, set, &l, &model, &size, &e);
   if (r == LET_ERR_AGAIN) *rest = LET_S;
   if (fatal(r)) let__worker_die(&w->view, &e);
   return size ? let__say_size(w, set, l, model, size, r ? &e : NULL) : LET_OK;
@@ -85,8 +85,8 @@ static let__lane_set *to_free(const let__worker *w) {
 let_time let__work_due(const let__worker *w) {
   let_time at = LET_NEVER;
   if (building(w)) at = 0;
-  else if (w->retired) at = to_free(w)->free_at; /* before anything grows into the memory */
-  else if (growing(w)) at = 0;
+  else if (w->retired) at = to_free(w)->free_at; /* before a new size needs the memory */
+  else if (warming(w)) at = 0;
   return at > w->next_step ? at : w->next_step;
 }
 
@@ -103,11 +103,14 @@ let_err let__work_step(let__worker *w) {
   } else if (w->retired) {
     kind = LET__WORK_FREE;
     set = take(&w->retired, to_free(w));
-    if (let__lane_set_free_step(w, set)) set->next = w->retired, w->retired = set;
-  } else if ((set = growing(w))) {
-    kind = LET__WORK_GROW;
+    if (let__lane_set_free_step(w, set)) {
+      set->next = w->retired;
+      w->retired = set;
+    }
+  } else if ((set = warming(w))) {
+    kind = LET__WORK_ADD_SIZE;
     beside = set->beside;
-    r = grow(w, set, &rest);
+    r = add_size(w, set, &rest);
   }
   let_time now = let_now();
   rest += let__backoff(kind, beside || let__busy(w), now - began, &rested);
@@ -123,13 +126,14 @@ let_err let__on_prepare(let__worker *w, let_arena *a, const let_ipc_prepare *ask
   let__lane_set *set;
   let_err r = let__lane_set_new(w, a, asked, fds, &set, &e);
   if (r) return let__say_failed(w, asked->set, 0, "", &e, r);
-  set->next = w->lane_sets, w->lane_sets = set;
+  set->next = w->lane_sets;
+  w->lane_sets = set;
   w->next_step = 0;
   return LET_OK;
 }
 
-/* RETIRED says that nothing of it runs any more. Its memory is given back later, step by step: each free waits for
- * all that runs on the device, and the new lanes are just taking over. */
+/* RETIRED says that nothing of the set runs any more. Its memory is freed later, step by step: each free waits for all
+ * that runs on the device, and the new lanes are taking over just now. */
 let_err let__on_retire(let__worker *w, let_lane_set_id id) {
   for (let__lane_set *set = w->lane_sets; set; set = set->next)
     if (let_lane_set_id_eq(set->id, id)) {

@@ -34,7 +34,7 @@ static let_err init(let__worker *w, const let_ipc_command *m, int arena_fd, let_
   const let_device_i *d = w->view.device->i;
   r = d->pin(w->view.device, let_ring_arena_base(w->view.arena), let_ring_arena_size(w->view.arena), e);
   if (!r) r = d->pin(w->view.device, w->view.zeros, LET__ZEROS, e);
-  if (!r) r = d->stock(w->view.device, e);
+  if (!r) r = d->prewarm(w->view.device, e);
   return r;
 }
 
@@ -53,14 +53,14 @@ static void look_for_stuck(let__worker *w) {
 
 /* ---- the conversation --------------------------------------------------------------------------------------- */
 
-/* Waits for a command; once |ready|, does what there is to do and says how it is meanwhile. IO: the server is gone. */
+/* Waits for a command; once |ready|, takes steps and sends health meanwhile. IO: the server is gone. */
 static let_err next_command(let__worker *w, bool ready, let_arena *a, let_ipc_command *m, int *fds, let_error *e) {
   for (;;) {
     let_err r = let_ipc_recv_command(w->view.control_fd, a, m, fds, e);
     if (r == LET_OK || r == LET_ERR_IO) return r;
     let_arena_fini(a);
     if (r != LET_ERR_AGAIN && let__say_error(w, e)) return LET_ERR_IO;
-    if (r != LET_ERR_AGAIN && !ready) return r; /* without INIT there is nothing to go on with */
+    if (r != LET_ERR_AGAIN && !ready) return r; /* nothing works without INIT */
     struct pollfd f = {.fd = w->view.control_fd, .events = POLLIN};
     let_time now = let_now(), due = let__work_due(w), at = w->next_health < due ? w->next_health : due;
     (void)poll(&f, 1, !ready ? -1 : at <= now ? 0 : (int)((at - now) / LET_MS) + 1);
@@ -91,9 +91,21 @@ static bool carry_out(let__worker *w, let_arena *a, const let_ipc_command *m, in
 }
 
 static void close_all(let__worker *w) {
-  for (let__lane_set *set; (set = w->lane_sets);) w->lane_sets = set->next, let__lane_set_free(w, set);
-  for (let__lane_set *set; (set = w->retired);) w->retired = set->next, let__lane_set_free(w, set);
-  for (let__loaded *l; (l = w->loaded);) w->loaded = l->next, free(l);
+  while (w->lane_sets) {
+    let__lane_set *set = w->lane_sets;
+    w->lane_sets = set->next;
+    let__lane_set_free(w, set);
+  }
+  while (w->retired) {
+    let__lane_set *set = w->retired;
+    w->retired = set->next;
+    let__lane_set_free(w, set);
+  }
+  while (w->loaded) {
+    let__loaded *l = w->loaded;
+    w->loaded = l->next;
+    free(l);
+  }
   let__job_thread_stop(&w->prober);
 }
 
@@ -139,7 +151,7 @@ int let_worker_run(int control_fd) {
   if (w.view.device) {
     if (w.view.zeros) w.view.device->i->unpin(w.view.device, w.view.zeros);
     w.view.device->i->unpin(w.view.device, let_ring_arena_base(w.view.arena));
-    w.view.device->i->close(w.view.device);
+    w.view.device->i->close_device(w.view.device);
   }
   free(w.view.zeros);
   let_ring_arena_free(w.view.arena);

@@ -1,5 +1,5 @@
 /* worker.h: the process that owns gpu-lets and runs batches. The server starts it and talks to it over a control
- * socket (ipc/socket.h) and lanes (ring/ring.h); nobody starts it by hand.
+ * socket (ipc/socket.h) and lanes (ring/ring.h); it is never started by hand.
  *
  * Threads: the control thread (the caller of let_worker_run) opens devices, loads and prepares; each lane has one
  * thread that takes batches off its ring and runs them on its gpu-let. A lane thread never allocates while it
@@ -7,7 +7,7 @@
  *
  * What ends it: `stop`, or the control socket's end of file (exit 0 both); a gpu-let or device failure, or a batch
  * that outlives the watchdog (ten times its predicted time, at least 5 s): the batch is reported, an error event
- * says why, and the process exits with 1 at once, because only a new process is sure to get a sane device.
+ * says why, and the process exits with 1 at once, because only a new process surely gets a sane device.
  *
  * GPULET_WATCHDOG_MS sets another least time than 5 s.
  *

@@ -94,9 +94,9 @@ let_err let__bring_up(let__worker *w, let__lane_set *set, let__lane **ret_lane, 
 /* One step towards the sizes that lanes which serve do not have yet. *ret_model: of *ret_lane, has a new variant, or
  * has failed to get one for *ret_size (0: nothing of the kind yet). Errors: AGAIN: not while there are other lane sets.
  */
-bool let__growing(const let__lane_set *set);
-let_err let__grow(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
-                  let_error *e);
+bool let__warming(const let__lane_set *set);
+let_err let__add_size(let__worker *w, let__lane_set *set, let__lane **ret_lane, uint32_t *ret_model, uint32_t *ret_size,
+                      let_error *e);
 void let__lane_set_halt(let__lane_set *set); /* drains its lanes and stops their threads; NULL is fine */
 bool let__lane_set_free_step(let__worker *w, let__lane_set *set); /* of a halted one; false: all is freed, |set| too */
 void let__lane_set_free(let__worker *w, let__lane_set *set);      /* halts, and all steps at once */

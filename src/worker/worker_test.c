@@ -1,6 +1,6 @@
 /* test: os ring device engine label: thread
  * The worker, driven as the server drives it: control socket and lanes. It runs in a forked child. */
-#include "worker/worker_rig.h"
+#include "worker/worker_test_rig.h"
 
 #include <dirent.h>
 
@@ -30,7 +30,10 @@ static void test_batches(void **state) {
   for (uint32_t round = 0; round < 20; round++) {
     uint32_t rows[] = {1, 3, 2}, n = round & 1 ? 2 : 3, total = 0, base = base_of(1, round & 1);
     let_record *r[3];
-    for (uint32_t i = 0; i < n; i++) r[i] = request(&s, base + i, rows[i], 100 * round + i), total += rows[i];
+    for (uint32_t i = 0; i < n; i++) {
+      r[i] = request(&s, base + i, rows[i], 100 * round + i);
+      total += rows[i];
+    }
     let_batch_msg b = batch(base, round, round & 1, 8, total, n);
     assert_true(let_lane_submit(s.lanes[1], round & 1, &b));
     assert_true(outcome(&s, 1, round & 1, &d));
@@ -103,7 +106,8 @@ static void test_varying(void **state) {
   (void)state;
   server s;
   let_model m = null_model("a", 8);
-  m.input[0].dims[0] = m.output[0].dims[0] = -1, m.n_outputs = 1;
+  m.input[0].dims[0] = m.output[0].dims[0] = -1;
+  m.n_outputs = 1;
   let_done_msg d;
   start(&s, NULL, "cpu");
   expect_ready(&s);
@@ -242,7 +246,10 @@ static void test_lane_sets(void **state) {
       expect(event(&s), LET_IPC_RETIRED);
     }
     one(&s, g, 1, 2, 2);
-    if (g == 25) fds = number_in(s.pid, "fd"), rss = number_in(s.pid, "status");
+    if (g == 25) {
+      fds = number_in(s.pid, "fd");
+      rss = number_in(s.pid, "status");
+    }
   }
   assert_int_equal(number_in(s.pid, "fd"), fds);
   printf("worker RSS: %ld KiB after 25 lane sets, %ld KiB after 50\n", rss, number_in(s.pid, "status"));
@@ -311,7 +318,8 @@ static void test_stuck(void **state) {
   (void)state;
   server s;
   let_model m = null_model("a", 8);
-  m.input[0].dims[0] = m.output[0].dims[0] = -1, m.n_outputs = 1; /* not measured, so not slow to prepare */
+  m.input[0].dims[0] = m.output[0].dims[0] = -1;
+  m.n_outputs = 1; /* not measured, so not slow to prepare */
   m.null_us = 600 * 1000 * 1000;
   setenv("GPULET_WATCHDOG_MS", "50", 1);
   start(&s, NULL, "cpu");

@@ -209,7 +209,7 @@ static void check_sms(void) { /* the SMs that blocks really ran on, as a graph a
       say("%s[%u,%u) %u SMs; ", direct ? "direct " : "", range[i][0], range[i][0] + range[i][1], got);
       REQUIRE(got == want, "granules [%u,%u): %u SMs, expected %u", range[i][0], range[i][0] + range[i][1], got, want);
     }
-    d->i->shut(g);
+    d->i->close(g);
   }
   for (int i = 0; i < 9; i++) {
     for (int k = 0; k < i; k++) {
@@ -221,7 +221,7 @@ static void check_sms(void) { /* the SMs that blocks really ran on, as a graph a
   say("disjoint where their granules are");
 }
 
-static void check_ladder(void) {
+static void check_contexts(void) {
   size_t before, after, total;
   CU(cu.cuMemGetInfo(&before, &total));
   let_time t0 = now();
@@ -230,7 +230,7 @@ static void check_ladder(void) {
   for (uint32_t k = 1; k < type->granules; k++) {
     for (uint32_t first = 0; first + k <= type->granules; first++, n++) {
       let_time t = now();
-      d->i->shut(gpulet(n % 64, first, k, false));
+      d->i->close(gpulet(n % 64, first, k, false));
       if (now() - t > most) most = now() - t;
     }
   }
@@ -238,12 +238,12 @@ static void check_ladder(void) {
   CU(cu.cuMemGetInfo(&after, &total));
   t0 = now();
   for (uint32_t k = 1; k < type->granules; k++)
-    for (uint32_t first = 0; first + k <= type->granules; first++) d->i->shut(gpulet(0, first, k, false));
+    for (uint32_t first = 0; first + k <= type->granules; first++) d->i->close(gpulet(0, first, k, false));
   let_dur again = now() - t0;
   say("%u contexts: %.1f ms (%.2f ms each, most %.2f), %.0f MiB (%.2f each); reopened: %.3f ms each", n, ms(made),
       ms(made) / n, ms(most), (double)(before - after) / 1048576, (double)(before - after) / 1048576 / n,
       ms(again) / n);
-  REQUIRE(ms(again) < ms(made), "the ladder saves nothing");
+  REQUIRE(ms(again) < ms(made), "the context cache saves nothing");
 }
 
 static void check_wait(void) { /* round trip of an almost empty graph; CPU time while waiting for a long one */
@@ -271,7 +271,7 @@ static void check_wait(void) { /* round trip of an almost empty graph; CPU time 
   say("launch..wait of an empty graph: p50 %.1f us, p99 %.1f us; 50 batches of %.2f ms: %.1f %% of a core",
       ms(trip[1000]) * 1e3, ms(trip[1980]) * 1e3, ms(wall) / 50, 100 * cpu / ((double)wall / 1e9));
   REQUIRE(cpu < 0.5 * (double)wall / 1e9, "waiting burns a core");
-  d->i->shut(g);
+  d->i->close(g);
 }
 
 static void check_overlap(void) { /* depth 2: the next batch's copies beside this batch's kernels */
@@ -317,7 +317,7 @@ static void check_overlap(void) { /* depth 2: the next batch's copies beside thi
       ms(pin), BYTES / ((double)copy / 1e9) / 1e9, ms(took[0]), ms(took[1]));
   REQUIRE((double)took[1] < 0.9 * (double)took[0], "no overlap");
   d->i->unpin(d, host);
-  d->i->shut(g);
+  d->i->close(g);
 }
 
 static void check_side_by_side(void) { /* two gpu-lets run at the same time */
@@ -391,7 +391,7 @@ static double crowd(uint32_t n, uint32_t granules, uint32_t idle, CUdeviceptr ou
       OK(d->i->mark(g[i], 0, e));
     }
   }
-  for (uint32_t i = 0; i < n + idle; i++) d->i->shut(g[i]);
+  for (uint32_t i = 0; i < n + idle; i++) d->i->close(g[i]);
   qsort(took, samples, sizeof *took, by_dur);
   say("%u of %u busy: p50 %.2f, p99 %.2f ms; ", n, n + idle, ms(took[samples / 2]), ms(took[samples * 99 / 100]));
   return ms(took[samples / 2]);
@@ -407,8 +407,8 @@ static void check_crowd(void) {
   double seven = crowd(7, 2, 0, out, host), changed = crowd(7, 2, 7, out, host);
   (void)crowd(15, 1, 0, out, host);
   (void)crowd(15, 1, 15, out, host);
-  OK(d->i->stock(d, e));
-  say("with every context of the ladder: ");
+  OK(d->i->prewarm(d, e));
+  say("with every context of the context cache: ");
   double stocked = crowd(7, 2, 7, out, host);
   d->i->unpin(d, host);
   REQUIRE(seven < 1.2 * alone && changed < 1.2 * alone && stocked < 1.2 * alone, "gpu-lets wait for one another");
@@ -479,8 +479,8 @@ enum {
   STALL_ALLOC,
   STALL_FREE,
   STALL_OPEN,
-  STALL_SHUT,
-  STALL_STOCK,
+  STALL_CLOSE,
+  STALL_PREWARM,
   STALL_CAPTURE,
   STALL_INSTANTIATE,
   STALL_UPLOAD,
@@ -501,8 +501,8 @@ static void check_stalls(void) {
                                            "cuMemAlloc 32 MiB",
                                            "cuMemFree",
                                            "open",
-                                           "shut",
-                                           "stock",
+                                           "close",
+                                           "prewarm",
                                            "capture 1000 kernels",
                                            "instantiate",
                                            "upload",
@@ -542,8 +542,8 @@ static void check_stalls(void) {
       if (what == STALL_ALLOC) CU(cu.cuMemAlloc(&at[k], 32 << 20));
       if (what == STALL_FREE) CU(cu.cuMemFree(at[k]));
       if (what == STALL_OPEN) g[k] = gpulet((uint32_t)k + 1, 1, (uint32_t)k + 2, false);
-      if (what == STALL_SHUT) d->i->shut(g[k]);
-      if (what == STALL_STOCK && k == 0) OK(d->i->stock(d, e));
+      if (what == STALL_CLOSE) d->i->close(g[k]);
+      if (what == STALL_PREWARM && k == 0) OK(d->i->prewarm(d, e));
       if (what == STALL_PIECES) pieces = PIECES;
       for (int i = 0; i < pieces; i++) {
         CUgraph *one = &graph[k][i];
@@ -566,7 +566,7 @@ static void check_stalls(void) {
       nanosleep(&rest, NULL); /* the batch that it held up has ended */
       if (s.worst > worst) worst = s.worst;
     }
-    say("%s %.2f ms, a batch beside it at most %.2f; ", name[what], ms(sum) / (what == STALL_STOCK ? 1 : TIMES),
+    say("%s %.2f ms, a batch beside it at most %.2f; ", name[what], ms(sum) / (what == STALL_PREWARM ? 1 : TIMES),
         ms(worst));
   }
   s.stop = true;
@@ -659,9 +659,9 @@ static void check_sticky(void) {
   err = d->i->open(d, 3, 2, 1, false, &n, &error);
   REQUIRE(err == LET_ERR_DEVICE, "opening another gpu-let: %s", let_err_name(err));
   t = now();
-  d->i->shut(g);
-  d->i->shut(other);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close(other);
+  d->i->close_device(d);
   say("closed in %.0f ms", ms(now() - t));
 }
 
@@ -677,8 +677,8 @@ static void check_memory(void) { /* gpu-lets until the device is full: a clear r
   uint32_t n = 0;
   while (n < 64 && !(err = d->i->open(d, n, n % type->granules, 1, false, &g[n], &error))) n++;
   REQUIRE(err == LET_ERR_NOMEM, "%u opened, then %s: %s", n, let_err_name(err), error.text);
-  for (uint32_t i = 0; i < n; i++) d->i->shut(g[i]);
-  d->i->shut(gpulet(0, 0, 1, false));
+  for (uint32_t i = 0; i < n; i++) d->i->close(g[i]);
+  d->i->close(gpulet(0, 0, 1, false));
   say("%u gpu-lets fit into 600 MiB, then: %s", n, error.text);
 }
 
@@ -686,7 +686,7 @@ static const struct {
   const char *name;
   void (*run)(void);
 } checks[] = {{"inventory", check_inventory}, {"sms", check_sms},
-              {"ladder", check_ladder},       {"wait", check_wait},
+              {"contexts", check_contexts},   {"wait", check_wait},
               {"overlap", check_overlap},     {"side_by_side", check_side_by_side},
               {"crowd", check_crowd},         {"overlap_sms", check_overlap_sms},
               {"stalls", check_stalls},       {"answers", check_answers},

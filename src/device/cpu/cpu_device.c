@@ -29,31 +29,39 @@ static let_err health(let_device *d, let_device_health *ret, let_error *e) {
   (void)d, (void)e;
   long page = sysconf(_SC_PAGESIZE), all = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES);
   *ret = (let_device_health){.utilization = -1, .power_w = -1};
-  if (page > 0 && all > 0 && free_pages >= 0 && free_pages <= all)
-    ret->memory_total = (uint64_t)all * (uint64_t)page,
+  if (page > 0 && all > 0 && free_pages >= 0 && free_pages <= all) {
+    ret->memory_total = (uint64_t)all * (uint64_t)page;
     ret->memory_used = (uint64_t)(all - free_pages) * (uint64_t)page;
+  }
   return LET_OK;
 }
 
 static let_err pin(let_device *d, void *p, uint64_t bytes, let_error *e) {
-  return (void)d, (void)p, (void)bytes, (void)e, LET_OK;
+  (void)d, (void)p, (void)bytes, (void)e;
+  return LET_OK;
 }
 static void unpin(let_device *d, void *p) { (void)d, (void)p; }
 
 static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint32_t granules, bool shared,
                            let_gpulet **ret, let_error *e) {
   cpu_device *c = (cpu_device *)d;
-  if (shared) first = 0, granules = c->n;
+  if (shared) {
+    first = 0;
+    granules = c->n;
+  }
   if (granules < 1 || first >= c->n || granules > c->n - first)
     return let_fail(e, LET_ERR_INVALID, "cores %u to %u of a device that has %u", first, first + granules, c->n);
   cpu_gpulet *g = calloc(1, sizeof *g);
   if (!g) return let_fail(e, LET_ERR_NOMEM, "out of memory for a gpu-let");
-  g->g.device = d, g->number = number, g->n = granules, g->core = c->core + first;
+  g->g.device = d;
+  g->number = number;
+  g->n = granules;
+  g->core = c->core + first;
   *ret = &g->g;
   return LET_OK;
 }
 
-static void shut(let_gpulet *g) { free(g); }
+static void close_gpulet(let_gpulet *g) { free(g); }
 
 static void target(const let_gpulet *g, let_engine_target *ret) {
   const cpu_gpulet *c = (const cpu_gpulet *)g;
@@ -67,7 +75,8 @@ static let_err enter(let_gpulet *g, let_error *e) {
 
 static void begin(cpu_gpulet *c) {
   if (c->open) return;
-  c->open = true, c->begun = let_now();
+  c->open = true;
+  c->begun = let_now();
 }
 
 static let_err copy(let_gpulet *g, void *dst, const void *src, uint64_t bytes, let_error *e) {
@@ -86,7 +95,9 @@ static let_err mark(let_gpulet *g, int instance, let_error *e) {
   cpu_gpulet *c = (cpu_gpulet *)g;
   (void)e;
   begin(c);
-  c->since[instance] = c->begun, c->until[instance] = let_now(), c->open = false;
+  c->since[instance] = c->begun;
+  c->until[instance] = let_now();
+  c->open = false;
   return LET_OK;
 }
 
@@ -94,24 +105,35 @@ static let_err wait_mark(let_gpulet *g, int instance, let_dur timeout, let_time 
                          let_error *e) {
   const cpu_gpulet *c = (const cpu_gpulet *)g;
   (void)timeout, (void)e; /* the work was done when it was enqueued */
-  *ret_started = c->since[instance], *ret_finished = c->until[instance];
+  *ret_started = c->since[instance];
+  *ret_finished = c->until[instance];
   return LET_OK;
 }
 
-static let_err stock(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
+static let_err prewarm(let_device *d, let_error *e) {
+  (void)d, (void)e;
+  return LET_OK;
+}
 
-static let_err exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
-static int done_fd(const let_gpulet *g, int instance) { return (void)g, (void)instance, -1; }
+/* It always is. */
+static let_err timing_exact(let_gpulet *g, let_error *e) {
+  (void)g, (void)e;
+  return LET_OK;
+}
+static int done_fd(const let_gpulet *g, int instance) {
+  (void)g, (void)instance;
+  return -1;
+}
 
 static const let_device_i cpu_i = {
     .name = "cpu",
-    .close = close_device,
+    .close_device = close_device,
     .type = type,
     .health = health,
     .pin = pin,
     .unpin = unpin,
     .open = open_gpulet,
-    .shut = shut,
+    .close = close_gpulet,
     .target = target,
     .enter = enter,
     .copy_in = copy,
@@ -120,8 +142,8 @@ static const let_device_i cpu_i = {
     .mark = mark,
     .wait = wait_mark,
     .done_fd = done_fd,
-    .exact = exact,
-    .stock = stock,
+    .timing_exact = timing_exact,
+    .prewarm = prewarm,
     .depth = 1,
 };
 
@@ -146,7 +168,8 @@ static let_err parse(const char *s, cpu_device *c, let_error *e) {
                         "device 'cpu:%s': core %lu is not one this process may use (%u of them, from %u to %u)", s, k,
                         n_allowed, allowed[0], allowed[n_allowed - 1]);
       if (seen[k]) return let_fail(e, LET_ERR_INVALID, "device 'cpu:%s': core %lu is named twice", s, k);
-      seen[k] = true, c->core[c->n++] = (uint32_t)k;
+      seen[k] = true;
+      c->core[c->n++] = (uint32_t)k;
     }
     p = *end ? end + 1 : end;
   }

@@ -13,7 +13,7 @@
 #  define SYMBOL(x) STR(x)
 
 static let_cuda_api api;
-static let_err loaded = LET_ERR_UNAVAILABLE; /* nobody has tried yet */
+static let_err loaded = LET_ERR_UNAVAILABLE; /* until the first try */
 static let_error why;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -47,14 +47,14 @@ static let_err load(let_error *e) {
       if (!f && needs_green) api.green = false;                                                            \
       if (!f && !needs_green)                                                                              \
         return let_fail(e, LET_ERR_UNSUPPORTED,                                                            \
-                        "the CUDA driver %s is too old: it lacks %s (CUDA 12.4 or later is needed)", path, \
+                        "the CUDA driver %s is too old: it lacks %s (CUDA 12.5 or later is needed)", path, \
                         SYMBOL(name));                                                                     \
       *(void **)&api.name = f;                                                                             \
     }
   LET_CUDA_MAP(X)
 #  undef X
-  /* Streams share work queues, 8 unless told otherwise, and a stream that waits for its batch to end holds up whoever
-   * came to the same queue: with 7 gpu-lets on an H200 lenet's 0.1 ms took 50 at times, with 32 queues never. */
+  /* Streams share work queues, 8 by default, and a stream that waits for its batch to end holds up the other streams of
+   * its queue: with 7 gpu-lets on an H200 lenet's 0.1 ms took 50 at times, with 32 queues never. */
   (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   CUresult r = api.cuInit(0);
   if (r == CUDA_ERROR_NO_DEVICE) return let_fail(e, LET_ERR_NOT_FOUND, "the CUDA driver finds no GPU on this machine");

@@ -28,7 +28,7 @@ let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   (void)ret;
   return let_fail(e, LET_ERR_NOT_FOUND,
                   "device cuda:%d: this gpulet was built without the CUDA headers; build it where cuda.h is installed "
-                  "(12.4 or later)",
+                  "(12.5 or later)",
                   ordinal);
 }
 let_err let_cuda_list(let_device_name *ret, uint32_t cap, uint32_t *ret_n, let_error *e) {
@@ -125,11 +125,11 @@ static void cuda_close(let_device *base) {
     nanosleep(&nap, NULL);
   }
   let_cuda__watch_end(d);
-  while (d->ladder) {
-    let_cuda_rung *rung = d->ladder;
-    d->ladder = rung->next;
-    (void)a->cuGreenCtxDestroy(rung->green);
-    free(rung);
+  while (d->contexts) {
+    let_cuda_context *x = d->contexts;
+    d->contexts = x->next;
+    (void)a->cuGreenCtxDestroy(x->green);
+    free(x);
   }
   while (d->n_spare) (void)a->cuMemFree(d->spare[--d->n_spare]);
   (void)a->cuCtxSetCurrent(NULL);
@@ -152,12 +152,14 @@ static let_err cuda_health(let_device *base, let_device_health *ret, let_error *
   if (d->nvml && a->nvml_utilization && !a->nvml_utilization(d->nvml, &u)) h.utilization = u.gpu / 100.0;
   if (d->nvml && a->nvml_power && !a->nvml_power(d->nvml, &mw)) h.power_w = mw / 1000.0;
   if (d->nvml && a->nvml_memory && !a->nvml_memory(d->nvml, &m)) {
-    h.memory_used = m.used, h.memory_total = m.total;
+    h.memory_used = m.used;
+    h.memory_total = m.total;
   } else {
     size_t room = 0, total = 0;
     CHECK(a->cuCtxSetCurrent(d->primary));
     CHECK(a->cuMemGetInfo(&room, &total));
-    h.memory_used = total - room, h.memory_total = total;
+    h.memory_used = total - room;
+    h.memory_total = total;
   }
   *ret = h;
   return LET_OK;
@@ -165,14 +167,14 @@ static let_err cuda_health(let_device *base, let_device_health *ret, let_error *
 
 static const let_device_i cuda_i = {
     .name = "cuda",
-    .close = cuda_close,
+    .close_device = cuda_close,
     .type = cuda_type,
     .health = cuda_health,
     .pin = let_cuda__pin,
     .unpin = let_cuda__unpin,
-    .stock = let_cuda__stock,
+    .prewarm = let_cuda__prewarm,
     .open = let_cuda__open,
-    .shut = let_cuda__shut,
+    .close = let_cuda__close,
     .target = let_cuda__target,
     .enter = let_cuda__enter,
     .copy_in = let_cuda__copy_in,
@@ -181,7 +183,7 @@ static const let_device_i cuda_i = {
     .mark = let_cuda__mark,
     .wait = let_cuda__wait,
     .done_fd = let_cuda__done_fd,
-    .exact = let_cuda__exact,
+    .timing_exact = let_cuda__timing_exact,
     .depth = 2,
 };
 
@@ -195,7 +197,10 @@ static let_err retain(let_cuda *d, let_error *e) {
 let_err let_cuda_open(int ordinal, let_device **ret, let_error *e) {
   const let_cuda_api *a;
   let_err err = let_cuda_api_get(&a, e);
-  if (err) return let_fail_prefix(e, "device cuda:%d", ordinal), err;
+  if (err) {
+    let_fail_prefix(e, "device cuda:%d", ordinal);
+    return err;
+  }
   let_cuda *d = calloc(1, sizeof *d);
   if (!d) return let_fail(e, LET_ERR_NOMEM, "out of memory for device cuda:%d", ordinal);
   d->base.i = &cuda_i;

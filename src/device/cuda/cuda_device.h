@@ -2,8 +2,9 @@
  *
  * One device = the primary context, retained. Its SMs are split ONCE into groups of at least 8; what is left over
  * joins the last granule's side of the device as one more, larger granule (H200: 15 of 8 and one of 12). A gpu-let
- * is a green context over the union of neighbouring groups; contexts are kept after a gpu-let closes (the ladder)
- * and shared by gpu-lets of one range; a worker makes all of them at its start (`stock`), so that a plan creates none.
+ * is a green context over the union of neighbouring groups; contexts are kept after a gpu-let closes (the context
+ * cache) and shared by gpu-lets of one range; `prewarm` makes all of them at a worker's start, so that a plan creates
+ * none.
  * A shared gpu-let is plain streams of the primary context.
  *
  * Environment: GPULET_CUDA_DRIVER names another library instead of libcuda.so.1 (tests use the fake driver);

@@ -1,4 +1,4 @@
-/* Design notes.
+/* cuda_gpulet.c: a gpu-let's streams, copies, launches and marks.
  *
  * Three streams per gpu-let, so that the next batch's inputs and the last batch's outputs move while this batch
  * computes: |in| -> |compute| -> |out|, joined by events only where one really needs the other. What leaves by a kernel
@@ -26,7 +26,7 @@
 #  include "os/clock.h"
 
 #  define QUERY_EVERY (20 * LET_MS)
-#  define DRAIN_FOR   (2 * LET_S) /* how long shut() waits for work that is still running */
+#  define DRAIN_FOR   (2 * LET_S) /* how long close() waits for work that is still running */
 
 #  define CHECK(call)                                             \
     do {                                                          \
@@ -34,43 +34,51 @@
       if (err_) return err_;                                      \
     } while (0)
 
-/* The context of the ladder for that range, made if there is none yet. */
-static let_err climb(let_cuda *d, uint32_t first, uint32_t n, let_cuda_rung **ret, let_error *e) {
+/* The context of that range; one that the cache lacks is made. */
+static let_err cached_context(let_cuda *d, uint32_t first, uint32_t n, let_cuda_context **ret, let_error *e) {
   const let_cuda_api *a = d->api;
-  for (let_cuda_rung *r = d->ladder; r; r = r->next)
-    if (r->first == first && r->n == n) return *ret = r, LET_OK;
-  let_cuda_rung *r = calloc(1, sizeof *r);
+  for (let_cuda_context *r = d->contexts; r; r = r->next)
+    if (r->first == first && r->n == n) {
+      *ret = r;
+      return LET_OK;
+    }
+  let_cuda_context *r = calloc(1, sizeof *r);
   if (!r) return let_fail(e, LET_ERR_NOMEM, "out of memory for a gpu-let");
-  r->first = first, r->n = n;
+  r->first = first;
+  r->n = n;
   uint32_t from = d->begin[first], to = d->begin[first + n];
   CUdevResourceDesc desc;
   const char *what = "cuDevResourceGenerateDesc";
   CUresult err = a->cuDevResourceGenerateDesc(&desc, d->resource + from, to - from);
-  if (!err) what = "cuGreenCtxCreate", err = a->cuGreenCtxCreate(&r->green, desc, d->dev, CU_GREEN_CTX_DEFAULT_STREAM);
   if (!err) {
-    what = "cuCtxFromGreenCtx", err = a->cuCtxFromGreenCtx(&r->context, r->green);
+    what = "cuGreenCtxCreate";
+    err = a->cuGreenCtxCreate(&r->green, desc, d->dev, CU_GREEN_CTX_DEFAULT_STREAM);
+  }
+  if (!err) {
+    what = "cuCtxFromGreenCtx";
+    err = a->cuCtxFromGreenCtx(&r->context, r->green);
     if (err) (void)a->cuGreenCtxDestroy(r->green);
   }
   if (err) {
     free(r);
     return let_cuda_check(a, err, what, e);
   }
-  r->next = d->ladder;
-  d->ladder = r;
+  r->next = d->contexts;
+  d->contexts = r;
   *ret = r;
   return LET_OK;
 }
 
-/* All contexts that a plan may ask for. On an H200 135 of them took 222 ms and 710 MiB; one may take 3.5 ms, which is a
- * long time for whoever serves meanwhile. No memory for all of them is no failure: the others are made when needed. */
-let_err let_cuda__stock(let_device *base, let_error *e) {
+/* All contexts that a plan may ask for. On an H200 135 of them took 222 ms and 710 MiB; one may take 3.5 ms, a
+ * long time for the gpu-lets that serve meanwhile. Where memory runs out, the others are made when needed. */
+let_err let_cuda__prewarm(let_device *base, let_error *e) {
   let_cuda *d = (let_cuda *)base;
   let_err err = let_cuda_check(d->api, d->api->cuCtxSetCurrent(d->primary), "cuCtxSetCurrent", e);
   pthread_mutex_lock(&d->lock);
   for (uint32_t n = 1; !err && n < d->type.granules; n++)
     for (uint32_t first = 0; !err && first + n <= d->type.granules; first++) {
-      let_cuda_rung *r;
-      err = climb(d, first, n, &r, e);
+      let_cuda_context *r;
+      err = cached_context(d, first, n, &r, e);
     }
   pthread_mutex_unlock(&d->lock);
   return err == LET_ERR_NOMEM ? LET_OK : err;
@@ -98,7 +106,7 @@ static void destroy(let_cuda_gpulet *g) {
 
 static let_err stream(let_cuda_gpulet *g, CUstream *ret, let_error *e) {
   const let_cuda_api *a = g->d->api;
-  if (g->rung) CHECK(a->cuGreenCtxStreamCreate(ret, g->rung->green, CU_STREAM_NON_BLOCKING, 0));
+  if (g->cached) CHECK(a->cuGreenCtxStreamCreate(ret, g->cached->green, CU_STREAM_NON_BLOCKING, 0));
   else CHECK(a->cuStreamCreate(ret, CU_STREAM_NON_BLOCKING));
   return LET_OK;
 }
@@ -140,15 +148,16 @@ let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32
   bool whole = shared || granules == d->type.granules;
   g->context = d->primary;
   pthread_mutex_lock(&d->lock);
-  if (!err && !whole) err = climb(d, first, granules, &g->rung, e);
+  if (!err && !whole) err = cached_context(d, first, granules, &g->cached, e);
   pthread_mutex_unlock(&d->lock);
-  if (g->rung) g->context = g->rung->context;
+  if (g->cached) g->context = g->cached->context;
   if (!err) err = build(g, e);
   if (err) {
     pthread_mutex_lock(&d->lock);
     destroy(g);
     pthread_mutex_unlock(&d->lock);
-    return let_fail_prefix(e, "gpu-let %u on cuda:%d", number, d->ordinal), err;
+    let_fail_prefix(e, "gpu-let %u on cuda:%d", number, d->ordinal);
+    return err;
   }
   *ret = &g->base;
   return LET_OK;
@@ -161,7 +170,7 @@ static bool drained(const let_cuda_gpulet *g) {
          a->cuStreamQuery(g->out) != CUDA_ERROR_NOT_READY;
 }
 
-void let_cuda__shut(let_gpulet *base) {
+void let_cuda__close(let_gpulet *base) {
   if (!base) return;
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   let_cuda *d = g->d;
@@ -174,7 +183,10 @@ void let_cuda__shut(let_gpulet *base) {
   }
   pthread_mutex_lock(&d->lock);
   if (idle) destroy(g);
-  else g->next = d->stuck, d->stuck = g; /* its callback and its context are still in use */
+  else {
+    g->next = d->stuck;
+    d->stuck = g; /* its callback and its context are still in use */
+  }
   pthread_mutex_unlock(&d->lock);
 }
 
@@ -211,7 +223,7 @@ let_err let_cuda__enter(let_gpulet *base, let_error *e) {
   return LET_OK;
 }
 
-/* Might work |w|, not known to be done, still read |p|? Exact for one graph, "yes" for anything else. */
+/* May work |w|, not known to be done, still read |p|? Exact for one graph, "yes" for anything else. */
 static bool reads(const let_cuda_work *w, const void *p) {
   if (w->launches > 1 || w->eager) return true;
   for (uint32_t i = 0; i < w->n; i++)
@@ -276,15 +288,17 @@ let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e) {
   }
   let_cuda_work *w = &g->work;
   if (!w->launches) w->launched = let_now();
-  if (!w->launches && g->exact) CHECK(a->cuEventRecord(g->begin, g->compute));
+  if (!w->launches && g->timing_exact) CHECK(a->cuEventRecord(g->begin, g->compute));
   for (uint32_t i = 0; i < x->n_graphs; i++) CHECK(a->cuGraphLaunch((CUgraphExec)x->graphs[i], g->compute));
   if (!x->n_graphs) err = x->run(x, g->compute, e);
   g->compute_dirty = true; /* a run that failed half way may have enqueued something */
   w->launches++;
   w->eager |= !x->n_graphs;
   w->n = x->n_in;
-  for (uint32_t i = 0; i < w->n; i++)
-    w->in[i].at = (uintptr_t)x->in[i].data, w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
+  for (uint32_t i = 0; i < w->n; i++) {
+    w->in[i].at = (uintptr_t)x->in[i].data;
+    w->in[i].bytes = x->in[i].row_bytes * (x->size ? x->size : 1);
+  }
   return err;
 }
 
@@ -316,9 +330,10 @@ let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e) {
   if (!err) err = join_in(g, e);
   if (!err && g->out_dirty) err = let_cuda__join_compute(g, e);
   if (err) return err;
-  if (g->exact) {
+  if (g->timing_exact) {
     CUevent begin = m->begin;
-    m->begin = g->begin, g->begin = begin;
+    m->begin = g->begin;
+    g->begin = begin;
     CHECK(g->d->api->cuEventRecord(m->end, g->out_dirty ? g->out : g->compute));
   }
   uint64_t old;
@@ -332,12 +347,12 @@ int let_cuda__done_fd(const let_gpulet *base, int instance) {
   return ((const let_cuda_gpulet *)base)->mark[instance & 1].fd;
 }
 
-let_err let_cuda__exact(let_gpulet *base, let_error *e) {
+let_err let_cuda__timing_exact(let_gpulet *base, let_error *e) {
   let_cuda_gpulet *g = (let_cuda_gpulet *)base;
   CUevent *all[] = {&g->begin, &g->mark[0].begin, &g->mark[0].end, &g->mark[1].begin, &g->mark[1].end};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (!*all[i]) CHECK(g->d->api->cuEventCreate(all[i], CU_EVENT_DEFAULT));
-  g->exact = true;
+  g->timing_exact = true;
   return LET_OK;
 }
 
@@ -374,7 +389,7 @@ let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time
   let_cuda_mark *m = &g->mark[instance & 1];
   if (!m->pending)
     return let_fail(e, LET_ERR_INVALID, "gpu-let %u: nothing is marked on instance %d", g->number, instance);
-  if (g->exact) return spin(g, m, timeout, ret_started, ret_finished, e);
+  if (g->timing_exact) return spin(g, m, timeout, ret_started, ret_finished, e);
   let_time begin = let_now(), finished;
   while (!(finished = atomic_load_explicit(&m->finished, memory_order_acquire))) {
     let_dur waited = let_now() - begin;

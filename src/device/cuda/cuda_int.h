@@ -1,4 +1,4 @@
-/* cuda_int.h: what the two files of the CUDA device share. */
+/* cuda_int.h: what the files of the CUDA device share. */
 #ifndef LET_DEVICE_CUDA_INT_H
 #define LET_DEVICE_CUDA_INT_H
 
@@ -18,14 +18,14 @@ enum {
   LET__CUDA_SCATTER_BYTES = 256 << 10 /* a larger copy goes by the copy engine */
 };
 
-/* A context of the ladder: the union of granules [first, first + n). It is never current in any thread (streams carry
+/* A cached context: the union of granules [first, first + n). It is never current in any thread (streams carry
  * it), so any number of gpu-lets of that range use the same one. */
-typedef struct let_cuda_rung {
-  struct let_cuda_rung *next;
+typedef struct let_cuda_context {
+  struct let_cuda_context *next;
   uint32_t first, n;
   CUgreenCtx green;
   CUcontext context;
-} let_cuda_rung;
+} let_cuda_context;
 
 typedef struct let_cuda_gpulet let_cuda_gpulet;
 
@@ -72,9 +72,9 @@ typedef struct let_cuda {
   uint32_t begin[LET__CUDA_GROUPS_MAX + 2];
   CUfunction scatter;   /* NULL: there is none here */
   pthread_mutex_t lock; /* what follows */
-  let_cuda_rung *ladder;
-  let_cuda_gpulet *stuck; /* shut while a kernel would not end: kept until it does */
-  /* Workspaces of gpu-lets that were shut: freeing device memory waits for everything that runs on the device. */
+  let_cuda_context *contexts;
+  let_cuda_gpulet *stuck; /* closed while a kernel ran on: kept until it ends */
+  /* Workspaces of closed gpu-lets: freeing device memory waits for everything that runs on the device. */
   CUdeviceptr spare[LET__CUDA_SPARE];
   uint32_t n_spare;
   pthread_mutex_t
@@ -102,7 +102,7 @@ typedef struct let_cuda_mark {
   uint32_t told;             /* the ticket that says it is done */
   _Atomic uint32_t *flag;    /* where */
   _Atomic uint32_t awaited;  /* the same ticket while the thread looks for it, else 0 */
-  CUevent begin, end;        /* NULL unless exact */
+  CUevent begin, end;        /* NULL unless timing_exact */
   int fd;                    /* eventfd, written once it is done */
   let_time started;          /* of the thread's until |finished| */
   _Atomic let_time finished; /* 0 until it was seen */
@@ -113,7 +113,7 @@ struct let_cuda_gpulet {
   let_cuda *d;
   let_cuda_gpulet *next; /* in |stuck| */
   uint32_t number;
-  let_cuda_rung *rung; /* NULL: whole device, no partition */
+  let_cuda_context *cached; /* NULL: whole device, no partition */
   CUcontext context;
   CUstream compute, in, out;
   CUdeviceptr workspace;
@@ -125,7 +125,7 @@ struct let_cuda_gpulet {
   let_cuda_mark mark[2];
   let_cuda_copy scatter[LET__CUDA_SCATTER_MAX]; /* small copies out that have not been launched yet */
   uint32_t n_scatter;
-  bool exact;
+  bool timing_exact;
   CUevent begin; /* of the batch that is not marked yet */
   int slot;      /* -1: not watched */
   let_cuda_flags *flags;
@@ -135,15 +135,15 @@ struct let_cuda_gpulet {
 
 let_err let_cuda__open(let_device *base, uint32_t number, uint32_t first, uint32_t granules, bool shared,
                        let_gpulet **ret, let_error *e);
-void let_cuda__shut(let_gpulet *base);
-let_err let_cuda__stock(let_device *base, let_error *e);
+void let_cuda__close(let_gpulet *base);
+let_err let_cuda__prewarm(let_device *base, let_error *e);
 void let_cuda__target(const let_gpulet *base, let_engine_target *ret);
 let_err let_cuda__enter(let_gpulet *base, let_error *e);
 let_err let_cuda__copy_in(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);
 let_err let_cuda__launch(let_gpulet *base, let_exec *x, let_error *e);
 let_err let_cuda__copy_out(let_gpulet *base, void *dst, const void *src, uint64_t bytes, let_error *e);
 let_err let_cuda__mark(let_gpulet *base, int instance, let_error *e);
-let_err let_cuda__exact(let_gpulet *base, let_error *e);
+let_err let_cuda__timing_exact(let_gpulet *base, let_error *e);
 int let_cuda__done_fd(const let_gpulet *base, int instance);
 let_err let_cuda__wait(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
                        let_error *e);

@@ -1,5 +1,5 @@
 /* test: label: thread */
-/* The CUDA device against the fake driver: every error class, overlap, depth 2, the watchdog, the ladder, leaks. */
+/* The CUDA device against the fake driver: error classes, overlap, depth 2, the watchdog, the context cache, leaks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -89,12 +89,16 @@ static void rig_init(rig *r, const let_gpulet *g, int instance, uint32_t us) {
   let_engine_target t;
   g->device->i->target(g, &t);
   memset(r, 0, sizeof *r);
-  r->in = (char *)t.workspace + instance * 4096, r->out = r->in + 2048;
+  r->in = (char *)t.workspace + instance * 4096;
+  r->out = r->in + 2048;
   r->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .us = us, .fn = add_one, .arg = r};
-  r->x.size = 1, r->x.n_in = r->x.n_out = 1;
+  r->x.size = 1;
+  r->x.n_in = r->x.n_out = 1;
   r->x.in[0] = (let_exec_tensor){.data = r->in, .row_bytes = BYTES};
   r->x.out[0] = (let_exec_tensor){.data = r->out, .row_bytes = BYTES};
-  r->graphs[0] = &r->graph, r->x.graphs = r->graphs, r->x.n_graphs = 1;
+  r->graphs[0] = &r->graph;
+  r->x.graphs = r->graphs;
+  r->x.n_graphs = 1;
 }
 static let_err batch(let_gpulet *g, rig *r, const char *src, char *dst, int instance, let_error *e) {
   const let_device_i *i = g->device->i;
@@ -126,7 +130,7 @@ static void test_inventory(void **state) {
   assert_float_equal(h.power_w, 123.5, 1e-9);
   assert_int_equal(h.memory_total, 1024u << 20);
   assert_int_equal(strlen(h.uuid), 40);
-  d->i->close(d);
+  d->i->close_device(d);
   assert_int_equal(let_cuda_open(7, &d, &e), LET_ERR_NOT_FOUND);
 }
 
@@ -147,8 +151,8 @@ static void test_a_batch(void **state) {
   assert_true(to - from >= 3 * LET_MS && to - from < LET_S);
   assert_int_equal(d->i->wait(g, 0, LET_S, &from, &to, &e), LET_ERR_INVALID); /* nothing marked */
   d->i->unpin(d, src);
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static void test_depth_two(void **state) { /* copies of the next batch move while this one computes */
@@ -175,8 +179,8 @@ static void test_depth_two(void **state) { /* copies of the next batch move whil
   let_fake_stats s = stats();
   assert_int_equal(s.running_most, 1); /* one gpu-let runs one batch at a time */
   assert_true(s.copies_beside > 0);
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static void test_same_exec_twice(void **state) { /* legal, ordered: the second batch must not overwrite the first */
@@ -195,8 +199,8 @@ static void test_same_exec_twice(void **state) { /* legal, ordered: the second b
   }
   for (int k = 0; k < 2; k++) assert_int_equal(d->i->wait(g, k, LET_S, &from, &to, &e), LET_OK);
   for (int k = 0; k < 4; k++) assert_int_equal(dst[k][5], (char)(10 * k + 1));
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 /* Graphs of one gpu-let share memory: the one that was captured first overwrites, on its way, what the other answered.
@@ -214,7 +218,8 @@ static void test_answers_leave_first(void **state) {
   let_error e = {0};
   rig r[2];
   for (int k = 0; k < 2; k++) rig_init(&r[k], g, k, 100);
-  r[0].graph.fn = spoil, r[0].graph.us = 0;
+  r[0].graph.fn = spoil;
+  r[0].graph.us = 0;
   static char src[BYTES], dst[2][BYTES];
   let_time from, to;
   for (int pinned = 0; pinned < 2; pinned++) {
@@ -228,8 +233,8 @@ static void test_answers_leave_first(void **state) {
     }
     if (pinned) d->i->unpin(d, dst);
   }
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static void test_two_gpulets(void **state) {
@@ -252,8 +257,8 @@ static void test_two_gpulets(void **state) {
   void *green = t.context;
   d->i->target(c, &t);
   assert_ptr_not_equal(green, t.context);
-  for (int k = 0; k < 3; k++) d->i->shut(g[k]);
-  d->i->close(d);
+  for (int k = 0; k < 3; k++) d->i->close(g[k]);
+  d->i->close_device(d);
 }
 
 static void test_ladder(void **state) {
@@ -261,32 +266,33 @@ static void test_ladder(void **state) {
   let_device *d = device();
   for (int k = 0; k < 5; k++) {
     let_gpulet *a = gpulet(d, 0, 0, 4, false), *b = gpulet(d, 1, 12, 4, false);
-    d->i->shut(a);
-    d->i->shut(b);
+    d->i->close(a);
+    d->i->close(b);
   }
   assert_int_equal(stats().contexts_made, 2);
   /* Two generations of one range at the same time share its context. */
   let_gpulet *a = gpulet(d, 0, 0, 4, false), *b = gpulet(d, 1, 0, 4, false);
   let_engine_target x, y;
-  d->i->target(a, &x), d->i->target(b, &y);
+  d->i->target(a, &x);
+  d->i->target(b, &y);
   assert_ptr_equal(x.context, y.context);
   assert_ptr_not_equal(x.stream, y.stream);
   assert_int_equal(stats().contexts_made, 2);
-  d->i->shut(a);
-  d->i->shut(b);
+  d->i->close(a);
+  d->i->close(b);
   let_error none = {0};
-  assert_int_equal(d->i->stock(d, &none), LET_OK);
+  assert_int_equal(d->i->prewarm(d, &none), LET_OK);
   assert_int_equal(stats().contexts_made, 135); /* every union of neighbours but the whole device */
   a = gpulet(d, 0, 3, 7, false);
   assert_int_equal(stats().contexts_made, 135);
-  d->i->shut(a);
+  d->i->close(a);
   let_gpulet *g = NULL;
   let_error e = {0};
   assert_int_equal(d->i->open(d, 0, 12, 5, false, &g, &e), LET_ERR_INVALID);
   assert_int_equal(d->i->open(d, 0, 0, 0, false, &g, &e), LET_ERR_INVALID);
   assert_int_equal(d->i->open(d, 0, UINT32_MAX, 2, false, &g, &e), LET_ERR_INVALID);
   assert_null(g);
-  d->i->close(d);
+  d->i->close_device(d);
 }
 
 static void test_watchdog(void **state) {
@@ -307,13 +313,13 @@ static void test_watchdog(void **state) {
   assert_int_equal(d->i->wait(g, 0, 30 * LET_MS, &from, &to, &e), LET_ERR_DEADLINE);
   release_hung();
   assert_int_equal(d->i->wait(g, 0, LET_S, &from, &to, &e), LET_OK);
-  d->i->shut(g);
-  d->i->shut(other);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close(other);
+  d->i->close_device(d);
 }
 
 static void test_stuck_at_close(
-    void **state) { /* a gpu-let shut while its kernel hangs is kept until the kernel ends */
+    void **state) { /* a gpu-let that is closed while its kernel hangs is kept until the kernel ends */
   (void)state;
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
@@ -323,12 +329,12 @@ static void test_stuck_at_close(
   r.graph.kind = LET_FAKE_HANG;
   char src[BYTES] = {1}, dst[BYTES];
   assert_int_equal(batch(g, &r, src, dst, 0, &e), LET_OK);
-  d->i->shut(g);                                 /* gives up after its drain time */
+  d->i->close(g);                                /* gives up after its drain time */
   let_gpulet *again = gpulet(d, 1, 0, 2, false); /* streams and events of its own; the context outlives both */
   assert_int_equal(stats().contexts_made, 1);
-  d->i->shut(again);
+  d->i->close(again);
   release_hung();
-  d->i->close(d); /* waits a little for the kernel to end, then gives everything back */
+  d->i->close_device(d); /* waits a little for the kernel to end, then gives everything back */
 }
 
 static void test_callbacks_tell(void **state) { /* a driver whose streams write no values */
@@ -351,8 +357,8 @@ static void test_callbacks_tell(void **state) { /* a driver whose streams write 
   set_fault("cuLaunchHostFunc:1:719");
   assert_int_equal(batch(g, &r[0], src, dst[0], 0, &e), LET_ERR_DEVICE);
   set_fault("");
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 /* Times are those of the batch, not of what was ahead of it, and never shorter than it took. */
@@ -372,8 +378,8 @@ static void test_times(void **state) {
   assert_int_equal(d->i->mark(g, 0, &e), LET_OK); /* nothing at all */
   assert_int_equal(d->i->wait(g, 0, LET_S, &from[0], &to[0], &e), LET_OK);
   assert_true(from[0] == to[0] && from[0] >= to[1]);
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static void test_exact(void **state) { /* for measurements */
@@ -381,8 +387,8 @@ static void test_exact(void **state) { /* for measurements */
   let_device *d = device();
   let_gpulet *g = gpulet(d, 0, 0, 2, false);
   let_error e = {0};
-  assert_int_equal(d->i->exact(g, &e), LET_OK);
-  assert_int_equal(d->i->exact(g, &e), LET_OK);
+  assert_int_equal(d->i->timing_exact(g, &e), LET_OK);
+  assert_int_equal(d->i->timing_exact(g, &e), LET_OK);
   rig r[2];
   for (int k = 0; k < 2; k++) rig_init(&r[k], g, k, 2000);
   char src[BYTES] = {1}, dst[2][BYTES] = {{0}};
@@ -404,8 +410,8 @@ static void test_exact(void **state) { /* for measurements */
   let_err err = batch(g, &r[1], src, dst[1], 1, &e);
   assert_int_equal(err ? err : d->i->wait(g, 1, LET_S, &from, &to, &e), LET_ERR_DEVICE);
   set_fault("");
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static void test_sticky(void **state) { /* an illegal address ends the device, not the program */
@@ -427,8 +433,8 @@ static void test_sticky(void **state) { /* an illegal address ends the device, n
   assert_int_equal(d->i->open(d, 1, 2, 2, false, &n, &e), LET_ERR_DEVICE);
   set_fault("");
   d->i->enter(g, &e) ? fail() : (void)0;
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static void test_error_classes(void **state) {
@@ -456,8 +462,8 @@ static void test_error_classes(void **state) {
     if (err != table[i].want)
       fail_msg("%s: %s, not %s: %s", table[i].fault, let_err_name(err), let_err_name(table[i].want), e.text);
     set_fault("");
-    d->i->shut(g);
-    d->i->close(d);
+    d->i->close(g);
+    d->i->close_device(d);
   }
 }
 
@@ -476,9 +482,13 @@ static void test_answers(void **state) {
   uint32_t seed = 1;
   for (int round = 0; round < 4; round++) { /* pinned: all, half, none; then a range given back */
     if (round == 0) assert_int_equal(d->i->pin(d, dst, ROOM, &e), LET_OK);
-    if (round == 1) d->i->unpin(d, dst), assert_int_equal(d->i->pin(d, dst, ROOM / 2, &e), LET_OK);
+    if (round == 1) {
+      d->i->unpin(d, dst);
+      assert_int_equal(d->i->pin(d, dst, ROOM / 2, &e), LET_OK);
+    }
     if (round == 2) d->i->unpin(d, dst);
-    memset(dst, 0, ROOM), memset(want, 0, ROOM);
+    memset(dst, 0, ROOM);
+    memset(want, 0, ROOM);
     assert_int_equal(d->i->copy_in(g, t.workspace, src, ROOM, &e), LET_OK);
     size_t at = 0;
     for (int k = 0; k < N; k++) {
@@ -493,9 +503,11 @@ static void test_answers(void **state) {
     assert_int_equal(d->i->wait(g, round & 1, LET_S, &from, &to, &e), LET_OK);
     assert_memory_equal(dst, want, ROOM);
   }
-  free(src), free(dst), free(want);
-  d->i->shut(g);
-  d->i->close(d);
+  free(src);
+  free(dst);
+  free(want);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 static void test_every_failing_call_of_open(void **state) { /* no leak, whichever call fails, and a clear sentence */
@@ -527,15 +539,16 @@ static void test_every_failing_call_of_open(void **state) { /* no leak, whicheve
         assert_non_null(strstr(e.text, "cu"));
       }
       set_fault("");
-      if (g) d->i->shut(g);
-      if (d) d->i->close(d);
+      if (g) d->i->close(g);
+      if (d) d->i->close_device(d);
       let_fake_stats s = stats();
       if (s.live || s.violations) fail_msg("%s: %ld live, %s", fault, s.live, s.violation);
     }
   }
 }
 
-static void test_out_of_memory(void **state) { /* 1 GiB and 32 MiB each: a clear refusal, and room again after a shut */
+static void test_out_of_memory(
+    void **state) { /* 1 GiB and 32 MiB each: a clear refusal, and room again after a close */
   (void)state;
   let_device *d = device();
   let_gpulet *g[64] = {0};
@@ -545,11 +558,11 @@ static void test_out_of_memory(void **state) { /* 1 GiB and 32 MiB each: a clear
   while (n < 64 && !(err = d->i->open(d, n, 0, 1, false, &g[n], &e))) n++;
   assert_int_equal(err, LET_ERR_NOMEM);
   assert_int_equal(n, 32);
-  d->i->shut(g[--n]);
+  d->i->close(g[--n]);
   assert_int_equal(d->i->open(d, n, 0, 1, false, &g[n], &e), LET_OK);
   n++;
-  while (n) d->i->shut(g[--n]);
-  d->i->close(d);
+  while (n) d->i->close(g[--n]);
+  d->i->close_device(d);
 }
 
 /* Enqueues its work, as an engine does: running it here and now would race with the copy in. */
@@ -564,7 +577,9 @@ static void test_eager(void **state) {
   let_error e = {0};
   rig r;
   rig_init(&r, g, 0, 0);
-  r.x.n_graphs = 0, r.x.run = eager_run, r.x.impl = &r;
+  r.x.n_graphs = 0;
+  r.x.run = eager_run;
+  r.x.impl = &r;
   char src[BYTES] = {1}, dst[BYTES];
   let_time from, to;
   assert_int_equal(batch(g, &r, src, dst, 1, &e), LET_OK);
@@ -573,8 +588,8 @@ static void test_eager(void **state) {
   assert_int_equal(batch(g, &r, src, dst, 1, &e), LET_ERR_INVALID);
   assert_int_equal(d->i->mark(g, 1, &e), LET_OK); /* the gpu-let goes on */
   assert_int_equal(d->i->wait(g, 1, LET_S, &from, &to, &e), LET_OK);
-  d->i->shut(g);
-  d->i->close(d);
+  d->i->close(g);
+  d->i->close_device(d);
 }
 
 int main(void) {

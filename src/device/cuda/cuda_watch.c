@@ -108,7 +108,8 @@ static let_err start(let_cuda *d, let_error *e) {
     munmap(p, BYTES);
     return err;
   }
-  w->flags = p, w->writes = true;
+  w->flags = p;
+  w->writes = true;
   return LET_OK;
 }
 

@@ -65,7 +65,8 @@ static let_err split(const char *name, char type[64], uint32_t *ret_index, let_e
         e, LET_ERR_INVALID,
         "device 'sim:%.60s': write \"sim:h200\", \"sim:h200x4\" (four of them) or \"sim:h200#3\" (the fourth)", name);
   memcpy(type, name, n);
-  type[n] = 0, *ret_index = (uint32_t)index;
+  type[n] = 0;
+  *ret_index = (uint32_t)index;
   return LET_OK;
 }
 
@@ -116,19 +117,21 @@ static let_err health(let_device *d, let_device_health *ret, let_error *e) {
     double all = (double)(now - s->last_health) * s->p.device.granules;
     ret->utilization = s->work - s->last_work < all ? (s->work - s->last_work) / all : 1;
   }
-  s->last_health = now, s->last_work = s->work;
+  s->last_health = now;
+  s->last_work = s->work;
   pthread_mutex_unlock(&s->lock);
   return LET_OK;
 }
 
 static let_err pin(let_device *d, void *p, uint64_t bytes, let_error *e) {
-  return (void)d, (void)p, (void)bytes, (void)e, LET_OK;
+  (void)d, (void)p, (void)bytes, (void)e;
+  return LET_OK;
 }
 static void unpin(let_device *d, void *p) { (void)d, (void)p; }
 
 /* ---- gpu-lets ------------------------------------------------------------------------------------------------ */
 
-static void shut(let_gpulet *g) {
+static void close_gpulet(let_gpulet *g) {
   sim_device *s = (sim_device *)g->device;
   pthread_mutex_lock(&s->lock);
   s->run[((sim_gpulet *)g)->number].finish = 0;
@@ -142,16 +145,22 @@ static let_err open_gpulet(let_device *d, uint32_t number, uint32_t first, uint3
                            let_gpulet **ret, let_error *e) {
   sim_device *s = (sim_device *)d;
   uint32_t all = s->p.device.granules;
-  if (shared) first = 0, granules = all;
+  if (shared) {
+    first = 0;
+    granules = all;
+  }
   if (number >= GPULETS_MAX || granules < 1 || first >= all || granules > all - first)
     return let_fail(e, LET_ERR_INVALID, "granules %u to %u of a device that has %u", first, first + granules, all);
   sim_gpulet *g = calloc(1, sizeof *g);
   if (!g) return let_fail(e, LET_ERR_NOMEM, "out of memory for a gpu-let");
-  g->g.device = d, g->number = number, g->granules = granules, g->shared = shared;
+  g->g.device = d;
+  g->number = number;
+  g->granules = granules;
+  g->shared = shared;
   let_rng_seed(&g->rng, s->seed + first * 64 + granules);
   for (int i = 0; i < 2; i++) g->timer[i] = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
   if (g->timer[0] < 0 || g->timer[1] < 0) {
-    shut(&g->g);
+    close_gpulet(&g->g);
     return let_fail(e, LET_ERR_IO, "cannot make a timer: %s", strerror(errno));
   }
   *ret = &g->g;
@@ -169,7 +178,10 @@ static let_err enter(let_gpulet *g, let_error *e) {
 }
 
 static void begin(sim_gpulet *g) {
-  if (!g->open) g->open = true, g->begun = LET_NEVER;
+  if (!g->open) {
+    g->open = true;
+    g->begun = LET_NEVER;
+  }
 }
 
 static let_err copy(let_gpulet *g, void *dst, const void *src, uint64_t bytes, let_error *e) {
@@ -232,9 +244,16 @@ static let_err mark(let_gpulet *base, int instance, let_error *e) {
              : LET_OK;
 }
 
-static let_err stock(let_device *d, let_error *e) { return (void)d, (void)e, LET_OK; }
+static let_err prewarm(let_device *d, let_error *e) {
+  (void)d, (void)e;
+  return LET_OK;
+}
 
-static let_err exact(let_gpulet *g, let_error *e) { return (void)g, (void)e, LET_OK; } /* it is */
+/* It always is. */
+static let_err timing_exact(let_gpulet *g, let_error *e) {
+  (void)g, (void)e;
+  return LET_OK;
+}
 static int done_fd(const let_gpulet *g, int instance) { return ((const sim_gpulet *)g)->timer[instance]; }
 
 static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_time *ret_started, let_time *ret_finished,
@@ -246,19 +265,20 @@ static let_err wait_mark(let_gpulet *base, int instance, let_dur timeout, let_ti
     return let_fail(e, LET_ERR_DEADLINE, "not finished within %.1f s", (double)timeout / (double)LET_S);
   }
   let_sleep_until(until);
-  *ret_started = g->since[instance], *ret_finished = until;
+  *ret_started = g->since[instance];
+  *ret_finished = until;
   return LET_OK;
 }
 
 static const let_device_i sim_i = {
     .name = "sim",
-    .close = close_device,
+    .close_device = close_device,
     .type = type_of,
     .health = health,
     .pin = pin,
     .unpin = unpin,
     .open = open_gpulet,
-    .shut = shut,
+    .close = close_gpulet,
     .target = target,
     .enter = enter,
     .copy_in = copy,
@@ -267,8 +287,8 @@ static const let_device_i sim_i = {
     .mark = mark,
     .wait = wait_mark,
     .done_fd = done_fd,
-    .exact = exact,
-    .stock = stock,
+    .timing_exact = timing_exact,
+    .prewarm = prewarm,
     .depth = 2,
 };
 
@@ -306,7 +326,10 @@ let_err let_sim_device_list(const char *spec, const char *profile_dir, let_devic
   /* "h200x4", but a type may itself end in x and a large number: "rtx4090". */
   if (!one && x && x > name && x[1] >= '1' && x[1] <= '9') {
     unsigned long n = strtoul(x + 1, &end, 10);
-    if (!*end && n <= COUNT_MAX) *x = 0, count = (uint32_t)n;
+    if (!*end && n <= COUNT_MAX) {
+      *x = 0;
+      count = (uint32_t)n;
+    }
   }
   let_err r = split(name, type, &first, e);
   if (r) return r;

@@ -53,14 +53,21 @@ static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_er
 }
 
 static void unload(let_engine_model *em) { free(em); }
-static uint64_t weights_bytes(const let_engine_model *em) { return (void)em, 0; }
+static uint64_t weights_bytes(const let_engine_model *em) {
+  (void)em;
+  return 0;
+}
 
 static void spend(uint32_t us) {
   struct timespec t;
   if (us == 0) return;
   clock_gettime(CLOCK_MONOTONIC, &t);
-  t.tv_sec += us / 1000000, t.tv_nsec += (long)(us % 1000000) * 1000;
-  if (t.tv_nsec >= 1000000000) t.tv_sec++, t.tv_nsec -= 1000000000;
+  t.tv_sec += us / 1000000;
+  t.tv_nsec += (long)(us % 1000000) * 1000;
+  if (t.tv_nsec >= 1000000000) {
+    t.tv_sec++;
+    t.tv_nsec -= 1000000000;
+  }
   while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {}
 }
 
@@ -77,7 +84,8 @@ static void fill_row(unsigned char *to, uint64_t n, const unsigned char *from, u
 static void answer(const let_exec *x, const let_exec_tensor *in, uint32_t rows) {
   for (unsigned j = 0; j < x->n_out; j++) {
     uint64_t out_n = x->out[j].row_bytes, in_n = x->n_in ? in[0].row_bytes : 0;
-    for (uint32_t r = 0; r < rows && out_n; r++)
+    if (!out_n) continue;
+    for (uint32_t r = 0; r < rows; r++)
       fill_row((unsigned char *)x->out[j].data + r * out_n, out_n,
                in_n ? (const unsigned char *)in[0].data + r * in_n : NULL, in_n, j);
   }
@@ -99,7 +107,8 @@ static let_err run_dynamic(let_exec *x, const let_exec_tensor *in, void *stream,
   for (unsigned j = 0; j < x->n_out; j++) {
     let_exec_tensor *o = &x->out[j];
     uint64_t bytes = let_dtype_size(m->output[j].dtype);
-    o->dtype = (uint8_t)m->output[j].dtype, o->rank = (uint8_t)(m->output[j].rank + batch);
+    o->dtype = (uint8_t)m->output[j].dtype;
+    o->rank = (uint8_t)(m->output[j].rank + batch);
     if (batch) o->shape[0] = rows;
     for (unsigned i = 0; i < m->output[j].rank; i++) {
       int64_t d = m->output[j].dims[i];
@@ -113,7 +122,8 @@ static let_err run_dynamic(let_exec *x, const let_exec_tensor *in, void *stream,
     if (bytes > n->grown_bytes[j]) {
       void *p = realloc(n->grown[j], bytes);
       if (!p) return let_fail(e, LET_ERR_NOMEM, "out of memory for output '%s'", m->output[j].name);
-      n->grown[j] = p, n->grown_bytes[j] = bytes;
+      n->grown[j] = p;
+      n->grown_bytes[j] = bytes;
     }
     o->data = n->grown[j];
   }
@@ -125,7 +135,10 @@ static let_err run_dynamic(let_exec *x, const let_exec_tensor *in, void *stream,
 static void discard(let_exec *x) {
   null_exec *n = x->impl;
   for (unsigned k = 0; k < LET_TENSORS_MAX; k++) {
-    if (!x->dynamic) free(x->in[k].data), free(x->out[k].data);
+    if (!x->dynamic) {
+      free(x->in[k].data);
+      free(x->out[k].data);
+    }
     free(n->grown[k]);
   }
   free(n);
@@ -133,7 +146,8 @@ static void discard(let_exec *x) {
 
 static let_err buffer(let_exec_tensor *t, const let_tensor_spec *s, uint32_t size, bool batch, uint64_t *total) {
   t->row_bytes = let_tensor_row_bytes(s);
-  t->dtype = (uint8_t)s->dtype, t->rank = (uint8_t)(s->rank + batch);
+  t->dtype = (uint8_t)s->dtype;
+  t->rank = (uint8_t)(s->rank + batch);
   if (batch) t->shape[0] = size;
   for (unsigned i = 0; i < s->rank; i++) t->shape[i + batch] = s->dims[i];
   *total += t->row_bytes * size;
@@ -156,9 +170,10 @@ static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_
                       .run = run,
                       .run_dynamic = run_dynamic,
                       .impl = n};
-    for (unsigned k = 0; !r && !em->dynamic && k < m->n_inputs; k++)
+    unsigned n_in = em->dynamic ? 0 : m->n_inputs, n_out = em->dynamic ? 0 : m->n_outputs;
+    for (unsigned k = 0; !r && k < n_in; k++)
       r = buffer(&n->x.in[k], &m->input[k], size, m->max_batch > 0, &n->x.memory_bytes);
-    for (unsigned k = 0; !r && !em->dynamic && k < m->n_outputs; k++)
+    for (unsigned k = 0; !r && k < n_out; k++)
       r = buffer(&n->x.out[k], &m->output[k], size, m->max_batch > 0, &n->x.memory_bytes);
     if (r) discard(&n->x);
   }
@@ -168,7 +183,10 @@ static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_
   return LET_OK;
 }
 
-static let_err enter(const let_engine_target *t, let_error *e) { return (void)t, (void)e, LET_OK; }
+static let_err enter(const let_engine_target *t, let_error *e) {
+  (void)t, (void)e;
+  return LET_OK;
+}
 
 const let_engine *let_engine_null(void) {
   static const let_engine engine = {

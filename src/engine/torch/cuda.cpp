@@ -105,7 +105,7 @@ static c10::cuda::CUDAStream external(cudaStream_t s, int device) {
 void cuda_start() {
   at::globalContext().setBenchmarkCuDNN(false); /* its trial runs fail on green contexts */
   /* fp32 is fp32: libtorch would let convolutions round their factors to 10 bits (TF32), and then a row's answer
-   * depends on which kernel the batch that it came in happens to get. Who wants speed configures fp16 or bf16. */
+   * depends on which kernel the batch that it came in happens to get. For speed, configure fp16 or bf16. */
   at::globalContext().setAllowTF32CuDNN(false);
   at::globalContext().setAllowTF32CuBLAS(false);
 }
@@ -304,7 +304,8 @@ struct Pieces {
   void stop() {
     end();
     if (handle) at::removeCallback(handle);
-    handle = 0, mine = nullptr;
+    handle = 0;
+    mine = nullptr;
   }
   size_t nodes() {
     CUstreamCaptureStatus status;

@@ -55,11 +55,14 @@ let_err guarded(const let_model *m, let_err code, let_error *e, const std::funct
     body();
     return LET_OK;
   } catch (const Failure &x) {
-    code = x.code, text = x.text;
+    code = x.code;
+    text = x.text;
   } catch (const c10::OutOfMemoryError &x) {
-    code = LET_ERR_NOMEM, text = sentence(x);
+    code = LET_ERR_NOMEM;
+    text = sentence(x);
   } catch (const std::bad_alloc &) {
-    code = LET_ERR_NOMEM, text = "out of host memory";
+    code = LET_ERR_NOMEM;
+    text = "out of host memory";
   } catch (const std::exception &x) {
     text = sentence(x);
     if (text.find("can't allocate memory") != std::string::npos) code = LET_ERR_NOMEM;
@@ -122,7 +125,11 @@ std::vector<int64_t> shape_of(const let_model &m, const let_tensor_spec &t, uint
 /* NAME__3 -> 3, the naming of Triton's PyTorch backend; -1 for other names. */
 static int position(const char *name) {
   const char *p = strstr(name, "__");
-  for (const char *q = p; q && (q = strstr(q + 1, "__"));) p = q;
+  const char *next = p;
+  while (next) {
+    p = next;
+    next = strstr(next + 1, "__");
+  }
   if (!p || !p[2] || strlen(p + 2) > 4) return -1;
   for (const char *q = p + 2; *q; q++)
     if (*q < '0' || *q > '9') return -1;
@@ -255,7 +262,7 @@ std::vector<at::Tensor> sample(const let_model &m, uint32_t rows, at::Device dev
     const let_tensor_spec &spec = m.input[k];
     auto options = at::TensorOptions()
                        .dtype(scalar_type(m, spec))
-                       .device(device); /* there at once: a copy waits for whoever computes */
+                       .device(device); /* there at once: a copy waits for the computation */
     at::Tensor t = zeros ? at::zeros(shape_of(m, spec, rows), options) : at::ones(shape_of(m, spec, rows), options);
     if (!zeros && t.is_floating_point()) {
       /* A fixed pattern in (-1, 1) without the process's random state. */
@@ -294,7 +301,10 @@ std::vector<at::Tensor> borrow(const let_engine_model &em, const let_exec_tensor
 
 Exec::Exec(let_engine_model *model, const let_engine_target *t, uint32_t rows) : let_exec(), em(model), target(*t) {
   const let_model &m = model->m;
-  size = rows, n_in = m.n_inputs, n_out = m.n_outputs, impl = this;
+  size = rows;
+  n_in = m.n_inputs;
+  n_out = m.n_outputs;
+  impl = this;
   for (unsigned k = 0; k < m.n_inputs; k++) dynamic = dynamic || varies(m.input[k]);
   for (unsigned j = 0; j < m.n_outputs; j++) dynamic = dynamic || varies(m.output[j]);
 }
@@ -302,7 +312,8 @@ Exec::Exec(let_engine_model *model, const let_engine_target *t, uint32_t rows) :
 void Exec::set(let_exec_tensor *x, const let_tensor_spec &spec, const at::Tensor &t) const {
   *x = let_exec_tensor();
   x->data = t.data_ptr();
-  x->dtype = spec.dtype, x->rank = (uint8_t)t.dim();
+  x->dtype = spec.dtype;
+  x->rank = (uint8_t)t.dim();
   for (int64_t i = 0; i < t.dim(); i++) x->shape[i] = t.size(i);
   uint64_t bytes = (uint64_t)t.numel() * t.element_size();
   x->row_bytes = em->m.max_batch && t.dim() ? bytes / std::max<uint64_t>((uint64_t)t.size(0), 1) : bytes;
@@ -311,7 +322,8 @@ void Exec::set(let_exec_tensor *x, const let_tensor_spec &spec, const at::Tensor
 static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_error *e) {
   return guarded(m, LET_ERR_INVALID, e, [&] {
     std::unique_ptr<let_engine_model> em(new let_engine_model);
-    em->m = *m, em->cuda = cuda;
+    em->m = *m;
+    em->cuda = cuda;
     for (unsigned k = 0; k < m->n_inputs; k++) scalar_type(*m, m->input[k]);
     for (unsigned j = 0; j < m->n_outputs; j++) scalar_type(*m, m->output[j]);
     std::string path = format("%s/%lld/%s", m->dir, (long long)m->version, m->file);

@@ -61,15 +61,21 @@ static bool read_reference(let_model *m, uint32_t batch, reference *ret) {
     if (*n == LET_TENSORS_MAX) break;
     let_tensor_spec *t = is_input ? &m->input[*n] : &m->output[*n];
     snprintf(t->name, sizeof t->name, "%s", name);
-    t->dtype = let_dtype_of(let_str_c(type)), t->rank = 0;
-    long dim, first = 1;
-    for (const char *p = line + at; sscanf(p, "%ld%n", &dim, &more) == 1 && t->rank < LET_RANK_MAX - 1;
-         p += more, first = 0)
+    t->dtype = let_dtype_of(let_str_c(type));
+    t->rank = 0;
+    const char *p = line + at;
+    bool first = true;
+    long dim;
+    while (t->rank < LET_RANK_MAX - 1 && sscanf(p, "%ld%n", &dim, &more) == 1) {
       if (!first) t->dims[t->rank++] = dim;
+      first = false;
+      p += more;
+    }
     (is_input ? ret->in : ret->out)[(*n)++] = read_file(m->dir, file, batch * let_tensor_row_bytes(t));
   }
   fclose(f);
-  m->n_inputs = n_in, m->n_outputs = n_out;
+  m->n_inputs = n_in;
+  m->n_outputs = n_out;
   return n_in && n_out;
 }
 
@@ -92,7 +98,10 @@ static double judge(const let_exec *x, void *stream, const reference *r, uint32_
     uint64_t bytes = rows * x->out[j].row_bytes, n = bytes / sizeof(float);
     float *got = malloc(bytes);
     const float *want = r->out[j];
-    if (!got || !let_check_copy(&gpu, got, x->out[j].data, bytes, stream)) return free(got), -1;
+    if (!got || !let_check_copy(&gpu, got, x->out[j].data, bytes, stream)) {
+      free(got);
+      return -1;
+    }
     double scale = 1;
     for (uint64_t i = 0; i < n; i++) scale = fmax(scale, fabs((double)want[i]));
     for (uint64_t i = 0; i < n; i++) {
@@ -113,16 +122,24 @@ static void check_size(let_engine_model *em, let_model *m, uint32_t rows, uint32
     if (engine->prepare(em, &targets[g], size, 0, &x[g], &note, &e)) complain(m, "prepare", &e);
   double prepared = ms() - start;
   for (int g = 0; g < GPULETS; g++)
-    if (x[g] && !put(x[g], targets[g].stream, r, rows))
-      complain(m, "copying inputs", &e), engine->discard(x[g]), x[g] = NULL;
+    if (x[g] && !put(x[g], targets[g].stream, r, rows)) {
+      complain(m, "copying inputs", &e);
+      engine->discard(x[g]);
+      x[g] = NULL;
+    }
   start = ms();
   for (int i = 0; i < (gpu.ordinal >= 0 ? ROUNDS : 1); i++)
     for (int g = 0; g < GPULETS; g++)
-      if (x[g] && !let_check_launch(&gpu, x[g], targets[g].stream, &e))
-        complain(m, "run", &e), engine->discard(x[g]), x[g] = NULL;
+      if (x[g] && !let_check_launch(&gpu, x[g], targets[g].stream, &e)) {
+        complain(m, "run", &e);
+        engine->discard(x[g]);
+        x[g] = NULL;
+      }
   for (int g = 0; g < GPULETS; g++)
-    if (!let_check_wait(&gpu, targets[g].stream))
-      snprintf(e.text, sizeof e.text, "the GPU reports an error"), complain(m, "wait", &e);
+    if (!let_check_wait(&gpu, targets[g].stream)) {
+      snprintf(e.text, sizeof e.text, "the GPU reports an error");
+      complain(m, "wait", &e);
+    }
   each = (ms() - start) / (gpu.ordinal >= 0 ? ROUNDS : GPULETS);
   for (int g = 0; g < GPULETS; g++) {
     if (!x[g]) continue;
@@ -180,7 +197,8 @@ static void check_path(const char *path) {
     closedir(one);
     check_model(path);
   } else {
-    for (struct dirent *x; (x = readdir(d));)
+    struct dirent *x;
+    while ((x = readdir(d)))
       if (x->d_name[0] != '.' && snprintf(sub, sizeof sub, "%s/%s", path, x->d_name) < (int)sizeof sub)
         check_model(sub);
   }
@@ -188,26 +206,40 @@ static void check_path(const char *path) {
 }
 
 int main(int argc, char **argv) {
-  if (argc < 2) return fprintf(stderr, "usage: engine_check PLUGIN [options] MODEL_DIR|REPOSITORY...\n"), 2;
+  if (argc < 2) {
+    fprintf(stderr, "usage: engine_check PLUGIN [options] MODEL_DIR|REPOSITORY...\n");
+    return 2;
+  }
   int i = 2;
   for (; i < argc && argv[i][0] == '-'; i++) {
     if (strcmp(argv[i], "--channels-last") == 0) channels_last = true;
-    else if (i + 1 == argc) return fprintf(stderr, "engine_check: %s\n", argv[i]), 2;
-    else if (strcmp(argv[i], "--cuda") == 0) gpu.ordinal = atoi(argv[++i]);
+    else if (i + 1 == argc) {
+      fprintf(stderr, "engine_check: %s\n", argv[i]);
+      return 2;
+    } else if (strcmp(argv[i], "--cuda") == 0) gpu.ordinal = atoi(argv[++i]);
     else if (strcmp(argv[i], "--sms") == 0) gpu.sms = atoi(argv[++i]);
     else if (strcmp(argv[i], "--precision") == 0) precision = argv[++i];
     else if (strcmp(argv[i], "--rtol") == 0) relative = atof(argv[++i]);
     else if (strcmp(argv[i], "--atol") == 0) absolute = atof(argv[++i]);
-    else return fprintf(stderr, "engine_check: %s\n", argv[i]), 2;
+    else {
+      fprintf(stderr, "engine_check: %s\n", argv[i]);
+      return 2;
+    }
   }
   setvbuf(stdout, NULL, _IOLBF, 0);
   void *lib = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
-  if (!lib) return fprintf(stderr, "%s\n", dlerror()), 1;
+  if (!lib) {
+    fprintf(stderr, "%s\n", dlerror());
+    return 1;
+  }
   void *symbol = dlsym(lib, LET_ENGINE_ENTRY);
   let_engine_entry entry;
   memcpy(&entry, &symbol, sizeof entry);
   engine = entry ? entry(LET_ENGINE_ABI) : NULL;
-  if (!engine) return fprintf(stderr, "%s: no engine\n", argv[1]), 1;
+  if (!engine) {
+    fprintf(stderr, "%s: no engine\n", argv[1]);
+    return 1;
+  }
   if (!let_check_open(&gpu, targets, GPULETS)) return 1;
   const char *env = getenv("GPULET_MODELS");
   if (i == argc && env) check_path(env);

@@ -49,7 +49,10 @@ CALLS(X)
 bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
   if (g->ordinal < 0) return open_host(g, targets, n);
   void *lib = dlopen("libcuda.so.1", RTLD_NOW);
-  if (!lib) return fprintf(stderr, "%s\n", dlerror()), false;
+  if (!lib) {
+    fprintf(stderr, "%s\n", dlerror());
+    return false;
+  }
 #  define X(name)                                                     \
     void *at_##name = dlsym(lib, SYMBOL(name));                       \
     if (!at_##name) return fprintf(stderr, "%s\n", dlerror()), false; \
@@ -89,7 +92,10 @@ bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
 }
 
 bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes, void *stream) {
-  if (g->ordinal < 0) return memcpy(dst, src, bytes), true;
+  if (g->ordinal < 0) {
+    memcpy(dst, src, bytes);
+    return true;
+  }
   TRY(cuMemcpyAsync((CUdeviceptr)(uintptr_t)dst, (CUdeviceptr)(uintptr_t)src, bytes, (CUstream)stream));
   return let_check_wait(g, stream);
 }
@@ -111,13 +117,17 @@ bool let_check_wait(const let_check_gpu *g, void *stream) {
 #else
 
 bool let_check_open(let_check_gpu *g, let_engine_target *targets, int n) {
-  if (g->ordinal >= 0) return fprintf(stderr, "engine_check was built without CUDA's headers\n"), false;
+  if (g->ordinal >= 0) {
+    fprintf(stderr, "engine_check was built without CUDA's headers\n");
+    return false;
+  }
   return open_host(g, targets, n);
 }
 
 bool let_check_copy(const let_check_gpu *g, void *dst, const void *src, uint64_t bytes, void *stream) {
   (void)g, (void)stream;
-  return memcpy(dst, src, bytes), true;
+  memcpy(dst, src, bytes);
+  return true;
 }
 
 bool let_check_launch(const let_check_gpu *g, let_exec *x, void *stream, let_error *e) {

@@ -23,8 +23,11 @@ static const let_engine_target host = {.cuda = -1, .threads = 1};
 static void tensor(let_tensor_spec *t, const char *name, let_dtype dtype, uint8_t rank, int64_t d0, int64_t d1,
                    int64_t d2) {
   snprintf(t->name, sizeof t->name, "%s", name);
-  t->dtype = dtype, t->rank = rank;
-  t->dims[0] = d0, t->dims[1] = d1, t->dims[2] = d2;
+  t->dtype = dtype;
+  t->rank = rank;
+  t->dims[0] = d0;
+  t->dims[1] = d1;
+  t->dims[2] = d2;
 }
 
 static let_model model(const char *name, uint32_t max_batch) {
@@ -79,8 +82,10 @@ static void refuses(const let_model *m, let_err code, const char *a, const char 
 
 static let_model pair(void) {
   let_model m = model("pair", 4);
-  in(&m, "a", LET_DTYPE_FP32, 1, 2, 0, 0), in(&m, "b", LET_DTYPE_FP32, 1, 2, 0, 0);
-  out(&m, "sum", LET_DTYPE_FP32, 1, 2, 0, 0), out(&m, "less", LET_DTYPE_FP32, 0, 0, 0, 0);
+  in(&m, "a", LET_DTYPE_FP32, 1, 2, 0, 0);
+  in(&m, "b", LET_DTYPE_FP32, 1, 2, 0, 0);
+  out(&m, "sum", LET_DTYPE_FP32, 1, 2, 0, 0);
+  out(&m, "less", LET_DTYPE_FP32, 0, 0, 0, 0);
   return m;
 }
 
@@ -112,14 +117,19 @@ static void test_two_in_two_out(void **state) {
   const void *where = x->out[0].data;
   for (int round = 1; round <= 2; round++) {
     float *a = x->in[0].data, *b = x->in[1].data;
-    for (int i = 0; i < 6; i++) a[i] = (float)(i * round), b[i] = 1;
+    for (int i = 0; i < 6; i++) {
+      a[i] = (float)(i * round);
+      b[i] = 1;
+    }
     run(x);
     assert_ptr_equal(x->out[0].data, where);
     const float *sum = x->out[0].data, *less = x->out[1].data;
     for (int i = 0; i < 6; i++) assert_true(sum[i] == (float)(i * round + 1));
     for (int r = 0; r < 3; r++) assert_true(less[r] == (float)((4 * r + 1) * round - 2));
   }
-  engine->discard(x), engine->discard(y), engine->unload(em);
+  engine->discard(x);
+  engine->discard(y);
+  engine->unload(em);
 }
 
 static void test_numbered_names(void **state) {
@@ -131,19 +141,23 @@ static void test_numbered_names(void **state) {
   out(&m, "OUTPUT__1", LET_DTYPE_FP32, 0, 0, 0, 0);
   let_engine_model *em = load(&m);
   let_exec *x = prepare(em, 1, 0);
-  ((float *)x->in[0].data)[0] = 5, ((float *)x->in[0].data)[1] = 6;
-  ((float *)x->in[1].data)[0] = 1, ((float *)x->in[1].data)[1] = 2;
+  ((float *)x->in[0].data)[0] = 5;
+  ((float *)x->in[0].data)[1] = 6;
+  ((float *)x->in[1].data)[0] = 1;
+  ((float *)x->in[1].data)[1] = 2;
   run(x);
   assert_int_equal(x->n_out, 1);
   assert_true(*(float *)x->out[0].data == -8);
-  engine->discard(x), engine->unload(em);
+  engine->discard(x);
+  engine->unload(em);
 }
 
 static void test_dictionary(void **state) {
   (void)state;
   let_model m = model("named", 2); /* outputs in another order than the model's; "scale" keeps its default */
   in(&m, "x", LET_DTYPE_FP32, 1, 2, 0, 0);
-  out(&m, "ids", LET_DTYPE_INT64, 1, 2, 0, 0), out(&m, "twice", LET_DTYPE_FP32, 1, 2, 0, 0);
+  out(&m, "ids", LET_DTYPE_INT64, 1, 2, 0, 0);
+  out(&m, "twice", LET_DTYPE_FP32, 1, 2, 0, 0);
   let_engine_model *em = load(&m);
   let_exec *x = prepare(em, 2, 0);
   for (int i = 0; i < 4; i++) ((float *)x->in[0].data)[i] = (float)i + 0.5f;
@@ -152,14 +166,16 @@ static void test_dictionary(void **state) {
     assert_int_equal(((int64_t *)x->out[0].data)[i], i);
     assert_true(((float *)x->out[1].data)[i] == (float)(2 * i + 1));
   }
-  engine->discard(x), engine->unload(em);
+  engine->discard(x);
+  engine->unload(em);
 }
 
 static void test_any_length(void **state) {
   (void)state;
   let_model m = model("words", 8);
   in(&m, "tokens", LET_DTYPE_INT64, 1, -1, 0, 0);
-  out(&m, "mean", LET_DTYPE_FP32, 0, 0, 0, 0), out(&m, "next", LET_DTYPE_INT64, 1, -1, 0, 0);
+  out(&m, "mean", LET_DTYPE_FP32, 0, 0, 0, 0);
+  out(&m, "next", LET_DTYPE_INT64, 1, -1, 0, 0);
   let_engine_model *em = load(&m);
   let_exec *x = prepare(em, 8, 0);
   assert_true(x->dynamic);
@@ -180,7 +196,8 @@ static void test_any_length(void **state) {
   let_exec_tensor wrong = {.data = tokens, .dtype = LET_DTYPE_INT64, .rank = 2, .shape = {9, 2}};
   assert_int_equal(x->run_dynamic(x, &wrong, NULL, &e), LET_ERR_INVALID);
   assert_non_null(strstr(e.text, "tokens"));
-  engine->discard(x), engine->unload(em);
+  engine->discard(x);
+  engine->unload(em);
 }
 
 static void test_weights(void **state) {
@@ -188,7 +205,8 @@ static void test_weights(void **state) {
   static const float want[2][5] = {{-0.03910579f, -0.0007027388f, -0.0464634f, 0.118269f, 0.01869921f},
                                    {-0.159684f, -0.009704992f, 0.01262208f, 0.129474f, 0.09446906f}};
   let_model m = model("linear", 4);
-  in(&m, "image", LET_DTYPE_FP32, 3, 1, 8, 8), out(&m, "score", LET_DTYPE_FP32, 1, 5, 0, 0);
+  in(&m, "image", LET_DTYPE_FP32, 3, 1, 8, 8);
+  out(&m, "score", LET_DTYPE_FP32, 1, 5, 0, 0);
   let_engine_model *em = load(&m);
   assert_true(engine->weights_bytes(em) >= 1285 * 4);
   for (uint32_t size = 2; size <= 4; size += 2) {
@@ -207,7 +225,8 @@ static void test_weights(void **state) {
 static void test_input_returned(void **state) {
   (void)state;
   let_model m = model("same", 0); /* no batch dimension: whole shapes */
-  in(&m, "x", LET_DTYPE_INT8, 2, 2, 3, 0), out(&m, "y", LET_DTYPE_INT8, 2, 2, 3, 0);
+  in(&m, "x", LET_DTYPE_INT8, 2, 2, 3, 0);
+  out(&m, "y", LET_DTYPE_INT8, 2, 2, 3, 0);
   let_engine_model *em = load(&m);
   let_exec *x = prepare(em, 1, 0);
   assert_int_equal(x->in[0].row_bytes, 6);
@@ -215,13 +234,15 @@ static void test_input_returned(void **state) {
   run(x);
   assert_ptr_not_equal(x->in[0].data, x->out[0].data);
   assert_memory_equal(x->out[0].data, "abcdef", 6);
-  engine->discard(x), engine->unload(em);
+  engine->discard(x);
+  engine->unload(em);
 }
 
 static void test_failed_batch(void **state) {
   (void)state;
   let_model m = model("table", 2);
-  in(&m, "index", LET_DTYPE_INT64, 0, 0, 0, 0), out(&m, "row", LET_DTYPE_FP32, 1, 3, 0, 0);
+  in(&m, "index", LET_DTYPE_INT64, 0, 0, 0, 0);
+  out(&m, "row", LET_DTYPE_FP32, 1, 3, 0, 0);
   let_engine_model *em = load(&m);
   let_exec *x = prepare(em, 1, 0);
   let_error e = {0};
@@ -230,7 +251,8 @@ static void test_failed_batch(void **state) {
   assert_non_null(strstr(e.text, "model table: index out of range"));
   *(int64_t *)x->in[0].data = 9;
   run(x);
-  engine->discard(x), engine->unload(em);
+  engine->discard(x);
+  engine->unload(em);
 }
 
 static void test_refusals(void **state) {
@@ -238,27 +260,42 @@ static void test_refusals(void **state) {
   let_model m = pair();
   m.output[1].dtype = LET_DTYPE_INT64;
   refuses(&m, LET_ERR_INVALID, "\"less\" is declared INT64", "returns FP32");
-  m = pair(), m.input[1].dtype = LET_DTYPE_INT64, m.output[0].dtype = LET_DTYPE_FP16;
+  m = pair();
+  m.input[1].dtype = LET_DTYPE_INT64;
+  m.output[0].dtype = LET_DTYPE_FP16;
   refuses(&m, LET_ERR_INVALID, "\"sum\" is declared FP16", "returns FP32");
-  m = pair(), m.output[0].dims[0] = 3;
+  m = pair();
+  m.output[0].dims[0] = 3;
   refuses(&m, LET_ERR_INVALID, "\"sum\" is declared [2,3]", "returns [2,2]");
-  m = pair(), out(&m, "third", LET_DTYPE_FP32, 1, 2, 0, 0);
+  m = pair();
+  out(&m, "third", LET_DTYPE_FP32, 1, 2, 0, 0);
   refuses(&m, LET_ERR_INVALID, "\"third\"", "returns 2 tensors");
-  m = pair(), snprintf(m.input[1].name, sizeof m.input[1].name, "c");
+  m = pair();
+  snprintf(m.input[1].name, sizeof m.input[1].name, "c");
   refuses(&m, LET_ERR_INVALID, "\"c\"", "forward(a, b)");
-  m = pair(), m.n_inputs = 1;
+  m = pair();
+  m.n_inputs = 1;
   refuses(&m, LET_ERR_INVALID, "needs \"b\"", "config.pbtxt");
-  m = pair(), m.input[0].dtype = LET_DTYPE_BYTES;
+  m = pair();
+  m.input[0].dtype = LET_DTYPE_BYTES;
   refuses(&m, LET_ERR_UNSUPPORTED, "TYPE_STRING", "\"a\"");
-  m = pair(), m.input[1].dims[0] = 3; /* libtorch's own sentence */
+  m = pair();
+  m.input[1].dims[0] = 3; /* libtorch's own sentence */
   refuses(&m, LET_ERR_INVALID, "The size of tensor", "must match");
-  m = model("named", 2), in(&m, "x", LET_DTYPE_FP32, 1, 2, 0, 0), out(&m, "thrice", LET_DTYPE_FP32, 1, 2, 0, 0);
+  m = model("named", 2);
+  in(&m, "x", LET_DTYPE_FP32, 1, 2, 0, 0);
+  out(&m, "thrice", LET_DTYPE_FP32, 1, 2, 0, 0);
   refuses(&m, LET_ERR_INVALID, "\"thrice\"", "twice, ids");
-  m = model("corrupt", 2), in(&m, "x", LET_DTYPE_FP32, 1, 2, 0, 0), out(&m, "y", LET_DTYPE_FP32, 1, 2, 0, 0);
+  m = model("corrupt", 2);
+  in(&m, "x", LET_DTYPE_FP32, 1, 2, 0, 0);
+  out(&m, "y", LET_DTYPE_FP32, 1, 2, 0, 0);
   refuses(&m, LET_ERR_INVALID, "corrupt/1/model.pt: ", "");
-  m = model("absent", 2), in(&m, "x", LET_DTYPE_FP32, 1, 2, 0, 0), out(&m, "y", LET_DTYPE_FP32, 1, 2, 0, 0);
+  m = model("absent", 2);
+  in(&m, "x", LET_DTYPE_FP32, 1, 2, 0, 0);
+  out(&m, "y", LET_DTYPE_FP32, 1, 2, 0, 0);
   refuses(&m, LET_ERR_NOT_FOUND, "absent/1/model.pt: ", "No such file");
-  m = pair(), snprintf(m.file, sizeof m.file, "../1");
+  m = pair();
+  snprintf(m.file, sizeof m.file, "../1");
   refuses(&m, LET_ERR_INVALID, "not a regular file", "");
 }
 
@@ -297,7 +334,10 @@ static void test_damaged_files(void **state) {
     engine->unload(em);
   }
   assert_true(refused >= 100 && loaded + refused == 300);
-  unlink(path), path[strlen(path) - strlen("/model.pt")] = 0, rmdir(path), rmdir(dir);
+  unlink(path);
+  path[strlen(path) - strlen("/model.pt")] = 0;
+  rmdir(path);
+  rmdir(dir);
 }
 
 static void test_no_cuda(void **state) {
@@ -310,7 +350,8 @@ static void test_no_cuda(void **state) {
   assert_non_null(strstr(e.text, "1 to 4"));
   let_engine_target other = {.cuda = 7};
   assert_int_equal(engine->prepare(em, &other, 1, 0, &x, NULL, &e), LET_ERR_INVALID);
-  engine->unload(em), em = NULL;
+  engine->unload(em);
+  em = NULL;
   assert_int_not_equal(engine->load(&m, 4000, &em, &e), LET_OK); /* no such device, or no CUDA at all */
   assert_null(em);
   assert_non_null(strstr(e.text, "CUDA"));
@@ -329,7 +370,8 @@ static void *lane(void *arg) {
 static void test_threads(void **state) {
   (void)state;
   let_model m = model("linear", 4);
-  in(&m, "image", LET_DTYPE_FP32, 3, 1, 8, 8), out(&m, "score", LET_DTYPE_FP32, 1, 5, 0, 0);
+  in(&m, "image", LET_DTYPE_FP32, 3, 1, 8, 8);
+  out(&m, "score", LET_DTYPE_FP32, 1, 5, 0, 0);
   let_engine_model *em = load(&m);
   let_exec *x[2] = {prepare(em, 4, 0), prepare(em, 1, 1)};
   pthread_t t[2];
@@ -344,15 +386,24 @@ static void test_threads(void **state) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) return fprintf(stderr, "usage: engine_torch_test PLUGIN FIXTURES\n"), 2;
-  plugin = argv[1], fixtures = argv[2];
+  if (argc != 3) {
+    fprintf(stderr, "usage: engine_torch_test PLUGIN FIXTURES\n");
+    return 2;
+  }
+  plugin = argv[1];
+  fixtures = argv[2];
   void *lib = dlopen(plugin, RTLD_NOW | RTLD_LOCAL);
-  if (!lib) return fprintf(stderr, "%s\n", dlerror()), 1;
+  if (!lib) {
+    fprintf(stderr, "%s\n", dlerror());
+    return 1;
+  }
   void *symbol = dlsym(lib, LET_ENGINE_ENTRY);
   let_engine_entry entry;
   memcpy(&entry, &symbol, sizeof entry); /* a data pointer that is a function's: POSIX allows it, ISO C has no cast */
-  if (!entry || entry(LET_ENGINE_ABI + 1) || !(engine = entry(LET_ENGINE_ABI)))
-    return fprintf(stderr, "no engine\n"), 1;
+  if (!entry || entry(LET_ENGINE_ABI + 1) || !(engine = entry(LET_ENGINE_ABI))) {
+    fprintf(stderr, "no engine\n");
+    return 1;
+  }
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_entry),          cmocka_unit_test(test_two_in_two_out),
       cmocka_unit_test(test_numbered_names), cmocka_unit_test(test_dictionary),

@@ -116,9 +116,10 @@ static bool is_called(const char *function, const char *name) { /* cuMemAlloc_v2
   return strncmp(name, function, n) == 0 && (!function[n] || strncmp(function + n, "_v", 2) == 0);
 }
 
-/* A fault laid out for one of this process's GPUs: whoever can remove the file has it. */
+/* A fault laid out for one of this process's GPUs: the process that removes the file has it. */
 static CUresult from_file(const char *function) {
-  for (int d = 0; fault_file && d < gpus; d++) {
+  if (!fault_file) return CUDA_SUCCESS;
+  for (int d = 0; d < gpus; d++) {
     char path[512], text[80] = "", name[48];
     int code = 0;
     snprintf(path, sizeof path, "%s.%d", fault_file, d);
@@ -153,7 +154,10 @@ static CUresult enter(const char *function, bool needs) {
   while (r == HANG && !released) pthread_cond_wait(&changed, &lock);
   if (r == HANG) r = CUDA_SUCCESS;
   if (!r && needs && sticky) r = sticky;
-  if (!r && needs && !current) violate("%s without a current context", function), r = CUDA_ERROR_INVALID_CONTEXT;
+  if (!r && needs && !current) {
+    violate("%s without a current context", function);
+    r = CUDA_ERROR_INVALID_CONTEXT;
+  }
   return r;
 }
 static CUresult leave(CUresult r) {
@@ -284,7 +288,8 @@ EXPORT CUresult cuInit(unsigned flags) {
   if (!started) {
     const char *g = getenv("GPULET_FAKE_CUDA_GPUS"), *m = getenv("GPULET_FAKE_CUDA_SMS"),
                *b = getenv("GPULET_FAKE_CUDA_MIB");
-    gpus = g ? atoi(g) : 1, sms = m ? atoi(m) : 132;
+    gpus = g ? atoi(g) : 1;
+    sms = m ? atoi(m) : 132;
     if (gpus > 8) gpus = 8;
     total = (size_t)(b ? atoi(b) : 1024) << 20;
     set_faults(getenv("GPULET_FAKE_CUDA_FAULT"));
@@ -294,15 +299,20 @@ EXPORT CUresult cuInit(unsigned flags) {
   CUresult r = injected(__func__);
   return leave(r ? r : gpus ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE);
 }
-EXPORT CUresult cuDriverGetVersion(int *ret) { return *ret = 13000, CUDA_SUCCESS; }
+EXPORT CUresult cuDriverGetVersion(int *ret) {
+  *ret = 13000;
+  return CUDA_SUCCESS;
+}
 EXPORT CUresult cuGetErrorName(CUresult r, const char **ret) {
-  return *ret = r == CUDA_ERROR_OUT_OF_MEMORY     ? "CUDA_ERROR_OUT_OF_MEMORY"
-                : r == CUDA_ERROR_ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS"
-                                                  : "CUDA_ERROR_FAKE",
-         CUDA_SUCCESS;
+  *ret = r == CUDA_ERROR_OUT_OF_MEMORY     ? "CUDA_ERROR_OUT_OF_MEMORY"
+         : r == CUDA_ERROR_ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+                                           : "CUDA_ERROR_FAKE";
+  return CUDA_SUCCESS;
 }
 EXPORT CUresult cuGetErrorString(CUresult r, const char **ret) {
-  return (void)r, *ret = "from the fake driver", CUDA_SUCCESS;
+  (void)r;
+  *ret = "from the fake driver";
+  return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGetCount(int *ret) {
   ENTER(false);
@@ -346,17 +356,25 @@ EXPORT CUresult cuDeviceTotalMem(size_t *ret, CUdevice d) {
 
 EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *ret, CUdevice d) {
   ENTER(false);
-  if (!primary[d])
-    primary[d] = make(sizeof(context), KIND_CONTEXT), primary[d]->device = d,
+  if (!primary[d]) {
+    primary[d] = make(sizeof(context), KIND_CONTEXT);
+    primary[d]->device = d;
     memset(primary[d]->sm, 0xff, sizeof primary[d]->sm);
+  }
   primary[d]->retained++;
   *ret = (CUcontext)primary[d];
   return leave(r);
 }
 EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice d) {
   ENTER(false);
-  if (!primary[d]) return violate("%s of a context never retained", __func__), leave(CUDA_ERROR_INVALID_CONTEXT);
-  if (!--primary[d]->retained) drop(primary[d]), primary[d] = NULL;
+  if (!primary[d]) {
+    violate("%s of a context never retained", __func__);
+    return leave(CUDA_ERROR_INVALID_CONTEXT);
+  }
+  if (!--primary[d]->retained) {
+    drop(primary[d]);
+    primary[d] = NULL;
+  }
   return leave(r);
 }
 EXPORT CUresult cuCtxSetCurrent(CUcontext c) {
@@ -376,7 +394,8 @@ EXPORT CUresult cuMemAlloc(CUdeviceptr *ret, size_t n) {
   ENTER(true);
   if (n > total - used) return leave(CUDA_ERROR_OUT_OF_MEMORY);
   memory *m = make(sizeof *m, KIND_MEMORY);
-  m->p = calloc(1, n ? n : 1), m->bytes = n;
+  m->p = calloc(1, n ? n : 1);
+  m->bytes = n;
   if (!m->p) abort();
   used += n;
   *ret = (CUdeviceptr)(uintptr_t)m->p;
@@ -392,24 +411,30 @@ EXPORT CUresult cuMemFree(CUdeviceptr p) {
     drop(m);
     return leave(r);
   }
-  return violate("%s of memory that is not allocated", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  violate("%s of memory that is not allocated", __func__);
+  return leave(CUDA_ERROR_INVALID_VALUE);
 }
 EXPORT CUresult cuMemGetInfo(size_t *room, size_t *all) {
   ENTER(true);
-  *room = total - used, *all = total;
+  *room = total - used;
+  *all = total;
   return leave(r);
 }
 EXPORT CUresult cuMemHostRegister(void *p, size_t n, unsigned flags) {
   ENTER(true);
   (void)flags;
   memory *m = make(sizeof *m, KIND_PIN);
-  m->p = p, m->bytes = n;
+  m->p = p;
+  m->bytes = n;
   return leave(r);
 }
 EXPORT CUresult cuMemHostUnregister(void *p) {
   ENTER(true);
   for (object *o = objects; o; o = o->next)
-    if (o->kind == KIND_PIN && ((memory *)o)->p == p) return drop(o), leave(r);
+    if (o->kind == KIND_PIN && ((memory *)o)->p == p) {
+      drop(o);
+      return leave(r);
+    }
   return leave(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
 }
 EXPORT CUresult cuMemHostGetDevicePointer(CUdeviceptr *ret, void *p, unsigned flags) {
@@ -421,14 +446,18 @@ EXPORT CUresult cuMemHostGetDevicePointer(CUdeviceptr *ret, void *p, unsigned fl
 }
 EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr dst, const void *src, size_t n, CUstream s) {
   ENTER(true);
-  if (!allocated((char *)(uintptr_t)dst, n))
-    return violate("%s outside device memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  if (!allocated((char *)(uintptr_t)dst, n)) {
+    violate("%s outside device memory", __func__);
+    return leave(CUDA_ERROR_INVALID_VALUE);
+  }
   return leave(push(s, (op){.kind = OP_COPY, .dst = (void *)(uintptr_t)dst, .src = src, .bytes = n}));
 }
 EXPORT CUresult cuMemcpyDtoHAsync(void *dst, CUdeviceptr src, size_t n, CUstream s) {
   ENTER(true);
-  if (!allocated((char *)(uintptr_t)src, n))
-    return violate("%s outside device memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  if (!allocated((char *)(uintptr_t)src, n)) {
+    violate("%s outside device memory", __func__);
+    return leave(CUDA_ERROR_INVALID_VALUE);
+  }
   return leave(push(s, (op){.kind = OP_COPY, .dst = dst, .src = (void *)(uintptr_t)src, .bytes = n}));
 }
 
@@ -494,8 +523,10 @@ EXPORT CUresult cuEventElapsedTime(float *ret, CUevent from, CUevent to) {
   event *a = (event *)from, *b = (event *)to;
   if (!live(a, KIND_EVENT, __func__) || !live(b, KIND_EVENT, __func__)) return leave(CUDA_ERROR_INVALID_HANDLE);
   if (a->completed < a->recorded || b->completed < b->recorded) return leave(CUDA_ERROR_NOT_READY);
-  if (!a->recorded || !b->recorded)
-    return violate("%s on an event never recorded", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  if (!a->recorded || !b->recorded) {
+    violate("%s on an event never recorded", __func__);
+    return leave(CUDA_ERROR_INVALID_HANDLE);
+  }
   *ret = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) / 1e6);
   return leave(r);
 }
@@ -516,16 +547,20 @@ EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned x, unsigned y, unsigned z,
                                unsigned shared, CUstream s, void **params, void **extra) {
   ENTER(true);
   (void)y, (void)z, (void)bx, (void)by, (void)bz, (void)shared, (void)extra;
-  if (f != (CUfunction)(uintptr_t)2)
-    return violate("%s of an unknown function", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  if (f != (CUfunction)(uintptr_t)2) {
+    violate("%s of an unknown function", __func__);
+    return leave(CUDA_ERROR_INVALID_HANDLE);
+  }
   for (unsigned i = 0; !r && i < x; i++) {
     uint64_t c[3];
     memcpy(c, (const char *)params[0] + i * sizeof c, sizeof c);
-    if (!pinned((char *)(uintptr_t)c[0], c[2]))
-      violate("%s writes outside pinned memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
-    else if (!allocated((char *)(uintptr_t)c[1], c[2]))
-      violate("%s reads outside device memory", __func__), r = CUDA_ERROR_ILLEGAL_ADDRESS;
-    else
+    if (!pinned((char *)(uintptr_t)c[0], c[2])) {
+      violate("%s writes outside pinned memory", __func__);
+      r = CUDA_ERROR_ILLEGAL_ADDRESS;
+    } else if (!allocated((char *)(uintptr_t)c[1], c[2])) {
+      violate("%s reads outside device memory", __func__);
+      r = CUDA_ERROR_ILLEGAL_ADDRESS;
+    } else
       r = push(s, (op){.kind = OP_COPY, .dst = (void *)(uintptr_t)c[0], .src = (void *)(uintptr_t)c[1], .bytes = c[2]});
   }
   return leave(r);
@@ -537,15 +572,19 @@ EXPORT CUresult cuLaunchHostFunc(CUstream s, CUhostFn fn, void *arg) {
 EXPORT CUresult cuStreamWriteValue32(CUstream s, CUdeviceptr at, cuuint32_t value, unsigned flags) {
   ENTER(true);
   (void)flags;
-  if (at % 4 || !pinned((char *)(uintptr_t)at, 4))
-    return violate("%s outside pinned memory", __func__), leave(CUDA_ERROR_INVALID_VALUE);
+  if (at % 4 || !pinned((char *)(uintptr_t)at, 4)) {
+    violate("%s outside pinned memory", __func__);
+    return leave(CUDA_ERROR_INVALID_VALUE);
+  }
   return leave(push(s, (op){.kind = OP_WRITE, .dst = (void *)(uintptr_t)at, .ticket = value}));
 }
 EXPORT CUresult cuGraphLaunch(CUgraphExec x, CUstream s) {
   ENTER(true);
   let_fake_graph *g = (let_fake_graph *)x;
-  if (!g || g->magic != LET_FAKE_GRAPH)
-    return violate("%s of something that is no graph", __func__), leave(CUDA_ERROR_INVALID_HANDLE);
+  if (!g || g->magic != LET_FAKE_GRAPH) {
+    violate("%s of something that is no graph", __func__);
+    return leave(CUDA_ERROR_INVALID_HANDLE);
+  }
   return leave(push(s, (op){.kind = OP_GRAPH, .graph = g}));
 }
 
@@ -594,7 +633,10 @@ EXPORT CUresult cuDevResourceGenerateDesc(CUdevResourceDesc *ret, CUdevResource 
     hidden h;
     memcpy(&h, in[i]._internal_padding, sizeof h);
     bool twice = false;
-    for (int k = 0; k < 4; k++) twice |= (v->sm[k] & h.sm[k]) != 0, v->sm[k] |= h.sm[k];
+    for (int k = 0; k < 4; k++) {
+      twice |= (v->sm[k] & h.sm[k]) != 0;
+      v->sm[k] |= h.sm[k];
+    }
     if (twice || !h.split || (split >= 0 && split != h.split)) {
       violate("%s: groups of two splits, or one group twice", __func__);
       return leave(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
@@ -643,11 +685,28 @@ EXPORT int nvmlDeviceGetUtilizationRates(void *dev, unsigned ret[2]);
 EXPORT int nvmlDeviceGetPowerUsage(void *dev, unsigned *ret);
 EXPORT int nvmlDeviceGetMemoryInfo(void *dev, unsigned long long ret[3]);
 EXPORT int nvmlInit_v2(void) { return 0; }
-EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **ret) { return (void)bus, *ret = &stats, 0; }
-EXPORT int nvmlDeviceGetUtilizationRates(void *dev, unsigned ret[2]) { return (void)dev, ret[0] = 37, ret[1] = 5, 0; }
-EXPORT int nvmlDeviceGetPowerUsage(void *dev, unsigned *ret) { return (void)dev, *ret = 123500, 0; }
+EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **ret) {
+  (void)bus;
+  *ret = &stats;
+  return 0;
+}
+EXPORT int nvmlDeviceGetUtilizationRates(void *dev, unsigned ret[2]) {
+  (void)dev;
+  ret[0] = 37;
+  ret[1] = 5;
+  return 0;
+}
+EXPORT int nvmlDeviceGetPowerUsage(void *dev, unsigned *ret) {
+  (void)dev;
+  *ret = 123500;
+  return 0;
+}
 EXPORT int nvmlDeviceGetMemoryInfo(void *dev, unsigned long long ret[3]) {
-  return (void)dev, ret[0] = total, ret[1] = total - used, ret[2] = used, 0;
+  (void)dev;
+  ret[0] = total;
+  ret[1] = total - used;
+  ret[2] = used;
+  return 0;
 }
 
 EXPORT void let_fake_cuda_fault(const char *faults);

@@ -64,7 +64,10 @@ static let_err load(const let_model *m, int cuda, let_engine_model **ret, let_er
   if (!em) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
   em->m = m;
   let_err r = allocate(&em->weights, WEIGHTS, m, e);
-  if (r) return free(em), r;
+  if (r) {
+    free(em);
+    return r;
+  }
   *ret = em;
   return LET_OK;
 }
@@ -74,7 +77,10 @@ static void unload(let_engine_model *em) {
   free(em);
 }
 
-static uint64_t weights_bytes(const let_engine_model *em) { return (void)em, WEIGHTS; }
+static uint64_t weights_bytes(const let_engine_model *em) {
+  (void)em;
+  return WEIGHTS;
+}
 
 static void answer(void *arg) { /* the kernel */
   const fake_exec *f = arg;
@@ -115,7 +121,8 @@ static let_err buffer(let_exec *x, let_exec_tensor *t, const let_tensor_spec *s,
   t->row_bytes = let_tensor_row_bytes(s);
   if (!t->row_bytes)
     return let_fail(e, LET_ERR_UNSUPPORTED, "model '%s': tensor '%s' varies in size", m->name, s->name);
-  t->dtype = (uint8_t)s->dtype, t->rank = (uint8_t)(s->rank + batch);
+  t->dtype = (uint8_t)s->dtype;
+  t->rank = (uint8_t)(s->rank + batch);
   if (batch) t->shape[0] = x->size;
   for (unsigned i = 0; i < s->rank; i++) t->shape[i + batch] = s->dims[i];
   let_err r = allocate(&p, t->row_bytes * x->size, m, e);
@@ -133,15 +140,20 @@ static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_
   if (!f) return let_fail(e, LET_ERR_NOMEM, "out of memory for model '%s'", m->name);
   f->graph = (let_fake_graph){.magic = LET_FAKE_GRAPH, .kind = LET_FAKE_RUN, .fn = answer, .arg = f};
   f->only = &f->graph;
-  f->us = m->null_us, f->gpulet = t->gpulet % GPULETS;
+  f->us = m->null_us;
+  f->gpulet = t->gpulet % GPULETS;
   f->x = (let_exec){
       .size = size, .n_in = m->n_inputs, .n_out = m->n_outputs, .graphs = &f->only, .n_graphs = 1, .impl = f};
   let_err r = m->n_inputs ? LET_OK : let_fail(e, LET_ERR_UNSUPPORTED, "model '%s' has no inputs", m->name);
   for (unsigned k = 0; !r && k < m->n_inputs; k++) r = buffer(&f->x, &f->x.in[k], &m->input[k], m, e);
   for (unsigned k = 0; !r && k < m->n_outputs; k++) r = buffer(&f->x, &f->x.out[k], &m->output[k], m, e);
-  if (r) return discard(&f->x), r;
+  if (r) {
+    discard(&f->x);
+    return r;
+  }
   pthread_mutex_lock(&lock);
-  f->next = graphs[f->gpulet], graphs[f->gpulet] = f;
+  f->next = graphs[f->gpulet];
+  graphs[f->gpulet] = f;
   pthread_mutex_unlock(&lock);
   if (!em->captured[size]) answer(f);
   em->captured[size] = true;
@@ -150,7 +162,10 @@ static let_err prepare(let_engine_model *em, const let_engine_target *t, uint32_
   return LET_OK;
 }
 
-static let_err enter(const let_engine_target *t, let_error *e) { return (void)t, (void)e, LET_OK; }
+static let_err enter(const let_engine_target *t, let_error *e) {
+  (void)t, (void)e;
+  return LET_OK;
+}
 
 __attribute__((visibility("default"))) const let_engine *gpulet_engine(int abi);
 const let_engine *gpulet_engine(int abi) {

@@ -1,7 +1,7 @@
-/* worker_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a forked child.
- */
-#ifndef LET_WORKER_RIG_H
-#define LET_WORKER_RIG_H
+/* worker_test_rig.h: the tests' stand-in for the server: control socket, lanes, records. The worker runs in a child
+ * process. */
+#ifndef LET_WORKER_TEST_RIG_H
+#define LET_WORKER_TEST_RIG_H
 
 #include "worker/worker.h"
 
@@ -49,7 +49,7 @@ typedef struct server {
   let_lane_set_id set[SETS_MAX]; /* by the number that a test gives it */
   let_ipc_lane_up up[SETS_MAX][LET_IPC_LANES_MAX];
   uint32_t n_up[SETS_MAX]; /* lanes reported */
-  int grown[SETS_MAX];     /* SIZE events */
+  int added[SETS_MAX];     /* SIZE events */
   uint64_t in[RECORDS], out[RECORDS];
 } server;
 
@@ -58,7 +58,9 @@ static inline let_model null_model(const char *name, uint32_t max_batch) {
   memset(&m, 0, sizeof m);
   snprintf(m.name, sizeof m.name, "%s", name);
   snprintf(m.backend, sizeof m.backend, "null");
-  m.max_batch = max_batch, m.n_inputs = 1, m.n_outputs = 2;
+  m.max_batch = max_batch;
+  m.n_inputs = 1;
+  m.n_outputs = 2;
   m.max_queue_delay = LET_NEVER;
   m.input[0] = (let_tensor_spec){.name = "IN", .dtype = LET_DTYPE_UINT8, .rank = 1, .dims = {ROW}};
   m.output[0] = (let_tensor_spec){.name = "SAME", .dtype = LET_DTYPE_UINT8, .rank = 1, .dims = {ROW}};
@@ -78,9 +80,12 @@ static inline void send_raw(server *s, const void *p, size_t n, int fd) {
   struct iovec iov = {(void *)(uintptr_t)p, n};
   struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
   if (fd >= 0) {
-    m.msg_control = control.buf, m.msg_controllen = sizeof control.buf;
+    m.msg_control = control.buf;
+    m.msg_controllen = sizeof control.buf;
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof fd);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof fd);
     memcpy(CMSG_DATA(c), &fd, sizeof fd);
   }
   assert_int_equal(sendmsg(s->control, &m, MSG_NOSIGNAL), (ssize_t)n);
@@ -93,7 +98,8 @@ static inline void send_nameless(server *s, const let_ipc_command *init, int are
   let_buf_init(&b, &let_mem_libc);
   m.init.device = "c";
   assert_int_equal(let_ipc_command_encode(&m, &b, NULL), LET_OK);
-  b.p[8]--, b.p[LET_IPC_HEADER]--; /* lengths of message and name */
+  b.p[8]--;
+  b.p[LET_IPC_HEADER]--; /* lengths of message and name */
   memmove(b.p + LET_IPC_HEADER + 2, b.p + LET_IPC_HEADER + 3, b.n - LET_IPC_HEADER - 3);
   send_raw(s, b.p, b.n - 1, arena);
   let_buf_fini(&b);
@@ -121,7 +127,8 @@ static inline void start(server *s, const char *fault, const char *device) {
   assert_int_equal(let_ring_arena_new(8 << 20, RECORDS, &let_mem_libc, &s->arena, &e), LET_OK);
   int arena = let_ring_arena_fd(s->arena);
   let_ipc_command m = {.type = LET_IPC_INIT, .init = {.device = device, .profile_dir = profile_dir}};
-  m.init.arena_bytes = 8 << 20, m.init.records = RECORDS;
+  m.init.arena_bytes = 8 << 20;
+  m.init.records = RECORDS;
   if (!device[0]) {
     send_nameless(s, &m, arena);
     return;
@@ -155,10 +162,11 @@ static inline int event(server *s) {
     assert_true(let_ipc_conversation_validate(s->conversation));
     if (m.type == LET_IPC_LANE_UP) {
       int g = number_of(s, m.lane_up.set);
-      s->up[g][m.lane_up.lane] = m.lane_up, s->n_up[g]++;
+      s->up[g][m.lane_up.lane] = m.lane_up;
+      s->n_up[g]++;
     }
     if (m.type == LET_IPC_PROGRESS || m.type == LET_IPC_HEALTH || (!s->all && m.type == LET_IPC_LANE_UP)) continue;
-    if (m.type == LET_IPC_SIZE) s->grown[number_of(s, m.size.set)]++;
+    if (m.type == LET_IPC_SIZE) s->added[number_of(s, m.size.set)]++;
     s->last = m;
     return (int)m.type;
   }
@@ -204,19 +212,28 @@ static inline void ask(server *s, int number, uint32_t n, const let_model *m, ui
   let_lanes **l = &s->lanes[number % SETS_MAX];
   let_ipc_variant variant[8] = {0};
   let_ipc_lane lane[LET_IPC_LANES_MAX] = {0};
-  s->grown[number % SETS_MAX] = 0, s->n_up[number % SETS_MAX] = 0;
+  s->added[number % SETS_MAX] = 0;
+  s->n_up[number % SETS_MAX] = 0;
   s->set[number % SETS_MAX].n = ++s->newest;
   let_lanes_free(*l);
   assert_int_equal(let_lanes_new(n, l, &e), LET_OK);
-  fds[n_fds++] = let_lanes_fd(*l), fds[n_fds++] = let_lanes_done_event(*l);
+  fds[n_fds++] = let_lanes_fd(*l);
+  fds[n_fds++] = let_lanes_done_event(*l);
   for (uint32_t k = 0; k < n_models; k++) {
     variant[k] = (let_ipc_variant){.model = &m[k], .n_sizes = 3, .size = {1, 4, 8}, .needed = 3};
-    if (needed) variant[k].size[0] = 4, variant[k].size[1] = 1;
-    if (needed) variant[k].needed = (uint8_t)needed, variant[k].slo = m[k].slo;
+    if (needed) {
+      variant[k].size[0] = 4;
+      variant[k].size[1] = 1;
+    }
+    if (needed) {
+      variant[k].needed = (uint8_t)needed;
+      variant[k].slo = m[k].slo;
+    }
   }
   for (uint32_t i = 0; i < n; i++) {
     lane[i] = (let_ipc_lane){.gpulet = {10 + i}, .granules = (uint32_t)granules, .cost = cost_us[i % 8] * LET_US};
-    lane[i].n_models = n_models, lane[i].model = variant;
+    lane[i].n_models = n_models;
+    lane[i].model = variant;
     fds[n_fds++] = let_lanes_submit_event(*l, i);
   }
   let_ipc_command prepare = {.type = LET_IPC_PREPARE, .prepare = {.n_lanes = n, .lane = lane}};
@@ -238,12 +255,18 @@ static inline uint32_t base_of(int number, uint32_t lane) { return (uint32_t)(nu
 
 static inline let_record *request_n(server *s, uint32_t index, uint32_t rows, uint32_t row, unsigned seed,
                                     uint64_t out_bytes) {
-  if (!s->in[index])
-    s->in[index] = let_ring_slot_alloc(s->arena, 4096), s->out[index] = let_ring_slot_alloc(s->arena, 8192);
+  if (!s->in[index]) {
+    s->in[index] = let_ring_slot_alloc(s->arena, 4096);
+    s->out[index] = let_ring_slot_alloc(s->arena, 8192);
+  }
   assert_true(s->in[index] != LET_SLOT_NONE && s->out[index] != LET_SLOT_NONE);
   let_record *r = let_ring_arena_record(s->arena, index);
   memset(r, 0, sizeof *r);
-  r->rows = rows, r->n_in = 1, r->out_offset = s->out[index], r->out_bytes = out_bytes, r->status = -1;
+  r->rows = rows;
+  r->n_in = 1;
+  r->out_offset = s->out[index];
+  r->out_bytes = out_bytes;
+  r->status = -1;
   /* Odd on purpose: a tensor begins where it begins in the body. */
   r->in[0] = (let_tensor){.offset = s->in[index] + 3,
                           .bytes = rows * row,
@@ -308,7 +331,10 @@ static inline int finish(server *s) {
   assert_int_equal(waitpid(s->pid, &status, 0), s->pid);
   for (int i = 0; i < SETS_MAX; i++) let_lanes_free(s->lanes[i]);
   for (int i = 0; i < RECORDS; i++)
-    if (s->in[i]) let_ring_slot_free(s->arena, s->in[i]), let_ring_slot_free(s->arena, s->out[i]);
+    if (s->in[i]) {
+      let_ring_slot_free(s->arena, s->in[i]);
+      let_ring_slot_free(s->arena, s->out[i]);
+    }
   assert_int_equal(let_ring_arena_used(s->arena), 0);
   assert_true(let_ring_arena_validate(s->arena));
   let_ring_arena_free(s->arena);

@@ -1,6 +1,6 @@
 /* test: os ring device engine label: thread
  * Lanes that come up one by one, and sizes that are added while they serve. */
-#include "worker/worker_rig.h"
+#include "worker/worker_test_rig.h"
 
 static uint32_t sizes_in(const server *s, uint32_t lane, uint32_t model) { return model_in(s, lane, model)->n_sizes; }
 
@@ -36,7 +36,10 @@ static void test_lanes_come_one_by_one(void **state) {
   let_model m = null_model("a", 8);
   start(&s, NULL, "cpu");
   expect_ready(&s);
-  s.all = true, cost_us[0] = 3000, cost_us[1] = 0, cost_us[2] = 200;
+  s.all = true;
+  cost_us[0] = 3000;
+  cost_us[1] = 0;
+  cost_us[2] = 200;
   static const int order[] = {11, 12, 10};
   expect(prepare(&s, 1, 3, &m, 1), LET_IPC_LANE_UP);
   for (int i = 0; i < 3; i++) {
@@ -52,7 +55,7 @@ static void test_lanes_come_one_by_one(void **state) {
 }
 
 /* A lane serves with the size that is needed; the others come while it is at work. */
-static void test_grows_while_serving(void **state) {
+static void test_adds_sizes_while_serving(void **state) {
   (void)state;
   server s;
   let_model m = null_model("a", 8);
@@ -79,7 +82,9 @@ static void test_too_slow_for_padding(void **state) {
   (void)state;
   server s;
   let_model m[2] = {null_model("quick", 8), null_model("slow", 8)};
-  m[0].null_us = m[1].null_us = 5000, m[0].slo = LET_S, m[1].slo = 9 * LET_MS;
+  m[0].null_us = m[1].null_us = 5000;
+  m[0].slo = LET_S;
+  m[1].slo = 9 * LET_MS;
   start(&s, NULL, "cpu");
   expect_ready(&s);
   needed = 1;
@@ -90,8 +95,8 @@ static void test_too_slow_for_padding(void **state) {
   assert_int_equal(finish(&s), 0);
 }
 
-/* Change of plan, taking it back, and the end, while a lane set grows. */
-static void test_changes_while_growing(void **state) {
+/* Change of plan, its rollback, and the end, while a lane set adds sizes. */
+static void test_changes_while_adding_sizes(void **state) {
   (void)state;
   server s;
   let_model m = null_model("a", 8);
@@ -109,22 +114,22 @@ static void test_changes_while_growing(void **state) {
     await(&s, LET_IPC_RETIRED);
     assert_int_equal(run_batch(&s, g, 1, 4, 2), LET_OK);
   }
-  while (s.grown[6 % SETS_MAX] < 4) assert_int_not_equal(event(&s), GONE);
+  while (s.added[6 % SETS_MAX] < 4) assert_int_not_equal(event(&s), GONE);
   needed = 2;
   ask(&s, 7, 2, &m, 1); /* and taken back, before it is ready or after */
   retire(&s, 7);
   await(&s, LET_IPC_RETIRED);
   assert_int_equal(run_batch(&s, 6, 0, 8, 8), LET_OK);
   needed = 1;
-  ask(&s, 8, 1, &m, 1); /* the end comes while it grows */
+  ask(&s, 8, 1, &m, 1); /* the end comes while it adds sizes */
   await(&s, LET_IPC_PREPARED);
   needed = 0;
   assert_int_equal(finish(&s), 0);
 }
 
-/* 64 gpu-lets are all that a device has numbers for: the second lane set grows once the first is gone, and loses
+/* 64 gpu-lets are all that a device has numbers for: the second lane set adds sizes once the first is gone, and loses
  * nothing. */
-static void test_grows_when_there_is_room(void **state) {
+static void test_adds_sizes_when_there_is_room(void **state) {
   (void)state;
   server s;
   let_model m = null_model("a", 8);
@@ -132,17 +137,17 @@ static void test_grows_when_there_is_room(void **state) {
   expect_ready(&s);
   needed = 1;
   expect(prepare(&s, 1, 30, &m, 1), LET_IPC_PREPARED);
-  while (s.grown[1] < 60) assert_true(more(&s, 1) > 0);
+  while (s.added[1] < 60) assert_true(more(&s, 1) > 0);
   expect(prepare(&s, 2, 3, &m, 1), LET_IPC_PREPARED);
   assert_true(more(&s, 2) == 1); /* one more number is free */
   retire(&s, 1);
   expect(event(&s), LET_IPC_RETIRED);
-  while (s.grown[2] < 6) assert_true(more(&s, 2) > 0);
+  while (s.added[2] < 6) assert_true(more(&s, 2) > 0);
   needed = 0;
   assert_int_equal(finish(&s), 0);
 }
 
-static void test_killed_while_growing(void **state) {
+static void test_killed_while_adding_sizes(void **state) {
   (void)state;
   static const char *const faults[] = {"prepare:2", "prepare:3"};
   let_model m = null_model("a", 8);
@@ -162,8 +167,7 @@ static void test_killed_while_growing(void **state) {
 
 static let_dur p50_of(const server *s, size_t size) { return model_in(s, 0, 0)->size[size].p50; }
 
-/* A -> B -> A: what was measured is not measured again, on as many granules; and the model is loaded again when nobody
- * has kept it. */
+/* A -> B -> A: a latency is not measured again on as many granules, and a model without users is loaded again. */
 static void test_measures_once(void **state) {
   (void)state;
   server s;
@@ -195,11 +199,11 @@ static void test_measures_once(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_lanes_come_one_by_one),
-      cmocka_unit_test(test_grows_while_serving),
+      cmocka_unit_test(test_adds_sizes_while_serving),
       cmocka_unit_test(test_too_slow_for_padding),
-      cmocka_unit_test(test_changes_while_growing),
-      cmocka_unit_test(test_grows_when_there_is_room),
-      cmocka_unit_test(test_killed_while_growing),
+      cmocka_unit_test(test_changes_while_adding_sizes),
+      cmocka_unit_test(test_adds_sizes_when_there_is_room),
+      cmocka_unit_test(test_killed_while_adding_sizes),
       cmocka_unit_test(test_measures_once),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
