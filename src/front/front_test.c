@@ -151,20 +151,9 @@ static void w_turn(void *ctx) {
 
 static int w_extra(void *ctx, let_str method, let_str path, let_str body, let_buf *out, const char **type, void *call) {
   world *w = ctx;
-  if (let_str_is(path, "/metrics")) {
-    *type = "text/plain";
-    let_buf_str(out, "up 1\n");
-    return 200;
-  }
-  if (let_str_is(path, "/late")) {
-    w->call = call;
-    return -1;
-  }
-  if (let_str_is(path, "/echo")) {
-    let_buf_add(out, method.p, method.n);
-    let_buf_add(out, body.p, body.n);
-    return 200;
-  }
+  if (let_str_is(path, "/metrics")) return *type = "text/plain", let_buf_str(out, "up 1\n"), 200;
+  if (let_str_is(path, "/late")) return w->call = call, -1;
+  if (let_str_is(path, "/echo")) return let_buf_add(out, method.p, method.n), let_buf_add(out, body.p, body.n), 200;
   return 0;
 }
 
@@ -189,11 +178,7 @@ static void start(world *w) {
     let_model *m = &w->model[k];
     snprintf(m->name, sizeof m->name, k ? "other" : "echo");
     snprintf(m->platform, sizeof m->platform, "gpulet_null");
-    m->version = 3;
-    m->max_batch = 8;
-    m->n_inputs = m->n_outputs = 1;
-    m->priority_levels = 4;
-    m->default_priority = 2;
+    m->version = 3, m->max_batch = 8, m->n_inputs = m->n_outputs = 1, m->priority_levels = 4, m->default_priority = 2;
     m->input[0] = (let_tensor_spec){.name = "IN", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}};
     m->output[0] = (let_tensor_spec){.name = "OUT", .dtype = LET_DTYPE_FP32, .rank = 1, .dims = {-1}};
   }
@@ -241,10 +226,8 @@ static int dial(uint16_t port) {
 static void say(world *w, int fd, const char *p, size_t n) {
   while (n) {
     ssize_t k = send(fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (k > 0) {
-      p += k;
-      n -= (size_t)k;
-    } else if (k < 0 && errno != EAGAIN) return; /* the server closed: the test looks at the answer */
+    if (k > 0) p += k, n -= (size_t)k;
+    else if (k < 0 && errno != EAGAIN) return; /* the server closed: the test looks at the answer */
     uv_run(&w->loop, UV_RUN_NOWAIT);
   }
 }
@@ -272,18 +255,12 @@ static answer hear(world *w, int fd, int count) {
       a.status = atoi(a.p + 9);
       if (n - at < a.head + a.body) break;
       at += a.head + a.body;
-      if (--count == 0) {
-        a.n = n;
-        return a;
-      }
+      if (--count == 0) return a.n = n, a;
     }
     ssize_t k = recv(fd, inbox + n, sizeof inbox - 1 - n, MSG_DONTWAIT);
     if (k > 0) n += (size_t)k;
-    else if (k == 0 || errno != EAGAIN) {
-      a.eof = true;
-      a.n = n;
-      return a;
-    } else uv_run(&w->loop, UV_RUN_ONCE);
+    else if (k == 0 || errno != EAGAIN) return a.eof = true, a.n = n, a;
+    else uv_run(&w->loop, UV_RUN_ONCE);
   }
 }
 static bool gone(world *w, int fd) {
@@ -354,10 +331,8 @@ static void test_routes(void **state) {
     if (strncmp(rows[i].line, "HEAD", 4) == 0) {
       while (!strstr(inbox, "\r\n\r\n") || a.n == 0) {
         ssize_t k = recv(fd, inbox, sizeof inbox - 1, MSG_DONTWAIT);
-        if (k > 0) {
-          a.n = (size_t)k;
-          inbox[k] = 0;
-        } else uv_run(&w->loop, UV_RUN_ONCE);
+        if (k > 0) a.n = (size_t)k, inbox[k] = 0;
+        else uv_run(&w->loop, UV_RUN_ONCE);
       }
       a.status = atoi(inbox + 9);
       assert_string_equal(strstr(inbox, "\r\n\r\n"), "\r\n\r\n"); /* a length, no body */
@@ -406,10 +381,7 @@ static void test_infer(void **state) {
   for (int part = 0; part < 2; part++) { /* at once, and with the tensor later */
     size_t cut = (size_t)n + (part ? 5 : 16);
     say(w, fd, text, cut);
-    if (part) {
-      run_some(w);
-      say(w, fd, text + cut, (size_t)n + 16 - cut);
-    }
+    if (part) run_some(w), say(w, fd, text + cut, (size_t)n + 16 - cut);
     a = hear(w, fd, 1);
     assert_int_equal(a.status, 200);
     assert_memory_equal(a.p + a.head + a.body - 16, x, 16);
@@ -487,8 +459,7 @@ static void test_refusals(void **state) {
     assert_non_null(strstr(inbox, "{\"error\":\""));
   }
   char *big = malloc(100001);
-  memset(big, 'a', 100000);
-  big[100000] = 0;
+  memset(big, 'a', 100000), big[100000] = 0;
   memcpy(big, "GET / HTTP/1.1\r\nX: ", 19);
   assert_int_equal(ask(w, big), 431);
   free(big);
@@ -552,8 +523,7 @@ static void test_disconnect(void **state) {
   assert_int_equal(w->in_flight, 0);
   close(fd[2]);
   /* and the late answer of extra() */
-  fd[0] = dial(let_front_port(w->f));
-  fd[1] = dial(let_front_port(w->f));
+  fd[0] = dial(let_front_port(w->f)), fd[1] = dial(let_front_port(w->f));
   say(w, fd[0], "GET /late HTTP/1.1\r\nHost: x\r\n\r\n", 31);
   while (!w->call) uv_run(&w->loop, UV_RUN_ONCE);
   let_front_reply(w->f, w->call, 409, "text/plain", LET_STR("later"));
@@ -591,9 +561,7 @@ static void test_drain(void **state) {
   int fd = socket(AF_INET, SOCK_STREAM, 0);
   struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof addr), -1);
-  close(fd);
-  close(busy);
-  close(idle);
+  close(fd), close(busy), close(idle);
 }
 
 static void test_slow_loris(void **state) {
@@ -612,9 +580,7 @@ static void test_slow_loris(void **state) {
   let_front_stats s;
   let_front_stats_get(w->f, &s);
   assert_int_equal(s.timeouts, 2);
-  close(head);
-  close(body);
-  close(idle);
+  close(head), close(body), close(idle);
   stop(w);
   assert_int_equal(w->slots_used, 0);
   free(w);
@@ -626,10 +592,7 @@ static void test_many_and_cap(void **state) {
   struct rlimit lim;
   getrlimit(RLIMIT_NOFILE, &lim);
   int many = 1000;
-  if (lim.rlim_cur < 2100 && lim.rlim_max >= 2100) {
-    lim.rlim_cur = 2100;
-    setrlimit(RLIMIT_NOFILE, &lim);
-  }
+  if (lim.rlim_cur < 2100 && lim.rlim_max >= 2100) lim.rlim_cur = 2100, setrlimit(RLIMIT_NOFILE, &lim);
   options(w);
   w->o.connections = (uint32_t)many;
   start(w);
@@ -641,10 +604,8 @@ static void test_many_and_cap(void **state) {
     if (i % 50 == 0) run_some(w);
   }
   let_front_stats s;
-  do {
-    uv_run(&w->loop, UV_RUN_NOWAIT);
-    let_front_stats_get(w->f, &s);
-  } while (s.open < (uint64_t)many);
+  do uv_run(&w->loop, UV_RUN_NOWAIT), let_front_stats_get(w->f, &s);
+  while (s.open < (uint64_t)many);
   int extra = dial(let_front_port(w->f));
   assert_int_equal(hear(w, extra, 1).status, 503);
   close(extra);
