@@ -47,9 +47,9 @@ typedef struct let_policy {
 const let_policy *const *let_policies(uint32_t *ret_n);
 const let_policy *let_policy_find(const char *name); /* NULL: unknown */
 
-/* The planned rate: the largest multiple of the workload's rates that |policy| has a plan for on these devices, by bisection
- * to 1 %, and that plan. Where feasibility has islands above the first gap, what the bisection meets counts. Errors:
- * INVALID (all rates are 0; nothing fits, or everything), and what the policy says. */
+/* The planned rate: the largest multiple of the workload's rates that |policy| has a plan for on these devices, by
+ * bisection to 1 %, and that plan. Where feasibility has islands above the first gap, what the bisection meets counts.
+ * Errors: INVALID (all rates are 0; nothing fits, or everything), and what the policy says. */
 LET_CHECKED let_err let_plan_max_rate(const let_policy *policy, const let_plan_input *in, let_arena *arena,
                                       double *ret_multiple, let_plan *ret, let_error *e);
 
