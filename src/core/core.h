@@ -48,7 +48,7 @@ typedef struct let_core_route {
   uint32_t batch;   /* rows to aim for: "full" */
   uint32_t n_sizes; /* prepared sizes, ascending; the last may exceed |batch| */
   uint32_t size[LET_SIZES_MAX];
-  let_dur predict[LET_SIZES_MAX]; /* of one batch of that size, neighbours included */
+  let_dur predict[LET_SIZES_MAX]; /* of one batch of that size, with what is colocated running */
   double rate;                    /* planned requests/s; 0: share by speed */
 } let_core_route;
 
