@@ -18,7 +18,10 @@ void let__touch_gpulet(let_core *c, let_gpulet_id gpulet, let_time at) {
 void let__touch_model(let_core *c, uint32_t model, let_time now) {
   uint32_t n;
   const let__route *r = let__routes_of(c, model, &n);
-  for (uint32_t i = 0; i < n; i++) let__touch_gpulet(c, r[i].gpulet, INT64_MIN);
+  for (uint32_t i = 0; i < n; i++) { /* one that takes no more is looked at when a batch of it ends */
+    const let__gpulet *g = &c->gpulet[r[i].gpulet.n];
+    if (g->n < g->depth) let__touch_gpulet(c, r[i].gpulet, INT64_MIN);
+  }
   let__expiry_set(c, model, now);
 }
 
@@ -83,17 +86,15 @@ static uint32_t size_limit(const let_core *c, const let__route *r) {
   return most;
 }
 
-/* Another gpu-let of |r|'s model is idle too, lags further behind its rate, and would be in time. */
+/* Another gpu-let of |r|'s model is idle too, lags further behind its rate, and has a batch for that very request. */
 static bool better_elsewhere(let_core *c, let__route *r, let__pick p, let_time now) {
   uint32_t n;
   let__route *o = let__routes_of(c, r->model, &n);
-  const let_request *q = c->entry[p.first].r;
   for (uint32_t i = 0; i < n; i++) {
     const let__gpulet *g = &c->gpulet[o[i].gpulet.n];
-    uint32_t k = let__size_for(&o[i], q->rows);
-    if (&o[i] == r || g->n > 0 || open_at(c, g, now) == LET_NEVER || k == LET__NONE || lag(&o[i], now) <= lag(r, now))
-      continue;
-    if (now + let__handover(g) <= q->deadline - o[i].variant[k].predict) return true;
+    if (&o[i] == r || g->n > 0 || open_at(c, g, now) == LET_NEVER || lag(&o[i], now) <= lag(r, now)) continue;
+    let__pick there = let__batch_pick(c, &o[i], now + let__handover(g), 0, size_limit(c, &o[i]), now);
+    if (there.n > 0 && there.first == p.first) return true;
   }
   return false;
 }
