@@ -19,9 +19,9 @@ typedef struct let_hist {
 void let_hist_add(let_hist *h, let_dur d); /* negative counts as 0; larger than the range clamps to the last cell */
 void let_hist_merge(let_hist *into, const let_hist *from);
 
-/* For a histogram that was sent as its cells: |n| more values in |cell|. |sum| grows by the middle of the cell, so
- * whoever knows the exact sum sets it afterwards; |min| and |max| are the cells' edges. False, unchanged: no such cell,
- * or it would overflow. */
+/* For a histogram that was sent as its cells: |n| more values in |cell|. |sum| grows by the middle of the cell, so a
+ * caller that knows the exact sum sets it afterwards; |min| and |max| are the cells' edges. False, unchanged: no such
+ * cell, or it would overflow. */
 bool let_hist_put(let_hist *h, uint32_t cell, uint32_t n);
 
 /* Takes away |earlier|, the same histogram at an earlier time. What is left has the cells' edges as |min| and |max|.

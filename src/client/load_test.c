@@ -156,7 +156,7 @@ static void test_errors_by_kind(void **state) {
   assert_true(number(doc, "ok") == 0 && number(doc, "attainment") == 0);
   json_decref(doc);
 
-  doc = load(&o, "m", 100, LET_S); /* nobody listens any more */
+  doc = load(&o, "m", 100, LET_S); /* no server listens any more */
   assert_true(errors(doc, "connection") > 0 && number(doc, "ok") == 0);
   json_decref(doc);
 }

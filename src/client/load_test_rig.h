@@ -33,7 +33,7 @@ typedef struct server {
   uv_sem_t ready;
   int port;
   /* what to do */
-  uint64_t stall_at, stall_ms; /* from that request on nobody is answered for that long */
+  uint64_t stall_at, stall_ms; /* from that request on no answer goes out for that long */
   uint64_t refuse_each, hang_up_each, close_each;
   bool no_plan; /* as any other server */
   uint64_t tell_at;

@@ -449,7 +449,7 @@ static void test_answers_inside_of_events(void **state) {
       if (fd[i] < 0) continue;
       int left = 3 * EACH;
       size_t n = 0;
-      while (left > 0) { /* nobody's event may come any more: a visitor brings the next turn */
+      while (left > 0) { /* no other event may come: a visitor brings the next turn */
         if (w->n_held) answer_held(w);
         ssize_t k = recv(fd[i], inbox + n, sizeof inbox - 1 - n, MSG_DONTWAIT);
         if (k > 0) n += (size_t)k;

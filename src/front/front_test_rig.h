@@ -137,7 +137,7 @@ static void answer_held(world *w) {
 }
 static void w_cancel(void *ctx, let_request *r) { (void)r, ((world *)ctx)->cancelled++; }
 
-/* As a server under load does: what others asked for is answered from inside of somebody's event. */
+/* As a server under load does: what one client asked for is answered inside of another's event. */
 static void w_turn(void *ctx) {
   world *w = ctx;
   let_front_stats now;
