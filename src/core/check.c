@@ -147,7 +147,7 @@ static void dump_model(const let_core *c, uint32_t i, let_buf *out) {
     let_buf_fmt(out, "%s{\"gpulet\":%u,\"batch\":%u,\"rate\":%.3f,\"credit\":%.2f,", k ? "," : "", r[k].gpulet.n,
                 r[k].batch, r[k].rate, r[k].credit);
     dump_ms(out, "handover_ms", let__handover(&c->gpulet[r[k].gpulet.n]));
-    let_buf_fmt(out, ",\"ratio\":%.4f,\"predict_ms\":{", let__window_median(&r[k].ratio, 1));
+    let_buf_fmt(out, ",\"ratio\":%.4f,\"predict_ms\":{", let__window_stats(&r[k].ratio, 1).median);
     for (uint32_t s = 0; s < r[k].n_sizes; s++)
       let_buf_fmt(out, "%s\"%u\":%.3f", s ? "," : "", r[k].variant[s].size, (double)r[k].variant[s].predict / 1e6);
     let_buf_str(out, "}}");

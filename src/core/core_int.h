@@ -166,9 +166,10 @@ void let__table_free(const let_core *c, let__table *t);
 
 /* predict.c: how long batches take */
 void let__window_add(let__window *w, double v);
-double let__window_median(const let__window *w, double otherwise);
-double let__window_least(const let__window *w, double otherwise);
-double let__window_high(const let__window *w, double otherwise); /* all but one of them are at most this */
+typedef struct let__stats {
+  double least, median, high; /* high: all but one of the samples are at most this */
+} let__stats;
+let__stats let__window_stats(const let__window *w, double otherwise); /* |otherwise|: of no samples */
 void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now);
 void let__route_refresh(let__route *r, let_time now); /* after its samples or its plan have changed */
 bool let__route_fresh(const let__route *r, let_time now);

@@ -14,31 +14,17 @@ void let__window_add(let__window *w, double v) {
   if (w->n < LET__WINDOW) w->n++;
 }
 
-static uint32_t sorted(const let__window *w, float v[LET__WINDOW]) {
-  for (uint32_t i = 0; i < w->n; i++) {
+/* Of two samples the median is the lesser: one batch that was held up must not set the prediction alone. */
+let__stats let__window_stats(const let__window *w, double otherwise) {
+  float v[LET__WINDOW];
+  uint32_t n = w->n;
+  if (n == 0) return (let__stats){otherwise, otherwise, otherwise};
+  for (uint32_t i = 0; i < n; i++) {
     uint32_t k = i;
     for (; k > 0 && v[k - 1] > w->v[i]; k--) v[k] = v[k - 1];
     v[k] = w->v[i];
   }
-  return w->n;
-}
-
-/* Of two samples the lesser: one batch that was held up must not set the prediction alone. */
-double let__window_median(const let__window *w, double otherwise) {
-  float v[LET__WINDOW];
-  uint32_t n = sorted(w, v);
-  return n ? (double)v[(n - 1) / 2] : otherwise;
-}
-
-double let__window_least(const let__window *w, double otherwise) {
-  float v[LET__WINDOW];
-  return sorted(w, v) ? (double)v[0] : otherwise;
-}
-
-double let__window_high(const let__window *w, double otherwise) {
-  float v[LET__WINDOW];
-  uint32_t n = sorted(w, v);
-  return n ? (double)v[n > 1 ? n - 2 : 0] : otherwise;
+  return (let__stats){.least = (double)v[0], .median = (double)v[(n - 1) / 2], .high = (double)v[n > 1 ? n - 2 : 0]};
 }
 
 bool let__route_fresh(const let__route *r, let_time now) { return r->ran && now - r->ran < LET__FRESH; }
@@ -47,15 +33,16 @@ bool let__route_fresh(const let__route *r, let_time now) { return r->ran && now 
  * sizes. Then makes the sizes agree: padding bounds a smaller one by a larger one, splitting a larger one by smaller
  * ones. Where two sizes disagree, the one that ran last is right. */
 void let__route_refresh(let__route *r, let_time now) {
-  double ratio = let__window_median(&r->ratio, 1);
+  let__stats ratio = let__window_stats(&r->ratio, 1);
   for (uint32_t i = 0; i < r->n_sizes; i++) {
     let__variant *v = &r->variant[i];
-    double planned = (double)v->plan * ratio, own = let__window_median(&v->took, planned);
+    double planned = (double)v->plan * ratio.median, ever = (double)v->plan * ratio.least;
+    let__stats took = let__window_stats(&v->took, planned);
+    double own = took.median;
     if (own > planned && v->plan > 0 && now - v->seen > LET__FRESH) own = planned;
     v->predict = own < 1 && v->plan > 0 ? 1 : duration(own);
-    double ever = let__window_least(&r->ratio, 1) * (double)v->plan;
-    v->quick = duration(let__window_least(&v->took, ever > 0 ? ever : own));
-    v->spread = duration(let__window_high(&v->took, own) - own);
+    v->quick = duration(v->took.n ? took.least : ever > 0 ? ever : own);
+    v->spread = duration(took.high - own);
     if (v->spread < v->predict / 16) v->spread = v->predict / 16;
   }
   for (uint32_t i = 1; i < r->n_sizes; i++) {
@@ -82,7 +69,7 @@ void let__route_learn(let__route *r, uint32_t size, let_dur took, let_time now) 
   let__route_refresh(r, now);
 }
 
-let_dur let__handover(const let__gpulet *g) { return (let_dur)let__window_median(&g->handover, 0); }
+let_dur let__handover(const let__gpulet *g) { return (let_dur)let__window_stats(&g->handover, 0).median; }
 
 let_time let__free_at(const let_core *c, const let__gpulet *g, let_time now) {
   let_time t = now;

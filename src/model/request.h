@@ -65,12 +65,12 @@ struct let_request {
   uint32_t model;   /* index into the server's models */
   uint8_t priority; /* 1 = highest; within a level the earliest deadline goes first */
   uint8_t attempts; /* how often it was put into a batch that failed */
-  bool cancelled;   /* nobody waits for the answer any more */
+  bool cancelled;   /* no client waits for the answer any more */
   let_request_state state;
   let_time arrival;   /* LET_STAGE_RECEIVED */
   let_time deadline;  /* answered at or after this is late */
   let_heap_node node; /* core: in the model's queue */
-  let_request *next;  /* of whoever has it: core, or the server's list of answers */
+  let_request *next;  /* belongs to the holder: core, or the server's list of answers */
   let_record *rec;    /* the shared half; rec->rows is copied to |rows| so that no worker can change it */
   uint32_t rows;
   uint64_t in_slot, out_slot; /* server: arena slots to give back */
